@@ -1,0 +1,66 @@
+//! Backends and their pools, as the ledger knows them.
+//!
+//! What a backend is, and whether operators let it be used, are events. How full it is changes all
+//! the time and is soft state: it arrives as [`crate::scheduler::PoolStats`] with a command.
+
+use std::collections::BTreeMap;
+
+use crate::ids::{BackendName, PoolName, ZoneName};
+use crate::units::Timestamp;
+
+/// What an executor says about its backend when it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendDescription {
+    /// The host part of Cinder's `host@backend#pool`.
+    pub host: Box<str>,
+    /// Which driver: `directory`, `nfs`, `lvm`, `rbd`.
+    pub driver: Box<str>,
+    /// The zone that its volumes are in.
+    pub availability_zone: ZoneName,
+    /// Its pools.
+    pub pools: Vec<PoolName>,
+    /// Whether it reverts a volume to a snapshot by its own means.
+    pub native_revert: bool,
+    /// What volume types may ask for (`volume_backend_name`, `storage_protocol`, …).
+    pub capabilities: BTreeMap<String, String>,
+}
+
+/// What happens to a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendEvent {
+    /// An executor presented it, for the first time or changed.
+    Registered(Box<BackendDescription>),
+    /// New volumes may go there again.
+    Enabled,
+    /// No new volumes go there.
+    Disabled {
+        /// Why, if the operator said so.
+        reason: Option<Box<str>>,
+    },
+}
+
+/// A backend as the ledger knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Unique in the deployment.
+    pub name: BackendName,
+    /// What its executor says about it.
+    pub description: BackendDescription,
+    /// Whether new volumes may go there.
+    pub enabled: bool,
+    /// Why not.
+    pub disabled_reason: Option<Box<str>>,
+    /// Since when it is known.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Option<Timestamp>,
+}
+
+/// What the ledger has placed on a pool: a fold over volumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// Number of volumes.
+    pub volumes: i64,
+    /// Their sizes together, in GiB.
+    pub provisioned_gib: i64,
+}

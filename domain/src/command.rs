@@ -1,0 +1,299 @@
+//! Everything that can be asked of the ledger.
+
+use std::collections::BTreeMap;
+
+use crate::actor::Actor;
+use crate::backend::BackendDescription;
+use crate::effect::{EffectKey, Outcome};
+use crate::event::Idempotency;
+use crate::ids::{
+    BackendName, CommandId, DebtId, ProjectId, RequestId, SnapshotId, VolumeId, VolumeTypeId, ZoneName,
+};
+use crate::quota::QuotaLimits;
+use crate::scheduler::PoolStats;
+use crate::snapshot::SnapshotState;
+use crate::units::{SizeGib, Timestamp};
+use crate::volume::{VolumeSource, VolumeState};
+
+/// A volume type as a client names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeTypeRef {
+    /// By id or by name: ids are tried first, as in Cinder.
+    Named(Box<str>),
+    /// By id alone.
+    Id(VolumeTypeId),
+}
+
+/// A change to a set of keys and values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetadataChange {
+    /// Adds these, replacing those of the same key.
+    Merge(BTreeMap<String, String>),
+    /// These and no others.
+    Replace(BTreeMap<String, String>),
+    /// Takes one out; it must be there.
+    Remove(String),
+}
+
+/// The content of [`Command::CreateVolume`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateVolume {
+    /// The id it will have.
+    pub volume: VolumeId,
+    /// Display name.
+    pub name: Option<Box<str>>,
+    /// Display description.
+    pub description: Option<Box<str>>,
+    /// The size; nothing to take the source's.
+    pub size: Option<SizeGib>,
+    /// Where its data comes from.
+    pub source: VolumeSource,
+    /// The type; nothing to take the source's, or the default.
+    pub volume_type: Option<VolumeTypeRef>,
+    /// The zone; nothing to take any that has room.
+    pub availability_zone: Option<ZoneName>,
+    /// Keys and values of the user.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// The content of [`Command::CreateSnapshot`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateSnapshot {
+    /// The id it will have.
+    pub snapshot: SnapshotId,
+    /// Its volume.
+    pub volume: VolumeId,
+    /// Display name.
+    pub name: Option<Box<str>>,
+    /// Display description.
+    pub description: Option<Box<str>>,
+    /// Also while attached.
+    pub force: bool,
+    /// Keys and values of the user.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// The content of [`Command::CreateVolumeType`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateVolumeType {
+    /// The id it will have.
+    pub volume_type: VolumeTypeId,
+    /// Unique among types.
+    pub name: Box<str>,
+    /// For people.
+    pub description: Option<Box<str>>,
+    /// Whether every project may use it.
+    pub is_public: bool,
+    /// What the scheduler and the backends are told.
+    pub extra_specs: BTreeMap<String, String>,
+}
+
+/// Something that is asked. Imperative; the answer is events or a rejection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Makes a volume.
+    CreateVolume(Box<CreateVolume>),
+    /// Removes a volume. `cascade`: its snapshots first. `force`: in any status (administrators).
+    DeleteVolume {
+        /// The volume.
+        volume: VolumeId,
+        /// With its snapshots.
+        cascade: bool,
+        /// In any status.
+        force: bool,
+    },
+    /// Grows a volume.
+    ExtendVolume {
+        /// The volume.
+        volume: VolumeId,
+        /// Its new size.
+        to: SizeGib,
+    },
+    /// Puts the latest snapshot's data back. `snapshot` must be the latest.
+    RevertVolume {
+        /// The volume.
+        volume: VolumeId,
+        /// What the client takes for its latest snapshot.
+        snapshot: Option<SnapshotId>,
+    },
+    /// Puts the data of a held safety snapshot back, after a revert whose undo failed.
+    RecoverVolume {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Renames or redescribes; nothing leaves a field as it is.
+    UpdateVolume {
+        /// The volume.
+        volume: VolumeId,
+        /// The new name, `Some(None)` for none.
+        name: Option<Option<Box<str>>>,
+        /// The new description, `Some(None)` for none.
+        description: Option<Option<Box<str>>>,
+        /// New keys and values (PUT `/volumes/{id}` takes them too).
+        metadata: Option<BTreeMap<String, String>>,
+    },
+    /// Changes keys and values of a volume.
+    ChangeVolumeMetadata {
+        /// The volume.
+        volume: VolumeId,
+        /// How.
+        change: MetadataChange,
+    },
+    /// Says whether a server can boot from it.
+    SetVolumeBootable {
+        /// The volume.
+        volume: VolumeId,
+        /// Whether.
+        bootable: bool,
+    },
+    /// Says whether it may only be read.
+    SetVolumeReadonly {
+        /// The volume.
+        volume: VolumeId,
+        /// Whether.
+        readonly: bool,
+    },
+    /// Sets a status by hand (administrators). Ends an operation that is open on the volume.
+    ResetVolumeStatus {
+        /// The volume.
+        volume: VolumeId,
+        /// The status.
+        to: VolumeState,
+    },
+    /// Takes a snapshot.
+    CreateSnapshot(Box<CreateSnapshot>),
+    /// Removes a snapshot. `force`: in any status (administrators).
+    DeleteSnapshot {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// In any status.
+        force: bool,
+    },
+    /// Renames or redescribes; nothing leaves a field as it is.
+    UpdateSnapshot {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// The new name, `Some(None)` for none.
+        name: Option<Option<Box<str>>>,
+        /// The new description, `Some(None)` for none.
+        description: Option<Option<Box<str>>>,
+    },
+    /// Changes keys and values of a snapshot.
+    ChangeSnapshotMetadata {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// How.
+        change: MetadataChange,
+    },
+    /// Sets a status by hand (administrators). Ends an operation that is open on the snapshot.
+    ResetSnapshotStatus {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// The status.
+        to: SnapshotState,
+    },
+    /// Makes a volume type.
+    CreateVolumeType(Box<CreateVolumeType>),
+    /// Changes a volume type; nothing leaves a field as it is.
+    UpdateVolumeType {
+        /// The type.
+        volume_type: VolumeTypeId,
+        /// The new name.
+        name: Option<Box<str>>,
+        /// The new description, `Some(None)` for none.
+        description: Option<Option<Box<str>>>,
+        /// The new visibility.
+        is_public: Option<bool>,
+    },
+    /// Removes a volume type that nothing uses.
+    DeleteVolumeType {
+        /// The type.
+        volume_type: VolumeTypeId,
+    },
+    /// Changes the extra specs of a type.
+    ChangeExtraSpecs {
+        /// The type.
+        volume_type: VolumeTypeId,
+        /// How.
+        change: MetadataChange,
+    },
+    /// Lets a project use a private type.
+    GrantTypeAccess {
+        /// The type.
+        volume_type: VolumeTypeId,
+        /// The project.
+        project: ProjectId,
+    },
+    /// No longer lets a project use a private type.
+    RevokeTypeAccess {
+        /// The type.
+        volume_type: VolumeTypeId,
+        /// The project.
+        project: ProjectId,
+    },
+    /// Sets some limits of a project.
+    SetQuotaLimits {
+        /// The project.
+        project: ProjectId,
+        /// Limits by resource.
+        limits: QuotaLimits,
+    },
+    /// Gives a project the defaults again.
+    ClearQuotaLimits {
+        /// The project.
+        project: ProjectId,
+    },
+    /// Sets some defaults (Cinder's quota class `default`).
+    SetQuotaDefaults {
+        /// Limits by resource.
+        limits: QuotaLimits,
+    },
+    /// An executor presents its backend. Without a difference to what is known, nothing happens.
+    RegisterBackend {
+        /// Unique in the deployment.
+        backend: BackendName,
+        /// What it is.
+        description: Box<BackendDescription>,
+    },
+    /// Lets new volumes go to a backend again.
+    EnableBackend {
+        /// The backend.
+        backend: BackendName,
+    },
+    /// Lets no new volumes go to a backend.
+    DisableBackend {
+        /// The backend.
+        backend: BackendName,
+        /// Why.
+        reason: Option<Box<str>>,
+    },
+    /// An executor says how an attempt turned out.
+    ReportOutcome {
+        /// Which attempt.
+        key: EffectKey,
+        /// How.
+        outcome: Outcome,
+    },
+    /// An operator wants a debt paid now, a held one too.
+    ReleaseDebt {
+        /// The debt.
+        debt: DebtId,
+    },
+}
+
+/// Everything about a command that the state does not determine.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Fresh; a retry of the same command keeps it.
+    pub command: CommandId,
+    /// The request that it belongs to.
+    pub request: RequestId,
+    /// Who asks.
+    pub actor: Actor,
+    /// The time of the decision.
+    pub now: Timestamp,
+    /// The client's key for repeating it.
+    pub idempotency: Option<Idempotency>,
+    /// How full each pool is, as last reported.
+    pub pools: Vec<PoolStats>,
+}

@@ -1,0 +1,389 @@
+//! Work for executors: a closed list of effects, what they act on, and how they turn out.
+//!
+//! An effect says what must be true afterwards, not which commands to run. Performing one twice
+//! equals performing it once: executors look first.
+
+use std::fmt;
+
+use crate::ids::{DebtId, OperationId, PoolId, SnapshotId, VolumeId};
+use crate::units::{SizeGib, Timestamp};
+
+/// Something that exists, or should, or must not, on a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BackendObject {
+    /// A user's volume.
+    Volume(VolumeId),
+    /// A user's snapshot.
+    Snapshot {
+        /// The volume it was taken of.
+        volume: VolumeId,
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
+    /// The state of a volume just before an operation touches its data.
+    SafetySnapshot {
+        /// The volume it was taken of.
+        volume: VolumeId,
+        /// The operation that took it.
+        operation: OperationId,
+    },
+    /// A volume that lives as long as an operation.
+    TemporaryVolume {
+        /// The volume on whose behalf it exists.
+        volume: VolumeId,
+        /// The operation that made it.
+        operation: OperationId,
+    },
+}
+
+impl BackendObject {
+    /// The volume that the object is, or belongs to: the unit of locking on a host.
+    pub const fn volume(&self) -> VolumeId {
+        match self {
+            Self::Volume(volume)
+            | Self::Snapshot { volume, .. }
+            | Self::SafetySnapshot { volume, .. }
+            | Self::TemporaryVolume { volume, .. } => *volume,
+        }
+    }
+
+    /// Whether it is a snapshot rather than a volume.
+    pub const fn is_snapshot(&self) -> bool {
+        match self {
+            Self::Snapshot { .. } | Self::SafetySnapshot { .. } => true,
+            Self::Volume(_) | Self::TemporaryVolume { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for BackendObject {
+    /// The object's name on every backend; for users' objects the one that Cinder gives.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume(volume) => write!(f, "volume-{volume}"),
+            Self::Snapshot { snapshot, .. } => write!(f, "snapshot-{snapshot}"),
+            Self::SafetySnapshot { operation, .. } => write!(f, "safety-{operation}"),
+            Self::TemporaryVolume { operation, .. } => write!(f, "temporary-{operation}"),
+        }
+    }
+}
+
+/// What an executor is to bring about on one pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A blank volume of this size exists.
+    CreateVolume {
+        /// The new volume.
+        volume: BackendObject,
+        /// Its size.
+        size: SizeGib,
+    },
+    /// A volume exists with a snapshot's data, zeroes beyond.
+    CreateVolumeFromSnapshot {
+        /// The new volume.
+        volume: BackendObject,
+        /// Its size, not below the snapshot's.
+        size: SizeGib,
+        /// Where the data comes from.
+        snapshot: BackendObject,
+    },
+    /// A volume exists with another volume's present data, zeroes beyond.
+    CloneVolume {
+        /// The new volume.
+        volume: BackendObject,
+        /// Its size, not below the source's.
+        size: SizeGib,
+        /// Where the data comes from.
+        source: BackendObject,
+    },
+    /// The volume is not there.
+    DeleteVolume {
+        /// The volume.
+        volume: BackendObject,
+    },
+    /// The volume has this size; what it held is unchanged, zeroes beyond.
+    ExtendVolume {
+        /// The volume.
+        volume: BackendObject,
+        /// Its size from now on.
+        to: SizeGib,
+    },
+    /// The volume has its old size again after an extend that failed.
+    ShrinkVolume {
+        /// The volume.
+        volume: BackendObject,
+        /// Its size before the extend.
+        to: SizeGib,
+    },
+    /// A snapshot of its volume's present data exists.
+    CreateSnapshot {
+        /// The snapshot.
+        snapshot: BackendObject,
+    },
+    /// The snapshot is not there.
+    DeleteSnapshot {
+        /// The snapshot.
+        snapshot: BackendObject,
+    },
+    /// The volume holds the snapshot's data, by the backend's own means.
+    RevertToSnapshot {
+        /// The volume.
+        volume: BackendObject,
+        /// The snapshot, which stays.
+        snapshot: BackendObject,
+    },
+    /// The volume holds another object's data, by copying.
+    OverwriteVolume {
+        /// The volume.
+        volume: BackendObject,
+        /// The object, which stays.
+        source: BackendObject,
+    },
+    /// Nothing changes: is the object there, with this size?
+    Verify {
+        /// The object.
+        object: BackendObject,
+        /// The size that the ledger believes in.
+        size: SizeGib,
+    },
+}
+
+impl Effect {
+    /// Removes whatever the object is.
+    pub const fn delete(object: BackendObject) -> Self {
+        if object.is_snapshot() {
+            Self::DeleteSnapshot { snapshot: object }
+        } else {
+            Self::DeleteVolume { volume: object }
+        }
+    }
+
+    /// The object that the effect changes.
+    pub const fn target(&self) -> BackendObject {
+        match self {
+            Self::CreateVolume { volume, .. }
+            | Self::CreateVolumeFromSnapshot { volume, .. }
+            | Self::CloneVolume { volume, .. }
+            | Self::DeleteVolume { volume }
+            | Self::ExtendVolume { volume, .. }
+            | Self::ShrinkVolume { volume, .. }
+            | Self::RevertToSnapshot { volume, .. }
+            | Self::OverwriteVolume { volume, .. } => *volume,
+            Self::CreateSnapshot { snapshot } | Self::DeleteSnapshot { snapshot } => *snapshot,
+            Self::Verify { object, .. } => *object,
+        }
+    }
+
+    /// The object that the effect only reads.
+    pub const fn source(&self) -> Option<BackendObject> {
+        match self {
+            Self::CreateVolumeFromSnapshot { snapshot, .. } | Self::RevertToSnapshot { snapshot, .. } => {
+                Some(*snapshot)
+            }
+            Self::CloneVolume { source, .. } | Self::OverwriteVolume { source, .. } => Some(*source),
+            Self::CreateVolume { .. }
+            | Self::DeleteVolume { .. }
+            | Self::ExtendVolume { .. }
+            | Self::ShrinkVolume { .. }
+            | Self::CreateSnapshot { .. }
+            | Self::DeleteSnapshot { .. }
+            | Self::Verify { .. } => None,
+        }
+    }
+
+    /// The effect's name, for logs, metrics and generated tables.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::CreateVolume { .. } => "CreateVolume",
+            Self::CreateVolumeFromSnapshot { .. } => "CreateVolumeFromSnapshot",
+            Self::CloneVolume { .. } => "CloneVolume",
+            Self::DeleteVolume { .. } => "DeleteVolume",
+            Self::ExtendVolume { .. } => "ExtendVolume",
+            Self::ShrinkVolume { .. } => "ShrinkVolume",
+            Self::CreateSnapshot { .. } => "CreateSnapshot",
+            Self::DeleteSnapshot { .. } => "DeleteSnapshot",
+            Self::RevertToSnapshot { .. } => "RevertToSnapshot",
+            Self::OverwriteVolume { .. } => "OverwriteVolume",
+            Self::Verify { .. } => "Verify",
+        }
+    }
+}
+
+/// Whether a step is being done or undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// Doing.
+    Forward,
+    /// Undoing, after a failure.
+    Undo,
+}
+
+/// Names one attempt at one effect. It is the fencing token: the ledger takes a report only for
+/// the attempt that it is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EffectKey {
+    /// A step of an operation.
+    Step {
+        /// The operation.
+        operation: OperationId,
+        /// Doing or undoing.
+        direction: Direction,
+        /// Which step, from 0.
+        step: u16,
+        /// Never repeats within an operation.
+        attempt: u32,
+    },
+    /// An attempt at paying a cleanup debt.
+    Debt {
+        /// The debt.
+        debt: DebtId,
+        /// Never repeats within a debt.
+        attempt: u32,
+    },
+}
+
+impl fmt::Display for EffectKey {
+    /// Unique text, used as the message id of a work order.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Step { operation, direction, step, attempt } => {
+                let direction = match direction {
+                    Direction::Forward => "do",
+                    Direction::Undo => "undo",
+                };
+                write!(f, "{operation}/{direction}/{step}/{attempt}")
+            }
+            Self::Debt { debt, attempt } => write!(f, "{debt}/debt/{attempt}"),
+        }
+    }
+}
+
+/// An effect that should be performed now, or at `not_before`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueEffect {
+    /// Which attempt of what.
+    pub key: EffectKey,
+    /// Where.
+    pub pool: PoolId,
+    /// What.
+    pub effect: Effect,
+    /// Back-off after a failed attempt; the epoch if there is none.
+    pub not_before: Timestamp,
+}
+
+/// What an executor reports of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The effect holds.
+    Done,
+    /// It does not.
+    Failed(Failure),
+}
+
+/// Why an effect does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The kind, on which decisions rest.
+    pub kind: FailureKind,
+    /// For people. Holds no secret.
+    pub message: Box<str>,
+}
+
+impl Failure {
+    /// A failure with its message.
+    pub fn new(kind: FailureKind, message: impl Into<Box<str>>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.kind.as_str())
+    }
+}
+
+/// The kinds of failure that the ledger tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FailureKind {
+    /// Somebody uses the object; it was not touched.
+    Busy,
+    /// An object that the effect needs is not there.
+    ObjectMissing,
+    /// The pool is full.
+    NoSpace,
+    /// The backend did not answer in time; what it did is unknown.
+    TimedOut,
+    /// The backend cannot be reached at all.
+    BackendUnavailable,
+    /// This backend cannot do that.
+    Unsupported,
+    /// What is there is not what the ledger says.
+    Mismatch,
+    /// Anything else that the backend said.
+    BackendError,
+    /// No pool passed the scheduler's filters.
+    NoValidBackend,
+    /// An operator ended the operation, or it was not begun because an earlier step failed.
+    NotAttempted,
+}
+
+impl FailureKind {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Busy,
+        Self::ObjectMissing,
+        Self::NoSpace,
+        Self::TimedOut,
+        Self::BackendUnavailable,
+        Self::Unsupported,
+        Self::Mismatch,
+        Self::BackendError,
+        Self::NoValidBackend,
+        Self::NotAttempted,
+    ];
+
+    /// A stable word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::ObjectMissing => "object_missing",
+            Self::NoSpace => "no_space",
+            Self::TimedOut => "timed_out",
+            Self::BackendUnavailable => "backend_unavailable",
+            Self::Unsupported => "unsupported",
+            Self::Mismatch => "mismatch",
+            Self::BackendError => "backend_error",
+            Self::NoValidBackend => "no_valid_backend",
+            Self::NotAttempted => "not_attempted",
+        }
+    }
+
+    /// Whether trying the same effect again on the same pool may turn out differently.
+    pub const fn is_retryable(self) -> bool {
+        match self {
+            Self::Busy | Self::TimedOut | Self::BackendUnavailable | Self::BackendError => true,
+            Self::ObjectMissing
+            | Self::NoSpace
+            | Self::Unsupported
+            | Self::Mismatch
+            | Self::NoValidBackend
+            | Self::NotAttempted => false,
+        }
+    }
+
+    /// Whether a delete that failed this way certainly removed nothing (Cinder: `VolumeIsBusy`
+    /// and `SnapshotIsBusy` lead back to `available`).
+    pub const fn leaves_object_untouched(self) -> bool {
+        match self {
+            Self::Busy | Self::NotAttempted => true,
+            Self::ObjectMissing
+            | Self::NoSpace
+            | Self::TimedOut
+            | Self::BackendUnavailable
+            | Self::Unsupported
+            | Self::Mismatch
+            | Self::BackendError
+            | Self::NoValidBackend => false,
+        }
+    }
+}

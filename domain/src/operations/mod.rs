@@ -1,0 +1,180 @@
+//! One file per operation: what the command checks and in which order, the events, the step table,
+//! and what its end means for the resources.
+
+pub mod snapshot_create;
+pub mod snapshot_delete;
+pub mod status_verify;
+pub mod volume_create;
+pub mod volume_delete;
+pub mod volume_extend;
+pub mod volume_recover;
+pub mod volume_revert;
+
+use crate::effect::Failure;
+use crate::event::Event;
+use crate::ids::{OperationId, PoolId, ProjectId};
+use crate::ledger::Ledger;
+use crate::operation::{Access, Operation, OperationEvent, PlannedStep, ResourceKey};
+
+pub use snapshot_create::SnapshotCreate;
+pub use snapshot_delete::SnapshotDelete;
+pub use status_verify::StatusVerify;
+pub use volume_create::VolumeCreate;
+pub use volume_delete::VolumeDelete;
+pub use volume_extend::VolumeExtend;
+pub use volume_recover::VolumeRecover;
+pub use volume_revert::VolumeRevert;
+
+/// An operation with its parameters: everything that its steps need to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperationKind {
+    /// Makes a volume: blank, from a snapshot or from a volume.
+    VolumeCreate(VolumeCreate),
+    /// Removes a volume, with its snapshots if asked.
+    VolumeDelete(VolumeDelete),
+    /// Grows a volume.
+    VolumeExtend(VolumeExtend),
+    /// Puts a snapshot's data back into its volume.
+    VolumeRevert(VolumeRevert),
+    /// Puts a held safety snapshot's data back.
+    VolumeRecover(VolumeRecover),
+    /// Takes a snapshot.
+    SnapshotCreate(SnapshotCreate),
+    /// Removes a snapshot.
+    SnapshotDelete(SnapshotDelete),
+    /// Asks the backend whether an operator's status is true.
+    StatusVerify(StatusVerify),
+}
+
+/// What every operation says of itself. The engine needs no more than this.
+trait Saga {
+    /// Its name in the API and in documents.
+    const NAME: &'static str;
+    /// The steps, filled in.
+    fn steps(&self) -> Vec<PlannedStep>;
+    /// Where the work is done. Nothing only if there is no work.
+    fn pool(&self) -> Option<&PoolId>;
+    /// What it takes turns on.
+    fn uses(&self) -> Vec<(ResourceKey, Access)>;
+    /// What one step's success means by itself.
+    fn step_completed(&self, _ledger: &Ledger, _step: u16) -> Vec<Event> {
+        Vec::new()
+    }
+    /// What its success means.
+    fn completed(&self, ledger: &Ledger) -> Vec<Event>;
+    /// What its failure at `step` means, once what could be undone is undone. `restored` is false
+    /// if something could not, and an operator is needed.
+    fn failed(&self, id: OperationId, step: u16, failure: &Failure, restored: bool) -> Vec<Event>;
+    /// What else must be let go when an operator ends it.
+    fn abandoned(&self) -> Vec<Event> {
+        Vec::new()
+    }
+}
+
+macro_rules! each {
+    ($kind:expr, $saga:ident => $body:expr) => {
+        match $kind {
+            OperationKind::VolumeCreate($saga) => $body,
+            OperationKind::VolumeDelete($saga) => $body,
+            OperationKind::VolumeExtend($saga) => $body,
+            OperationKind::VolumeRevert($saga) => $body,
+            OperationKind::VolumeRecover($saga) => $body,
+            OperationKind::SnapshotCreate($saga) => $body,
+            OperationKind::SnapshotDelete($saga) => $body,
+            OperationKind::StatusVerify($saga) => $body,
+        }
+    };
+}
+
+impl OperationKind {
+    /// Its name in the API and in documents, for example `volume_revert`.
+    pub fn name(&self) -> &'static str {
+        fn name_of<S: Saga>(_: &S) -> &'static str {
+            S::NAME
+        }
+        each!(self, saga => name_of(saga))
+    }
+
+    /// The steps, filled in.
+    pub fn steps(&self) -> Vec<PlannedStep> {
+        each!(self, saga => saga.steps())
+    }
+
+    /// Where the work is done. Nothing only if there is no work.
+    pub fn pool(&self) -> Option<&PoolId> {
+        each!(self, saga => saga.pool())
+    }
+
+    /// What it takes turns on.
+    pub fn uses(&self) -> Vec<(ResourceKey, Access)> {
+        each!(self, saga => saga.uses())
+    }
+
+    /// What one step's success means by itself.
+    pub fn step_completed(&self, ledger: &Ledger, step: u16) -> Vec<Event> {
+        each!(self, saga => saga.step_completed(ledger, step))
+    }
+
+    /// What its success means.
+    pub fn completed(&self, ledger: &Ledger) -> Vec<Event> {
+        each!(self, saga => saga.completed(ledger))
+    }
+
+    /// What its failure means, once what could be undone is undone.
+    pub fn failed(&self, id: OperationId, step: u16, failure: &Failure, restored: bool) -> Vec<Event> {
+        each!(self, saga => saga.failed(id, step, failure, restored))
+    }
+
+    /// What else must be let go when an operator ends it.
+    pub fn abandoned(&self) -> Vec<Event> {
+        each!(self, saga => saga.abandoned())
+    }
+
+    /// Whether a safety snapshot of it may be the only copy of somebody's data.
+    pub const fn is_revert(&self) -> bool {
+        match self {
+            Self::VolumeRevert(_) | Self::VolumeRecover(_) => true,
+            Self::VolumeCreate(_)
+            | Self::VolumeDelete(_)
+            | Self::VolumeExtend(_)
+            | Self::SnapshotCreate(_)
+            | Self::SnapshotDelete(_)
+            | Self::StatusVerify(_) => false,
+        }
+    }
+
+    /// Where it begins again after a failure, if it may: only creating a volume goes elsewhere.
+    pub fn rescheduled(
+        &self,
+        ledger: &Ledger,
+        operation: &Operation,
+        failure: &Failure,
+    ) -> Option<(Self, Vec<Event>)> {
+        match self {
+            Self::VolumeCreate(create) => create
+                .rescheduled(ledger, operation, failure)
+                .map(|(kind, events)| (Self::VolumeCreate(kind), events)),
+            Self::VolumeDelete(_)
+            | Self::VolumeExtend(_)
+            | Self::VolumeRevert(_)
+            | Self::VolumeRecover(_)
+            | Self::SnapshotCreate(_)
+            | Self::SnapshotDelete(_)
+            | Self::StatusVerify(_) => None,
+        }
+    }
+}
+
+/// The events that open an operation, and complete it at once if it has no steps.
+fn open(ledger: &Ledger, id: OperationId, project: &ProjectId, kind: OperationKind) -> Vec<Event> {
+    let mut events =
+        vec![Event::Operation(id, OperationEvent::Opened { project: project.clone(), kind: kind.clone() })];
+    if kind.steps().is_empty() {
+        events.extend(kind.completed(ledger));
+        events.push(Event::Operation(
+            id,
+            OperationEvent::Closed { end: crate::operation::OperationEnd::Completed },
+        ));
+    }
+    events
+}

@@ -1,0 +1,100 @@
+//! Growing a volume.
+//!
+//! | step   | effect       | undo         | if the undo fails |
+//! |--------|--------------|--------------|-------------------|
+//! | extend | ExtendVolume | ShrinkVolume | needs operator    |
+//!
+//! The new size counts against the quota from the moment of acceptance. A failure gives the old
+//! size back and the volume is `available` with the failure on record; only if the backend cannot
+//! say so for certain is it `error_extending`, as always in Cinder.
+
+use crate::command::Context;
+use crate::effect::{BackendObject, Effect, Failure};
+use crate::event::Event;
+use crate::ids::{OperationId, PoolId, VolumeId};
+use crate::ledger::Ledger;
+use crate::operation::{Access, IfItFails, IfUndoFails, PlannedStep, ResourceKey, Step, plan};
+use crate::quota::{QuotaResource, UsageCount};
+use crate::rejection::Rejection;
+use crate::units::SizeGib;
+use crate::volume::{VolumeEvent, VolumeState};
+
+use super::{OperationKind, Saga, open};
+
+/// The parameters of the operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeExtend {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Where it is.
+    pub pool: PoolId,
+    /// Its size before.
+    pub from: SizeGib,
+    /// Its size afterwards.
+    pub to: SizeGib,
+}
+
+/// The steps.
+pub const STEPS: &[Step<VolumeExtend>] = &[Step {
+    name: "extend",
+    when: "always",
+    count: |_| 1,
+    effect: |p, _| Effect::ExtendVolume { volume: BackendObject::Volume(p.volume), to: p.to },
+    if_it_fails: IfItFails::Undo,
+    undo: Some(|p, _| Effect::ShrinkVolume { volume: BackendObject::Volume(p.volume), to: p.from }),
+    if_undo_fails: IfUndoFails::NeedsOperator,
+}];
+
+/// Checks, in this order: role; the volume exists and is visible; the new size is larger; the
+/// volume is available; quota (largest volume, gigabytes, also by type).
+///
+/// # Errors
+/// The first of these that does not hold.
+pub fn decide(ledger: &Ledger, id: VolumeId, to: SizeGib, ctx: &Context) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_member("volume:extend")?;
+    let volume = ledger.visible_volume(id, &ctx.actor)?;
+    if to <= volume.size {
+        return Err(Rejection::ExtendNotLarger { size: volume.size, new_size: to });
+    }
+    let (VolumeState::Available, Some(pool)) = (volume.status.state(), &volume.pool) else {
+        return Err(Rejection::VolumeNotExtendable { volume: id, status: volume.status.wire_name() });
+    };
+    let grows_by = i64::from(to.gib()) - i64::from(volume.size.gib());
+    ledger.check_quota(
+        &volume.project,
+        volume.volume_type,
+        UsageCount { volumes: 0, snapshots: 0, gigabytes: grows_by },
+        Some(to),
+        QuotaResource::Gigabytes,
+    )?;
+    let operation = OperationId::from(ctx.command);
+    let params = VolumeExtend { volume: id, pool: pool.clone(), from: volume.size, to };
+    let mut events = vec![Event::Volume(id, VolumeEvent::ExtendAccepted { operation, to })];
+    events.extend(open(ledger, operation, &volume.project, OperationKind::VolumeExtend(params)));
+    Ok(events)
+}
+
+impl Saga for VolumeExtend {
+    const NAME: &'static str = "volume_extend";
+
+    fn steps(&self) -> Vec<PlannedStep> {
+        plan(STEPS, self)
+    }
+
+    fn pool(&self) -> Option<&PoolId> {
+        Some(&self.pool)
+    }
+
+    fn uses(&self) -> Vec<(ResourceKey, Access)> {
+        vec![(ResourceKey::Volume(self.volume), Access::Exclusive)]
+    }
+
+    fn completed(&self, _ledger: &Ledger) -> Vec<Event> {
+        vec![Event::Volume(self.volume, VolumeEvent::Extended { to: self.to })]
+    }
+
+    fn failed(&self, id: OperationId, _step: u16, failure: &Failure, restored: bool) -> Vec<Event> {
+        let failure = failure.clone();
+        vec![Event::Volume(self.volume, VolumeEvent::ExtendFailed { operation: id, failure, restored })]
+    }
+}
