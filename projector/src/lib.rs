@@ -1,1 +1,7 @@
-//! placeholder
+//! Views of the ledger that queries read, kept in one redb file per process.
+//!
+//! The projector follows the log, folds every commit with the domain's own `evolve`, and writes the
+//! rows that changed together with its checkpoint in one transaction. Views are disposable: deleting
+//! the file costs time, never truth. Nothing is decided here.
+
+pub mod query;

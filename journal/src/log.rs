@@ -1,0 +1,84 @@
+//! The log port: an ordered, append-only sequence of blocks, written by compare-and-append.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tephra_domain::event::Commit;
+use tephra_domain::ids::Position;
+
+/// The place of a block in the log: 1 for the first, no gaps. 0 is the empty log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockNumber(pub u64);
+
+/// A commit with its place in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequenced {
+    /// Its place.
+    pub position: Position,
+    /// The commit.
+    pub commit: Arc<Commit>,
+}
+
+/// A block as it was read: what one append made durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Its place in the log.
+    pub number: BlockNumber,
+    /// Drawn by whoever appended it; tells one's own block from another's after an ambiguous ack.
+    pub id: uuid::Uuid,
+    /// SHA-256 of the block before (all zero for the first).
+    pub previous_hash: [u8; 32],
+    /// SHA-256 of this block.
+    pub hash: [u8; 32],
+    /// Its commits, at least one, positions without gaps.
+    pub commits: Vec<Sequenced>,
+}
+
+/// What became of an append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppendOutcome {
+    /// It is durable, at this place.
+    Appended(BlockNumber),
+    /// The log ends elsewhere than expected; nothing was written.
+    Conflict {
+        /// Where the log ends.
+        head: BlockNumber,
+    },
+    /// No answer: it may be there or not. Read from the expected place and compare block ids.
+    Unknown {
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// Why the log cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// A block is not what was written: the log is damaged or was edited.
+    #[error("block {} is corrupt: {reason}", number.0)]
+    Corrupt {
+        /// Which.
+        number: BlockNumber,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store does not answer.
+    #[error("the log cannot be read: {0}")]
+    Unavailable(String),
+}
+
+/// The log.
+#[async_trait]
+pub trait Log: Send + Sync {
+    /// Appends encoded bytes as the block after `expected`, durably.
+    async fn append(&self, expected: BlockNumber, bytes: Arc<[u8]>) -> AppendOutcome;
+
+    /// Up to `limit` blocks' bytes from `from` on, in order, without gaps. Empty at the end.
+    async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError>;
+
+    /// The last block.
+    async fn head(&self) -> Result<BlockNumber, LogError>;
+
+    /// Returns once the log has a block after `known`. May return early: ask again.
+    async fn wait_beyond(&self, known: BlockNumber);
+}
