@@ -63,11 +63,8 @@ pub fn submit(ledger: &mut Ledger, command: &Command, ctx: &Context) -> Verdict 
         Ok(events) => events,
         Err(rejection) => return Verdict::Rejected(rejection),
     };
-    let causation = match command {
-        Command::ReportOutcome { key: EffectKey::Step { operation, .. }, .. } => Some(*operation),
-        Command::ReportOutcome { key: EffectKey::Debt { debt, .. }, .. } => Some(debt.operation),
-        _ => None,
-    };
+    let causation =
+        if let Command::ReportOutcome { key, .. } = command { Some(key.operation()) } else { None };
     let commit = Commit {
         command: ctx.command,
         request: ctx.request.clone(),
@@ -89,6 +86,7 @@ pub fn submit(ledger: &mut Ledger, command: &Command, ctx: &Context) -> Verdict 
 ///
 /// # Errors
 /// The rejection. Nothing has changed then.
+#[allow(clippy::too_many_lines, reason = "one arm per command, each a line or a few")]
 pub fn decide(ledger: &Ledger, command: &Command, ctx: &Context) -> Result<Vec<Event>, Rejection> {
     match command {
         Command::CreateVolume(create) => volume_create::decide(ledger, create, ctx),
@@ -116,7 +114,9 @@ pub fn decide(ledger: &Ledger, command: &Command, ctx: &Context) -> Result<Vec<E
         }
         Command::ResetVolumeStatus { volume, to } => status_verify::decide_volume(ledger, *volume, *to, ctx),
         Command::CreateSnapshot(create) => snapshot_create::decide(ledger, create, ctx),
-        Command::DeleteSnapshot { snapshot, force } => snapshot_delete::decide(ledger, *snapshot, *force, ctx),
+        Command::DeleteSnapshot { snapshot, force } => {
+            snapshot_delete::decide(ledger, *snapshot, *force, ctx)
+        }
         Command::UpdateSnapshot { snapshot, name, description } => {
             update_snapshot(ledger, *snapshot, name.as_ref(), description.as_ref(), ctx)
         }
@@ -127,14 +127,9 @@ pub fn decide(ledger: &Ledger, command: &Command, ctx: &Context) -> Result<Vec<E
             status_verify::decide_snapshot(ledger, *snapshot, *to, ctx)
         }
         Command::CreateVolumeType(create) => create_volume_type(ledger, create, ctx),
-        Command::UpdateVolumeType { volume_type, name, description, is_public } => update_volume_type(
-            ledger,
-            *volume_type,
-            name.as_deref(),
-            description.as_ref(),
-            *is_public,
-            ctx,
-        ),
+        Command::UpdateVolumeType { volume_type, name, description, is_public } => {
+            update_volume_type(ledger, *volume_type, name.as_deref(), description.as_ref(), *is_public, ctx)
+        }
         Command::DeleteVolumeType { volume_type } => delete_volume_type(ledger, *volume_type, ctx),
         Command::ChangeExtraSpecs { volume_type, change } => {
             change_extra_specs(ledger, *volume_type, change, ctx)

@@ -242,6 +242,16 @@ pub enum EffectKey {
     },
 }
 
+impl EffectKey {
+    /// The operation that the effect belongs to; of a debt, the one that incurred it.
+    pub const fn operation(&self) -> OperationId {
+        match self {
+            Self::Step { operation, .. } => *operation,
+            Self::Debt { debt, .. } => debt.operation,
+        }
+    }
+}
+
 impl fmt::Display for EffectKey {
     /// Unique text, used as the message id of a work order.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

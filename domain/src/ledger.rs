@@ -198,7 +198,9 @@ impl Ledger {
     /// # Errors
     /// [`Rejection::VolumeTypeNotFound`].
     pub fn type_by_id(&self, id: VolumeTypeId) -> Result<&VolumeType, Rejection> {
-        self.volume_types.get(&id).ok_or_else(|| Rejection::VolumeTypeNotFound { name: id.to_string().into() })
+        self.volume_types
+            .get(&id)
+            .ok_or_else(|| Rejection::VolumeTypeNotFound { name: id.to_string().into() })
     }
 
     /// The type that is used where nobody names one.

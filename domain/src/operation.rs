@@ -5,8 +5,8 @@
 //! and goes on, tries again, goes back, or ends. Which steps there are, and what the end means for
 //! the volume, is said in [`crate::operations`], one file per operation.
 
-use crate::effect::{BackendObject, Direction, DueEffect, Effect, EffectKey, Failure, FailureKind, Outcome};
 use crate::debt::DebtEvent;
+use crate::effect::{BackendObject, Direction, DueEffect, Effect, EffectKey, Failure, FailureKind, Outcome};
 use crate::event::Event;
 use crate::ids::{DebtId, OperationId, PoolId, Position, ProjectId, SnapshotId, VolumeId};
 use crate::ledger::Ledger;
@@ -23,11 +23,7 @@ pub const RETRY_DELAYS_MS: &[i64] = &[200, 1_000, 5_000, 30_000, 120_000, 600_00
 /// The wait after `tries` attempts.
 pub fn retry_delay_ms(tries: u32) -> i64 {
     let index = usize::try_from(tries.saturating_sub(1)).unwrap_or(usize::MAX);
-    RETRY_DELAYS_MS
-        .get(index)
-        .or_else(|| RETRY_DELAYS_MS.last())
-        .copied()
-        .unwrap_or(0)
+    RETRY_DELAYS_MS.get(index).or_else(|| RETRY_DELAYS_MS.last()).copied().unwrap_or(0)
 }
 
 /// What follows when a step will not be done.
@@ -250,7 +246,9 @@ impl Operation {
 
     fn current(&self, steps: &[PlannedStep]) -> Option<(Direction, u16)> {
         match self.phase {
-            Phase::Forward { step } => (usize::from(step) < steps.len()).then_some((Direction::Forward, step)),
+            Phase::Forward { step } => {
+                (usize::from(step) < steps.len()).then_some((Direction::Forward, step))
+            }
             Phase::Undo { below } => (0..below)
                 .rev()
                 .find(|step| steps.get(usize::from(*step)).is_some_and(|planned| planned.undo.is_some()))
@@ -453,7 +451,9 @@ impl Saga<'_> {
     fn owe_below(&mut self, below: u16, reason: &Failure, held: bool, which: fn(&BackendObject) -> bool) {
         for planned in self.steps.iter().take(usize::from(below)) {
             match &planned.undo {
-                Some(Effect::DeleteVolume { volume: object } | Effect::DeleteSnapshot { snapshot: object }) => {
+                Some(
+                    Effect::DeleteVolume { volume: object } | Effect::DeleteSnapshot { snapshot: object },
+                ) => {
                     if which(object) {
                         self.owe(*object, reason, held);
                     }

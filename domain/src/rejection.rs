@@ -4,9 +4,7 @@
 //! message that Cinder gives for the same case, so that clients and people recognise it. Which
 //! HTTP status it becomes is said in the api's `error.rs`.
 
-use crate::ids::{
-    BackendName, DebtId, OperationId, ProjectId, SnapshotId, VolumeId, VolumeTypeId, ZoneName,
-};
+use crate::ids::{BackendName, DebtId, OperationId, ProjectId, SnapshotId, VolumeId, VolumeTypeId, ZoneName};
 use crate::quota::QuotaResource;
 use crate::units::SizeGib;
 

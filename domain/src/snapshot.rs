@@ -105,10 +105,7 @@ pub const DELETABLE: &[SnapshotState] = &[S::Available, S::Error];
 pub fn is_transition(from: SnapshotState, event: SnapshotEventKind, to: SnapshotState) -> bool {
     TRANSITIONS.contains(&(from, event, to))
         || (STATUS_NEUTRAL.contains(&event) && from == to && from != S::Absent)
-        || (event == K::StatusReset
-            && from != S::Absent
-            && from != S::Restoring
-            && RESETTABLE.contains(&to))
+        || (event == K::StatusReset && from != S::Absent && from != S::Restoring && RESETTABLE.contains(&to))
 }
 
 impl SnapshotState {
@@ -226,22 +223,44 @@ pub struct SnapshotCreateAccepted {
 pub enum SnapshotEvent {
     CreateAccepted(Box<SnapshotCreateAccepted>),
     Created,
-    CreateFailed { operation: OperationId, failure: Failure },
-    DeleteAccepted { operation: OperationId },
+    CreateFailed {
+        operation: OperationId,
+        failure: Failure,
+    },
+    DeleteAccepted {
+        operation: OperationId,
+    },
     Deleted,
     /// Back to available if the backend refused because it is in use, else `error_deleting`.
-    DeleteFailed { operation: OperationId, failure: Failure },
+    DeleteFailed {
+        operation: OperationId,
+        failure: Failure,
+    },
     /// Its volume is being reverted to it.
-    RestoreAccepted { operation: OperationId },
+    RestoreAccepted {
+        operation: OperationId,
+    },
     /// The revert is over, well or not: the snapshot itself was only read.
     RestoreEnded,
     /// An operator wants it available; the backend is asked.
-    ResetAccepted { operation: OperationId },
+    ResetAccepted {
+        operation: OperationId,
+    },
     /// An operator (or the backend's answer to an operator) set this status.
-    StatusReset { to: SnapshotState },
-    ResetFailed { operation: OperationId, failure: Failure },
-    DetailsUpdated { name: Option<Box<str>>, description: Option<Box<str>> },
-    MetadataReplaced { metadata: BTreeMap<String, String> },
+    StatusReset {
+        to: SnapshotState,
+    },
+    ResetFailed {
+        operation: OperationId,
+        failure: Failure,
+    },
+    DetailsUpdated {
+        name: Option<Box<str>>,
+        description: Option<Box<str>>,
+    },
+    MetadataReplaced {
+        metadata: BTreeMap<String, String>,
+    },
 }
 
 impl SnapshotEvent {
@@ -339,11 +358,8 @@ impl Snapshot {
             SnapshotEvent::CreateFailed { operation, failure }
             | SnapshotEvent::DeleteFailed { operation, failure }
             | SnapshotEvent::ResetFailed { operation, failure } => {
-                self.last_failure = Some(Box::new(FailureRecord {
-                    operation: *operation,
-                    at,
-                    failure: failure.clone(),
-                }));
+                self.last_failure =
+                    Some(Box::new(FailureRecord { operation: *operation, at, failure: failure.clone() }));
                 self.rest_in(to);
             }
             SnapshotEvent::StatusReset { to } => self.rest_in(*to),
@@ -370,7 +386,11 @@ impl Snapshot {
             SnapshotEvent::DeleteAccepted { .. } => S::Deleting,
             SnapshotEvent::Deleted => S::Absent,
             SnapshotEvent::DeleteFailed { failure, .. } => {
-                if failure.kind.leaves_object_untouched() { S::Available } else { S::ErrorDeleting }
+                if failure.kind.leaves_object_untouched() {
+                    S::Available
+                } else {
+                    S::ErrorDeleting
+                }
             }
             SnapshotEvent::RestoreAccepted { .. } => S::Restoring,
             SnapshotEvent::ResetAccepted { .. } => S::Verifying,

@@ -107,10 +107,7 @@ impl<K: Clone + Eq + Ord + Hash, V: Clone> Table<K, V> {
 
     /// The rows that the pending layer changes, by key.
     pub fn changes(&self) -> impl Iterator<Item = Change<'_, K, V>> {
-        self.pending
-            .iter()
-            .flatten()
-            .map(|(key, row)| (key, self.base.get(key), row.as_ref()))
+        self.pending.iter().flatten().map(|(key, row)| (key, self.base.get(key), row.as_ref()))
     }
 
     /// How many rows there are under the pending layer. Exact while no layer is open.

@@ -356,30 +356,74 @@ pub struct VolumeCreateAccepted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeEvent {
     CreateAccepted(Box<VolumeCreateAccepted>),
-    Rescheduled { failed: PoolId, failure: Failure, placement: PlacementDecision },
+    Rescheduled {
+        failed: PoolId,
+        failure: Failure,
+        placement: PlacementDecision,
+    },
     Created,
-    CreateFailed { operation: OperationId, failure: Failure },
-    DeleteAccepted { operation: OperationId },
+    CreateFailed {
+        operation: OperationId,
+        failure: Failure,
+    },
+    DeleteAccepted {
+        operation: OperationId,
+    },
     Deleted,
     /// Back to available if the backend refused because it is in use, else `error_deleting`.
-    DeleteFailed { operation: OperationId, failure: Failure },
-    ExtendAccepted { operation: OperationId, to: SizeGib },
-    Extended { to: SizeGib },
+    DeleteFailed {
+        operation: OperationId,
+        failure: Failure,
+    },
+    ExtendAccepted {
+        operation: OperationId,
+        to: SizeGib,
+    },
+    Extended {
+        to: SizeGib,
+    },
     /// `restored`: it certainly has its old size again.
-    ExtendFailed { operation: OperationId, failure: Failure, restored: bool },
-    RevertAccepted { operation: OperationId, snapshot: SnapshotId },
+    ExtendFailed {
+        operation: OperationId,
+        failure: Failure,
+        restored: bool,
+    },
+    RevertAccepted {
+        operation: OperationId,
+        snapshot: SnapshotId,
+    },
     Reverted,
     /// `restored`: the data is what it was before the revert.
-    RevertFailed { operation: OperationId, failure: Failure, restored: bool },
+    RevertFailed {
+        operation: OperationId,
+        failure: Failure,
+        restored: bool,
+    },
     /// An operator wants it available; the backend is asked.
-    ResetAccepted { operation: OperationId },
+    ResetAccepted {
+        operation: OperationId,
+    },
     /// An operator (or the backend's answer to an operator) set this status.
-    StatusReset { to: VolumeState },
-    ResetFailed { operation: OperationId, failure: Failure },
-    DetailsUpdated { name: Option<Box<str>>, description: Option<Box<str>> },
-    MetadataReplaced { metadata: BTreeMap<String, String> },
-    BootableChanged { bootable: bool },
-    ReadonlyChanged { readonly: bool },
+    StatusReset {
+        to: VolumeState,
+    },
+    ResetFailed {
+        operation: OperationId,
+        failure: Failure,
+    },
+    DetailsUpdated {
+        name: Option<Box<str>>,
+        description: Option<Box<str>>,
+    },
+    MetadataReplaced {
+        metadata: BTreeMap<String, String>,
+    },
+    BootableChanged {
+        bootable: bool,
+    },
+    ReadonlyChanged {
+        readonly: bool,
+    },
 }
 
 impl VolumeEvent {
@@ -511,11 +555,8 @@ impl Volume {
             | VolumeEvent::ExtendFailed { operation, failure, .. }
             | VolumeEvent::RevertFailed { operation, failure, .. }
             | VolumeEvent::ResetFailed { operation, failure } => {
-                self.last_failure = Some(Box::new(FailureRecord {
-                    operation: *operation,
-                    at,
-                    failure: failure.clone(),
-                }));
+                self.last_failure =
+                    Some(Box::new(FailureRecord { operation: *operation, at, failure: failure.clone() }));
                 self.rest_in(to);
             }
             VolumeEvent::StatusReset { to } => self.rest_in(*to),
@@ -544,15 +585,27 @@ impl Volume {
             VolumeEvent::DeleteAccepted { .. } => S::Deleting,
             VolumeEvent::Deleted => S::Absent,
             VolumeEvent::DeleteFailed { failure, .. } => {
-                if failure.kind.leaves_object_untouched() { S::Available } else { S::ErrorDeleting }
+                if failure.kind.leaves_object_untouched() {
+                    S::Available
+                } else {
+                    S::ErrorDeleting
+                }
             }
             VolumeEvent::ExtendAccepted { .. } => S::Extending,
             VolumeEvent::ExtendFailed { restored, .. } => {
-                if *restored { S::Available } else { S::ErrorExtending }
+                if *restored {
+                    S::Available
+                } else {
+                    S::ErrorExtending
+                }
             }
             VolumeEvent::RevertAccepted { .. } => S::Reverting,
             VolumeEvent::RevertFailed { restored, .. } => {
-                if *restored { S::Available } else { S::Error }
+                if *restored {
+                    S::Available
+                } else {
+                    S::Error
+                }
             }
             VolumeEvent::ResetAccepted { .. } => S::Verifying,
             VolumeEvent::StatusReset { to } => *to,

@@ -50,9 +50,9 @@ impl Receipt {
     /// How far a view must have come to show what the receipt says.
     pub const fn position(&self) -> Position {
         match self {
-            Self::Accepted { position, .. } | Self::Repeated { position } | Self::NothingToDo { position } => {
-                *position
-            }
+            Self::Accepted { position, .. }
+            | Self::Repeated { position }
+            | Self::NothingToDo { position } => *position,
         }
     }
 }

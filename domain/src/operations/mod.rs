@@ -87,6 +87,18 @@ macro_rules! each {
 }
 
 impl OperationKind {
+    /// The names of all operations: what is listed here has tests that run it through every failure.
+    pub const NAMES: &'static [&'static str] = &[
+        VolumeCreate::NAME,
+        VolumeDelete::NAME,
+        VolumeExtend::NAME,
+        VolumeRevert::NAME,
+        VolumeRecover::NAME,
+        SnapshotCreate::NAME,
+        SnapshotDelete::NAME,
+        StatusVerify::NAME,
+    ];
+
     /// Its name in the API and in documents, for example `volume_revert`.
     pub fn name(&self) -> &'static str {
         fn name_of<S: Saga>(_: &S) -> &'static str {

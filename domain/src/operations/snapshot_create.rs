@@ -86,7 +86,8 @@ pub fn decide(ledger: &Ledger, command: &CreateSnapshot, ctx: &Context) -> Resul
         metadata: command.metadata.clone(),
     };
     let params = SnapshotCreate { volume: volume.id, snapshot: command.snapshot, pool: pool.clone() };
-    let mut events = vec![Event::Snapshot(command.snapshot, SnapshotEvent::CreateAccepted(Box::new(accepted)))];
+    let mut events =
+        vec![Event::Snapshot(command.snapshot, SnapshotEvent::CreateAccepted(Box::new(accepted)))];
     events.extend(open(ledger, operation, &volume.project, OperationKind::SnapshotCreate(params)));
     Ok(events)
 }

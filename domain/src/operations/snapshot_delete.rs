@@ -9,9 +9,7 @@ use crate::effect::{BackendObject, Effect, Failure};
 use crate::event::Event;
 use crate::ids::{OperationId, PoolId, SnapshotId, VolumeId};
 use crate::ledger::Ledger;
-use crate::operation::{
-    Access, IfItFails, IfUndoFails, PlannedStep, ResourceKey, Step, abandon, plan,
-};
+use crate::operation::{Access, IfItFails, IfUndoFails, PlannedStep, ResourceKey, Step, abandon, plan};
 use crate::rejection::Rejection;
 use crate::snapshot::{DELETABLE, SnapshotEvent, SnapshotState};
 

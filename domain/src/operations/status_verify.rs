@@ -14,9 +14,7 @@ use crate::effect::{BackendObject, Effect, Failure};
 use crate::event::Event;
 use crate::ids::{OperationId, PoolId, SnapshotId, VolumeId};
 use crate::ledger::Ledger;
-use crate::operation::{
-    Access, IfItFails, IfUndoFails, PlannedStep, ResourceKey, Step, abandon, plan,
-};
+use crate::operation::{Access, IfItFails, IfUndoFails, PlannedStep, ResourceKey, Step, abandon, plan};
 use crate::rejection::Rejection;
 use crate::snapshot::{self, SnapshotEvent, SnapshotState};
 use crate::units::SizeGib;
@@ -106,12 +104,9 @@ pub fn decide_snapshot(
         return Err(Rejection::StatusNotResettable { status: to.as_str() });
     }
     let snapshot = ledger.visible_snapshot(id, &ctx.actor)?;
-    let held_by_volume = ledger
-        .volumes
-        .get(&snapshot.volume)
-        .is_some_and(|volume| {
-            volume.status.operation().is_some() && volume.status.operation() == snapshot.status.operation()
-        });
+    let held_by_volume = ledger.volumes.get(&snapshot.volume).is_some_and(|volume| {
+        volume.status.operation().is_some() && volume.status.operation() == snapshot.status.operation()
+    });
     if held_by_volume {
         return Err(Rejection::SnapshotHeldByVolume { snapshot: id });
     }

@@ -16,9 +16,7 @@ use crate::effect::{BackendObject, Effect, Failure, FailureKind};
 use crate::event::Event;
 use crate::ids::{DebtId, OperationId, PoolId, SnapshotId, VolumeId};
 use crate::ledger::Ledger;
-use crate::operation::{
-    Access, IfItFails, IfUndoFails, PlannedStep, ResourceKey, Step, abandon, plan,
-};
+use crate::operation::{Access, IfItFails, IfUndoFails, PlannedStep, ResourceKey, Step, abandon, plan};
 use crate::rejection::Rejection;
 use crate::snapshot::{self, SnapshotEvent, SnapshotState};
 use crate::volume::{DELETABLE, VolumeEvent, VolumeState};
@@ -178,7 +176,8 @@ impl Saga for VolumeDelete {
 
     fn failed(&self, id: OperationId, step: u16, failure: &Failure, _restored: bool) -> Vec<Event> {
         let step = usize::from(step);
-        let not_reached = Failure::new(FailureKind::NotAttempted, format!("an earlier step failed: {failure}"));
+        let not_reached =
+            Failure::new(FailureKind::NotAttempted, format!("an earlier step failed: {failure}"));
         let mut events = Vec::new();
         for (n, snapshot) in self.snapshots.iter().enumerate().skip(step) {
             let failure = if n == step { failure.clone() } else { not_reached.clone() };

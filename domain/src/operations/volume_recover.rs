@@ -52,10 +52,7 @@ pub const STEPS: &[Step<VolumeRecover>] = &[
         name: "copy",
         when: "it does not",
         count: |p| usize::from(!p.native),
-        effect: |p, _| Effect::OverwriteVolume {
-            volume: BackendObject::Volume(p.volume),
-            source: p.safety,
-        },
+        effect: |p, _| Effect::OverwriteVolume { volume: BackendObject::Volume(p.volume), source: p.safety },
         if_it_fails: IfItFails::Undo,
         undo: None,
         if_undo_fails: IfUndoFails::NeedsOperator,
@@ -116,6 +113,9 @@ impl Saga for VolumeRecover {
 
     fn failed(&self, id: OperationId, _step: u16, failure: &Failure, _restored: bool) -> Vec<Event> {
         let failure = failure.clone();
-        vec![Event::Volume(self.volume, VolumeEvent::RevertFailed { operation: id, failure, restored: false })]
+        vec![Event::Volume(
+            self.volume,
+            VolumeEvent::RevertFailed { operation: id, failure, restored: false },
+        )]
     }
 }

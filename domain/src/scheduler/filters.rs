@@ -59,7 +59,9 @@ fn capacity(ledger: &Ledger, request: &VolumeRequest<'_>, stats: &PoolStats) -> 
         }
         let virtual_free = (stats.free_gib - reserved_gib) * stats.max_over_subscription_ratio;
         if virtual_free < needed_gib {
-            return Some(format!("{needed_gib:.0} GiB asked, {virtual_free:.1} GiB free with over-subscription"));
+            return Some(format!(
+                "{needed_gib:.0} GiB asked, {virtual_free:.1} GiB free with over-subscription"
+            ));
         }
         return None;
     }
@@ -97,7 +99,8 @@ fn is_met(offered: &str, wanted: &str) -> bool {
     let numbers = || Some((offered.parse::<f64>().ok()?, operand?.parse::<f64>().ok()?));
     match (operator, operand) {
         ("<is>", Some(operand)) => {
-            let is_true = |text: &str| matches!(text.to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on");
+            let is_true =
+                |text: &str| matches!(text.to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on");
             is_true(offered) == is_true(operand)
         }
         ("<in>", Some(operand)) => offered.contains(operand),
