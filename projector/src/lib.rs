@@ -4,4 +4,14 @@
 //! rows that changed together with its checkpoint in one transaction. Views are disposable: deleting
 //! the file costs time, never truth. Nothing is decided here.
 
+pub mod as_of;
+pub mod error;
+pub mod events;
+pub mod history;
+pub mod operations;
 pub mod query;
+pub mod runner;
+pub mod views;
+
+pub use error::{QueryError, ViewsError};
+pub use views::{Checkpoint, Views, VolumeSummary};
