@@ -331,10 +331,11 @@ pub fn decide_report(
     Some(saga.events)
 }
 
-/// Ends an operation at an operator's word: the temporary objects that it may have made are owed
-/// (held, if they may be the only copy of the data), and resources that it held are let go. The
-/// status of the resource that it was about is for the caller to set, in the same commit.
-pub fn abandon(ledger: &Ledger, operation: &Operation) -> Vec<Event> {
+/// Ends an operation at an operator's word: the temporary objects that it may have made are owed,
+/// and resources that it held are let go. The status of the resource that it was about is for the
+/// caller to set, in the same commit. `keep_data`: a safety snapshot that may by now be the only
+/// whole copy of the data is held.
+pub fn abandon(ledger: &Ledger, operation: &Operation, keep_data: bool) -> Vec<Event> {
     let steps = operation.kind.steps();
     let mut saga = Saga { ledger, operation, steps: &steps, debts: operation.debts, events: Vec::new() };
     let failure = Failure::new(FailureKind::NotAttempted, "an operator ended the operation");
@@ -342,7 +343,9 @@ pub fn abandon(ledger: &Ledger, operation: &Operation) -> Vec<Event> {
         Phase::Forward { step } => step.saturating_add(1),
         Phase::Undo { below } => below,
     };
-    saga.owe_below(reached, &failure, operation.kind.is_revert(), is_temporary);
+    // the first step takes the safety snapshot; until it is done, the data is untouched
+    let held = keep_data && operation.kind.is_revert() && reached > 1;
+    saga.owe_below(reached, &failure, held, is_temporary);
     saga.events.extend(operation.kind.abandoned());
     saga.operation_event(OperationEvent::Closed { end: OperationEnd::Abandoned });
     saga.events
@@ -485,7 +488,8 @@ impl Saga<'_> {
                 pool: PoolId::clone(pool),
                 object,
                 reason: reason.clone(),
-                held,
+                // a temporary volume is a copy of something that stays
+                held: held && object.is_snapshot(),
             },
         ));
     }

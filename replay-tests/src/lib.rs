@@ -1,1 +1,5 @@
-//! placeholder
+//! What proves the rest: a world in memory to run the ledger in, a simulated backend, and the tests
+//! that need several crates at once. See README.md for which test proves what.
+
+pub mod sim_backend;
+pub mod world;

@@ -61,7 +61,7 @@ pub fn decide(ledger: &Ledger, id: SnapshotId, force: bool, ctx: &Context) -> Re
         return Err(Rejection::SnapshotNotDeletable);
     }
     let mut events = match snapshot.status.operation() {
-        Some(open) => ledger.operations.get(&open).map_or_else(Vec::new, |open| abandon(ledger, open)),
+        Some(open) => ledger.operations.get(&open).map_or_else(Vec::new, |open| abandon(ledger, open, false)),
         None => Vec::new(),
     };
     let operation = OperationId::from(ctx.command);

@@ -61,7 +61,7 @@ pub fn decide_volume(
     }
     let volume = ledger.visible_volume(id, &ctx.actor)?;
     let mut events = match volume.status.operation() {
-        Some(open) => ledger.operations.get(&open).map_or_else(Vec::new, |open| abandon(ledger, open)),
+        Some(open) => ledger.operations.get(&open).map_or_else(Vec::new, |open| abandon(ledger, open, true)),
         None => Vec::new(),
     };
     if volume.status.state() == VolumeState::Deleting {
@@ -111,7 +111,7 @@ pub fn decide_snapshot(
         return Err(Rejection::SnapshotHeldByVolume { snapshot: id });
     }
     let mut events = match snapshot.status.operation() {
-        Some(open) => ledger.operations.get(&open).map_or_else(Vec::new, |open| abandon(ledger, open)),
+        Some(open) => ledger.operations.get(&open).map_or_else(Vec::new, |open| abandon(ledger, open, true)),
         None => Vec::new(),
     };
     if to != SnapshotState::Available {

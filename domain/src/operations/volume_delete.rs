@@ -112,7 +112,7 @@ pub fn decide(
         return Err(Rejection::VolumeHasSnapshots);
     }
     let mut events = match volume.status.operation() {
-        Some(open) => ledger.operations.get(&open).map_or_else(Vec::new, |open| abandon(ledger, open)),
+        Some(open) => ledger.operations.get(&open).map_or_else(Vec::new, |open| abandon(ledger, open, false)),
         None => Vec::new(),
     };
     let operation = OperationId::from(ctx.command);
@@ -130,7 +130,22 @@ pub fn decide(
         snapshots.push(*snapshot_id);
         events.push(Event::Snapshot(*snapshot_id, SnapshotEvent::DeleteAccepted { operation }));
     }
-    let kept = ledger.owed_snapshots_of(id, volume.pool.as_ref());
+    let mut kept = ledger.owed_snapshots_of(id, volume.pool.as_ref());
+    kept.extend(events.iter().filter_map(|event| match event {
+        Event::Debt(debt, DebtEvent::Incurred { object, .. }) if object.is_snapshot() => {
+            Some((*debt, *object))
+        }
+        Event::Debt(..)
+        | Event::Volume(..)
+        | Event::Snapshot(..)
+        | Event::VolumeType(..)
+        | Event::Quota(_)
+        | Event::Backend(..)
+        | Event::Operation(..) => None,
+    }));
+    // whoever gives the volume up gives up what was held for it
+    let held = kept.iter().filter(|(debt, _)| ledger.debts.get(debt).is_some_and(|debt| debt.held));
+    events.extend(held.map(|(debt, _)| Event::Debt(*debt, DebtEvent::Released)));
     events.push(Event::Volume(id, VolumeEvent::DeleteAccepted { operation }));
     let params = VolumeDelete { volume: id, pool: volume.pool.clone(), snapshots, kept };
     events.extend(open(ledger, operation, &volume.project, OperationKind::VolumeDelete(params)));

@@ -1,0 +1,86 @@
+//! A backend in memory whose contents are tags: enough to say whether data came back, and to fail
+//! or crash at any effect. A fake, for tests and simulation only.
+
+use std::collections::BTreeMap;
+
+use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
+use tephra_domain::ids::PoolId;
+use tephra_domain::units::SizeGib;
+
+/// What an object holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// Its size.
+    pub size: SizeGib,
+    /// Stands for the data; 0 is all zeroes.
+    pub tag: u64,
+}
+
+/// Objects by pool and name.
+#[derive(Clone, Debug, Default)]
+pub struct SimBackend {
+    /// What exists.
+    pub objects: BTreeMap<(PoolId, BackendObject), Contents>,
+}
+
+impl SimBackend {
+    /// What an object holds, if it exists.
+    pub fn contents(&self, pool: &PoolId, object: BackendObject) -> Option<Contents> {
+        self.objects.get(&(pool.clone(), object)).copied()
+    }
+
+    /// Writes data into an object, as a server with the volume attached would.
+    pub fn write(&mut self, pool: &PoolId, object: BackendObject, tag: u64) {
+        if let Some(contents) = self.objects.get_mut(&(pool.clone(), object)) {
+            contents.tag = tag;
+        }
+    }
+
+    fn existing(&self, pool: &PoolId, object: BackendObject) -> Result<Contents, Failure> {
+        self.contents(pool, object)
+            .ok_or_else(|| Failure::new(FailureKind::ObjectMissing, format!("{object} is not on {pool}")))
+    }
+
+    /// Brings an effect about. Idempotent, like every backend.
+    ///
+    /// # Errors
+    /// What a real backend would say.
+    pub fn perform(&mut self, pool: &PoolId, effect: &Effect) -> Result<(), Failure> {
+        let put = |object: BackendObject, contents: Contents| ((pool.clone(), object), contents);
+        let (key, contents) = match effect {
+            Effect::CreateVolume { volume, size } => match self.contents(pool, *volume) {
+                Some(contents) => put(*volume, contents),
+                None => put(*volume, Contents { size: *size, tag: 0 }),
+            },
+            Effect::CreateVolumeFromSnapshot { volume, size, snapshot: source }
+            | Effect::CloneVolume { volume, size, source } => {
+                put(*volume, Contents { size: *size, tag: self.existing(pool, *source)?.tag })
+            }
+            Effect::DeleteVolume { volume: object } | Effect::DeleteSnapshot { snapshot: object } => {
+                self.objects.remove(&(pool.clone(), *object));
+                return Ok(());
+            }
+            Effect::ExtendVolume { volume, to } | Effect::ShrinkVolume { volume, to } => {
+                put(*volume, Contents { size: *to, ..self.existing(pool, *volume)? })
+            }
+            Effect::CreateSnapshot { snapshot } => match self.contents(pool, *snapshot) {
+                Some(contents) => put(*snapshot, contents),
+                None => put(*snapshot, self.existing(pool, BackendObject::Volume(snapshot.volume()))?),
+            },
+            Effect::RevertToSnapshot { volume, snapshot: source }
+            | Effect::OverwriteVolume { volume, source } => {
+                self.existing(pool, *volume)?;
+                put(*volume, self.existing(pool, *source)?)
+            }
+            Effect::Verify { object, size } => {
+                let contents = self.existing(pool, *object)?;
+                if contents.size != *size {
+                    return Err(Failure::new(FailureKind::Mismatch, format!("{object} has another size")));
+                }
+                return Ok(());
+            }
+        };
+        self.objects.insert(key, contents);
+        Ok(())
+    }
+}
