@@ -1,1 +1,21 @@
-//! placeholder
+//! The HTTP edge: Cinder's v3 API and the ledger's own, over the command gateway and the views.
+//!
+//! A handler is a few lines: extract, convert, command or query, convert. Nothing is decided here
+//! and no storage work is done; the ledger decides, and what it refuses becomes a fault in
+//! [`error`], in one exhaustive match.
+//!
+//! Rooms:
+//! * [`server`]: the router, the listener's limits, the road of a request.
+//! * [`state`]: what every handler can reach; [`submit`]: the road of a command.
+//! * [`auth`], [`microversion`], [`request`]: what is known of a request before its handler runs.
+//! * [`error`]: everything that is not a success.
+//! * [`v3`]: one file per resource of Cinder's API; `v3::wire`: its bodies, in and out.
+
+pub mod auth;
+pub mod error;
+pub mod microversion;
+pub mod request;
+pub mod server;
+pub mod state;
+pub mod submit;
+pub mod v3;

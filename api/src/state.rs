@@ -1,0 +1,68 @@
+//! What every handler can reach.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use tephra_domain::units::Timestamp;
+use tephra_journal::gateway::CommandGateway;
+use tephra_journal::log::Log;
+use tephra_journal::pool_board::PoolBoard;
+use tephra_projector::Views;
+
+use crate::auth::Authenticator;
+
+/// Rows on a page, at most and by default (Cinder's `osapi_max_limit`).
+pub const MAX_LIMIT: usize = 1000;
+
+/// Where the time comes from.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What the operator can set about the edge.
+#[derive(Clone, Debug, Default)]
+pub struct ApiSettings {
+    /// Scheme and authority that links start with, where a proxy stands in front (Cinder's
+    /// `public_endpoint`). Nothing: what the client put in `Host`.
+    pub public_endpoint: Option<String>,
+}
+
+/// The parts of [`AppState`].
+pub struct App {
+    /// Where commands go.
+    pub gateway: Arc<dyn CommandGateway>,
+    /// Where queries go.
+    pub views: Views,
+    /// The log itself, for what happened rather than what is.
+    pub log: Arc<dyn Log>,
+    /// How full each pool is.
+    pub pools: PoolBoard,
+    /// The time.
+    pub clock: Clock,
+    /// Who is who.
+    pub auth: Authenticator,
+    /// What the operator set.
+    pub settings: ApiSettings,
+}
+
+/// What every handler can reach. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState(Arc<App>);
+
+impl AppState {
+    /// Puts the parts together.
+    pub fn new(app: App) -> Self {
+        Self(Arc::new(app))
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        (self.0.clock)()
+    }
+}
+
+impl Deref for AppState {
+    type Target = App;
+
+    fn deref(&self) -> &App {
+        &self.0
+    }
+}
