@@ -1,4 +1,15 @@
 //! Executors do the storage work: they take orders, look, act and report. They never decide what
 //! should happen, speak no HTTP and read no views.
+//!
+//! Rooms:
+//! * [`backend`]: what every backend can do, and one module per kind of storage.
+//! * [`runner`]: takes orders, performs them one at a time per volume, reports each outcome once.
+//! * [`locks`]: two effects never work on one volume at the same time.
+//! * [`process`]: the only place that starts other programs.
+//! * [`metrics`]: the names of what is counted.
 
 pub mod backend;
+pub mod locks;
+pub mod metrics;
+pub mod process;
+pub mod runner;

@@ -1,13 +1,23 @@
 //! What every backend can do.
 //!
-//! A backend looks ([`Backend::probe`]-like calls are its own business) and acts so that an effect
-//! holds afterwards. Performing an effect twice equals performing it once, and a crash at any point
-//! is repaired by performing it again.
+//! A backend looks, and acts so that an effect holds afterwards. Performing an effect twice equals
+//! performing it once, and a crash at any point is repaired by performing it again.
+//!
+//! * [`directory`]: volumes as sparse files, on a local file system or on NFS.
+//! * [`memory`]: simulated objects, for tests and the simulator. [`faulty`]: any backend, failing
+//!   by script. [`conformance`]: what every backend must show.
+
+pub mod conformance;
+pub mod directory;
+pub mod faulty;
+pub mod memory;
+
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use tephra_domain::backend::BackendDescription;
 use tephra_domain::effect::{Effect, Failure};
-use tephra_domain::ids::{BackendName, PoolName};
+use tephra_domain::ids::{BackendName, PoolId, PoolName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
 
@@ -25,4 +35,24 @@ pub trait Backend: Send + Sync {
 
     /// Brings the effect about on one of its pools, or says why not. Idempotent.
     async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure>;
+}
+
+/// What every backend of ours offers to volume types, whatever its kind (Cinder's names).
+pub(crate) fn capabilities(backend: &BackendName, storage_protocol: &str) -> BTreeMap<String, String> {
+    [
+        ("volume_backend_name", backend.as_str()),
+        ("vendor_name", "Tephra"),
+        ("driver_version", env!("CARGO_PKG_VERSION")),
+        ("storage_protocol", storage_protocol),
+        ("thin_provisioning_support", "True"),
+        ("thick_provisioning_support", "False"),
+        ("multiattach", "True"),
+        ("QoS_support", "False"),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+pub(crate) fn pool_id(backend: &BackendName, pool: &PoolName) -> PoolId {
+    PoolId { backend: backend.clone(), pool: pool.clone() }
 }

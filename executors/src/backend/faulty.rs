@@ -1,0 +1,167 @@
+//! Any backend, failing by script. For tests only: nothing in the product makes one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tephra_domain::backend::BackendDescription;
+use tephra_domain::effect::{Effect, Failure};
+use tephra_domain::ids::{BackendName, PoolName};
+use tephra_domain::scheduler::PoolStats;
+use tephra_domain::units::Timestamp;
+use tokio::sync::Notify;
+
+use super::Backend;
+
+/// When a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strikes {
+    /// Before the backend acts: nothing is done (unless the fault only delays).
+    Before,
+    /// After it acted: everything is done, but the caller hears something else.
+    After,
+}
+
+/// What goes wrong.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// The backend says no.
+    Fail(Failure),
+    /// It never answers, as if the host had died.
+    Crash,
+    /// The code panics.
+    Panic,
+    /// It takes this long.
+    Delay(Duration),
+    /// It waits until the test lets it go on.
+    Gate(Arc<Notify>),
+}
+
+/// One line of the script.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Only effects of this name ([`Effect::name`]); nothing for all.
+    pub effect: Option<&'static str>,
+    /// Before or after acting.
+    pub strikes: Strikes,
+    /// What goes wrong.
+    pub fault: Fault,
+    /// Skips this many matching calls first.
+    pub skip: u32,
+    /// Strikes this many times, then no more.
+    pub times: u32,
+}
+
+impl Rule {
+    /// A fault that strikes once, at the next effect of this name.
+    pub const fn once(effect: &'static str, strikes: Strikes, fault: Fault) -> Self {
+        Self { effect: Some(effect), strikes, fault, skip: 0, times: 1 }
+    }
+
+    /// A fault that strikes every effect of this name.
+    pub const fn always(effect: &'static str, strikes: Strikes, fault: Fault) -> Self {
+        Self { effect: Some(effect), strikes, fault, skip: 0, times: u32::MAX }
+    }
+
+    fn strikes_now(&mut self, effect: &Effect, strikes: Strikes) -> bool {
+        if self.strikes != strikes || self.effect.is_some_and(|name| name != effect.name()) {
+            return false;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        if self.times == 0 {
+            return false;
+        }
+        if self.times != u32::MAX {
+            self.times -= 1;
+        }
+        true
+    }
+}
+
+/// A backend with a script of faults around it.
+pub struct FaultyBackend {
+    inner: Arc<dyn Backend>,
+    script: Mutex<Vec<Rule>>,
+    stats_failure: Mutex<Option<Failure>>,
+    calls: Mutex<Vec<Effect>>,
+}
+
+impl FaultyBackend {
+    /// Passes everything through until a fault is injected.
+    pub fn new(inner: Arc<dyn Backend>) -> Self {
+        Self { inner, script: Mutex::default(), stats_failure: Mutex::default(), calls: Mutex::default() }
+    }
+
+    /// Adds a line to the script. The first line that matches a call strikes.
+    pub fn inject(&self, rule: Rule) {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner).push(rule);
+    }
+
+    /// No more faults.
+    pub fn heal(&self) {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.fail_stats(None);
+    }
+
+    /// From now on the backend's figures cannot be had, for this reason; or they can again.
+    pub fn fail_stats(&self, failure: Option<Failure>) {
+        *self.stats_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    /// Every effect that was asked for, in order, whatever became of it.
+    pub fn calls(&self) -> Vec<Effect> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fault(&self, effect: &Effect, strikes: Strikes) -> Option<Fault> {
+        let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
+        script.iter_mut().find_map(|rule| rule.strikes_now(effect, strikes).then(|| rule.fault.clone()))
+    }
+
+    #[allow(clippy::panic, reason = "a panicking backend is one of the faults that tests ask for")]
+    async fn strike(&self, effect: &Effect, strikes: Strikes) -> Result<(), Failure> {
+        match self.fault(effect, strikes) {
+            None => Ok(()),
+            Some(Fault::Fail(failure)) => Err(failure),
+            Some(Fault::Crash) => std::future::pending().await,
+            Some(Fault::Panic) => panic!("the script says that {} panics", effect.name()),
+            Some(Fault::Delay(delay)) => {
+                tokio::time::sleep(delay).await;
+                Ok(())
+            }
+            Some(Fault::Gate(gate)) => {
+                gate.notified().await;
+                Ok(())
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for FaultyBackend {
+    fn name(&self) -> &BackendName {
+        self.inner.name()
+    }
+
+    fn description(&self) -> BackendDescription {
+        self.inner.description()
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure> {
+        let failure = self.stats_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match failure {
+            Some(failure) => Err(failure),
+            None => self.inner.stats(now).await,
+        }
+    }
+
+    async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(effect.clone());
+        self.strike(effect, Strikes::Before).await?;
+        self.inner.perform(pool, effect).await?;
+        self.strike(effect, Strikes::After).await
+    }
+}

@@ -1,0 +1,275 @@
+//! Simulated objects in memory: no disk, no delay, every byte looked after.
+//!
+//! For unit tests, the unwind harness and the simulator. It keeps the same promises as a real
+//! backend and fails in the same ways, so what holds over it holds over those.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tephra_domain::backend::BackendDescription;
+use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
+use tephra_domain::ids::{BackendName, PoolName, ZoneName};
+use tephra_domain::scheduler::PoolStats;
+use tephra_domain::units::{SizeGib, Timestamp};
+
+use super::Backend;
+
+/// The unit in which contents are kept.
+pub const BLOCK_BYTES: u64 = 4096;
+
+/// One simulated volume or snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryObject {
+    /// Its size.
+    pub size: SizeGib,
+    /// What was written, by block number; blocks that are not there read as zeroes.
+    pub blocks: BTreeMap<u64, Arc<[u8]>>,
+    /// Whether somebody uses it: it cannot be deleted, reverted or overwritten meanwhile.
+    pub in_use: bool,
+}
+
+impl MemoryObject {
+    /// Nothing but zeroes.
+    pub const fn blank(size: SizeGib) -> Self {
+        Self { size, blocks: BTreeMap::new(), in_use: false }
+    }
+
+    fn with_data_of(source: &Self, size: SizeGib) -> Self {
+        Self { size, blocks: source.blocks.clone(), in_use: false }
+    }
+}
+
+/// The settings of a [`MemoryBackend`].
+#[derive(Clone, Debug)]
+pub struct MemoryConfig {
+    /// Unique in the deployment.
+    pub name: BackendName,
+    /// The host part of Cinder's `host@backend#pool`.
+    pub host: String,
+    /// The zone that its volumes are in.
+    pub availability_zone: ZoneName,
+    /// Its only pool.
+    pub pool: PoolName,
+    /// Its simulated size. Objects take their whole size.
+    pub capacity_gib: u64,
+    /// Whether the ledger may use `RevertToSnapshot`.
+    pub native_revert: bool,
+}
+
+impl MemoryConfig {
+    /// A large backend with native revert.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: BackendName::new(name),
+            host: "memory".to_owned(),
+            availability_zone: ZoneName::new("nova"),
+            pool: PoolName::new(name),
+            capacity_gib: 1 << 40,
+            native_revert: true,
+        }
+    }
+}
+
+/// The backend. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct MemoryBackend {
+    config: Arc<MemoryConfig>,
+    objects: Arc<Mutex<BTreeMap<BackendObject, MemoryObject>>>,
+}
+
+type Objects = BTreeMap<BackendObject, MemoryObject>;
+
+impl MemoryBackend {
+    /// An empty backend.
+    pub fn new(config: MemoryConfig) -> Self {
+        Self { config: Arc::new(config), objects: Arc::default() }
+    }
+
+    /// Everything that exists now.
+    pub fn objects(&self) -> BTreeMap<BackendObject, MemoryObject> {
+        self.lock().clone()
+    }
+
+    /// One object, if it exists.
+    pub fn object(&self, object: BackendObject) -> Option<MemoryObject> {
+        self.lock().get(&object).cloned()
+    }
+
+    /// Writes one block, zero-padded, as a user of the volume would. Whether the object exists and
+    /// the block is within it.
+    pub fn write_block(&self, object: BackendObject, block: u64, content: &[u8]) -> bool {
+        let mut objects = self.lock();
+        let Some(found) = objects.get_mut(&object) else { return false };
+        if block >= found.size.bytes() / BLOCK_BYTES {
+            return false;
+        }
+        found.blocks.insert(block, content.into());
+        true
+    }
+
+    /// Says whether somebody uses an object.
+    pub fn set_in_use(&self, object: BackendObject, in_use: bool) {
+        if let Some(found) = self.lock().get_mut(&object) {
+            found.in_use = in_use;
+        }
+    }
+
+    /// Loses an object behind the ledger's back.
+    pub fn lose(&self, object: BackendObject) {
+        self.lock().remove(&object);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Objects> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn act(&self, effect: &Effect) -> Result<(), Failure> {
+        let mut objects = self.lock();
+        match effect {
+            Effect::CreateVolume { volume, size } => {
+                self.create(&mut objects, *volume, MemoryObject::blank(*size))
+            }
+            Effect::CreateVolumeFromSnapshot { volume, size, snapshot: source }
+            | Effect::CloneVolume { volume, size, source } => {
+                if let Some(existing) = objects.get(volume) {
+                    return same_size(*volume, existing, *size);
+                }
+                let from = present(&objects, *source)?;
+                if from.size > *size {
+                    return Err(mismatch(format!("{source} is larger than {size} GiB")));
+                }
+                let made = MemoryObject::with_data_of(from, *size);
+                self.create(&mut objects, *volume, made)
+            }
+            Effect::CreateSnapshot { snapshot } => {
+                if objects.contains_key(snapshot) {
+                    return Ok(());
+                }
+                let from = present(&objects, BackendObject::Volume(snapshot.volume()))?;
+                let made = MemoryObject::with_data_of(from, from.size);
+                self.create(&mut objects, *snapshot, made)
+            }
+            Effect::DeleteVolume { volume: object } | Effect::DeleteSnapshot { snapshot: object } => {
+                if objects.get(object).is_some_and(|found| found.in_use) {
+                    return Err(busy(*object));
+                }
+                objects.remove(object);
+                Ok(())
+            }
+            Effect::ExtendVolume { volume, to } => {
+                let mut found = present(&objects, *volume)?.clone();
+                found.size = found.size.max(*to);
+                objects.insert(*volume, found);
+                Ok(())
+            }
+            Effect::ShrinkVolume { volume, to } => shrink(&mut objects, *volume, *to),
+            Effect::RevertToSnapshot { volume, snapshot: source }
+            | Effect::OverwriteVolume { volume, source } => overwrite(&mut objects, *volume, *source),
+            Effect::Verify { object, size } => same_size(*object, present(&objects, *object)?, *size),
+        }
+    }
+
+    fn create(&self, objects: &mut Objects, name: BackendObject, made: MemoryObject) -> Result<(), Failure> {
+        if let Some(existing) = objects.get(&name) {
+            return same_size(name, existing, made.size);
+        }
+        let used: u64 = objects.values().map(|object| u64::from(object.size.gib())).sum();
+        if used.saturating_add(u64::from(made.size.gib())) > self.config.capacity_gib {
+            return Err(Failure::new(FailureKind::NoSpace, format!("{name}: no space left")));
+        }
+        objects.insert(name, made);
+        Ok(())
+    }
+}
+
+fn shrink(objects: &mut Objects, volume: BackendObject, to: SizeGib) -> Result<(), Failure> {
+    let mut found = present(objects, volume)?.clone();
+    if found.size < to {
+        return Err(mismatch(format!("{volume} is {} GiB, smaller than {to} GiB", found.size)));
+    }
+    let end = to.bytes() / BLOCK_BYTES;
+    if found.blocks.range(end..).any(|(_, block)| block.iter().any(|byte| *byte != 0)) {
+        return Err(mismatch(format!("{volume} holds data beyond {to} GiB")));
+    }
+    drop(found.blocks.split_off(&end));
+    found.size = to;
+    objects.insert(volume, found);
+    Ok(())
+}
+
+fn overwrite(objects: &mut Objects, volume: BackendObject, source: BackendObject) -> Result<(), Failure> {
+    let from = present(objects, source)?;
+    let found = present(objects, volume)?;
+    if found.in_use {
+        return Err(busy(volume));
+    }
+    if from.size > found.size {
+        return Err(mismatch(format!("{source} is larger than {volume}")));
+    }
+    let made = MemoryObject::with_data_of(from, found.size);
+    objects.insert(volume, made);
+    Ok(())
+}
+
+fn present(objects: &Objects, name: BackendObject) -> Result<&MemoryObject, Failure> {
+    objects
+        .get(&name)
+        .ok_or_else(|| Failure::new(FailureKind::ObjectMissing, format!("{name} does not exist")))
+}
+
+fn same_size(name: BackendObject, found: &MemoryObject, size: SizeGib) -> Result<(), Failure> {
+    if found.size == size {
+        Ok(())
+    } else {
+        Err(mismatch(format!("{name} is {} GiB, not {size} GiB", found.size)))
+    }
+}
+
+fn mismatch(message: String) -> Failure {
+    Failure::new(FailureKind::Mismatch, message)
+}
+
+fn busy(name: BackendObject) -> Failure {
+    Failure::new(FailureKind::Busy, format!("{name} is in use"))
+}
+
+#[async_trait]
+impl Backend for MemoryBackend {
+    fn name(&self) -> &BackendName {
+        &self.config.name
+    }
+
+    fn description(&self) -> BackendDescription {
+        BackendDescription {
+            host: self.config.host.as_str().into(),
+            driver: "memory".into(),
+            availability_zone: self.config.availability_zone.clone(),
+            pools: vec![self.config.pool.clone()],
+            native_revert: self.config.native_revert,
+            capabilities: super::capabilities(&self.config.name, "memory"),
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "capacities are far below 2^53 GiB")]
+    async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure> {
+        let used: u64 = self.lock().values().map(|object| u64::from(object.size.gib())).sum();
+        let description = self.description();
+        Ok(vec![PoolStats {
+            pool: super::pool_id(&self.config.name, &self.config.pool),
+            is_up: true,
+            total_gib: self.config.capacity_gib as f64,
+            free_gib: self.config.capacity_gib.saturating_sub(used) as f64,
+            provisioned_gib: used as f64,
+            max_over_subscription_ratio: 1.0,
+            reserved_percentage: 0,
+            thin: false,
+            capabilities: description.capabilities,
+            reported_at: now,
+        }])
+    }
+
+    async fn perform(&self, _pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
+        self.act(effect)
+    }
+}
