@@ -1,0 +1,448 @@
+//! The configuration file: its keys, their defaults and what is refused.
+//!
+//! Every key is described in `docs/configuration.md` and shown in `deploy/tephra.example.toml`; a
+//! test holds the latter to this file.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{CommandError, CommandResult, Exit, WithExit as _};
+
+/// Where clients expect a Cinder.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8776";
+
+/// Where data is, if nobody says.
+pub const DEFAULT_DATA_DIR: &str = "./tephra-data";
+
+/// The name of the backend that is there if none is configured.
+pub const DEFAULT_BACKEND: &str = "directory";
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The address that the HTTP API listens on.
+    pub listen: SocketAddr,
+    /// Where the journal, the views and, by default, the volumes are.
+    pub data_dir: PathBuf,
+    /// How the server knows who asks.
+    pub auth: AuthConfig,
+    /// Bounds on what clients may do to the server.
+    pub limits: LimitsConfig,
+    /// What the server writes about itself.
+    pub log: LogConfig,
+    /// Where volumes live.
+    pub backends: Vec<BackendConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8776)),
+            data_dir: PathBuf::from(DEFAULT_DATA_DIR),
+            auth: AuthConfig::default(),
+            limits: LimitsConfig::default(),
+            log: LogConfig::default(),
+            backends: Vec::new(),
+        }
+    }
+}
+
+/// `[auth]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthConfig {
+    /// Which of the two.
+    pub mode: AuthMode,
+    /// `tokens`: the file with users, projects, roles and tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// `noauth`: whether everybody is an administrator, as in Cinder's own noauth.
+    pub everybody_is_admin: bool,
+    /// `noauth`: allows an address that is not loopback.
+    pub i_know_that_noauth_lets_everybody_in: bool,
+}
+
+/// How the server knows who asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// It believes the token's `user:project`.
+    #[default]
+    Noauth,
+    /// It knows a list of tokens.
+    Tokens,
+}
+
+impl AuthMode {
+    /// The word in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Noauth => "noauth",
+            Self::Tokens => "tokens",
+        }
+    }
+}
+
+/// `[limits]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// The largest request body, in bytes.
+    pub body_bytes: usize,
+    /// Connections at a time; further ones wait in the kernel's queue.
+    pub connections: usize,
+    /// How long a client may take to send a request's headers, in seconds.
+    pub header_timeout_s: u64,
+    /// How long a request may take, in seconds.
+    pub request_timeout_s: u64,
+    /// How long a stopping server waits for what is under way, in seconds.
+    pub drain_timeout_s: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            body_bytes: 114_688,
+            connections: 10_000,
+            header_timeout_s: 10,
+            request_timeout_s: 60,
+            drain_timeout_s: 30,
+        }
+    }
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// What is written, in the form of `tracing`'s directives.
+    pub filter: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One of `[[backends]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendConfig {
+    /// Unique; the middle part of Cinder's `host@backend#pool`.
+    pub name: String,
+    /// What kind of storage it is.
+    pub driver: Driver,
+    /// Where the volumes' files are. Default: `<data_dir>/volumes`, for one backend at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// `nfs`: the export that clients mount, `server:/path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<String>,
+    /// The zone that its volumes are in.
+    #[serde(default = "default_zone")]
+    pub availability_zone: String,
+    /// How much more may be promised than there is (thin provisioning).
+    #[serde(default = "default_over_subscription")]
+    pub max_over_subscription_ratio: f64,
+    /// Per cent of the capacity that new volumes leave alone.
+    #[serde(default)]
+    pub reserved_percentage: u8,
+    /// Whether a revert swaps files; otherwise it copies, as on storage that cannot.
+    #[serde(default = "default_native_revert")]
+    pub native_revert: bool,
+    /// Effects performed at a time.
+    #[serde(default = "default_parallelism")]
+    pub parallelism: usize,
+}
+
+fn default_zone() -> String {
+    "nova".to_owned()
+}
+
+const fn default_over_subscription() -> f64 {
+    20.0
+}
+
+const fn default_native_revert() -> bool {
+    true
+}
+
+const fn default_parallelism() -> usize {
+    8
+}
+
+impl BackendConfig {
+    /// The backend of a server that was not told of any.
+    pub fn default_directory() -> Self {
+        Self {
+            name: DEFAULT_BACKEND.to_owned(),
+            driver: Driver::Directory,
+            directory: None,
+            export: None,
+            availability_zone: default_zone(),
+            max_over_subscription_ratio: default_over_subscription(),
+            reserved_percentage: 0,
+            native_revert: default_native_revert(),
+            parallelism: default_parallelism(),
+        }
+    }
+}
+
+/// Kinds of storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// Files in a directory of this machine.
+    Directory,
+    /// Files in a directory that clients mount over NFS.
+    Nfs,
+}
+
+impl Config {
+    /// Reads and checks a configuration file; without one, the defaults.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`], with the key and its line, for a file that is not right;
+    /// [`Exit::NotFound`] if there is none.
+    pub fn load(path: Option<&Path>) -> CommandResult<Self> {
+        let Some(path) = path else {
+            return Self::default().completed();
+        };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration {}", path.display()))
+            .map_err(|cause| {
+                let missing = cause.downcast_ref::<std::io::Error>();
+                let is_missing = missing.is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+                let exit = if is_missing { Exit::NotFound } else { Exit::Usage };
+                CommandError { exit, cause, hint: None }
+            })?;
+        Self::parse(&text).map_err(|error| CommandError {
+            cause: error.cause.context(format!("{} is not right", path.display())),
+            ..error
+        })
+    }
+
+    /// Reads and checks a configuration.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`], with the key and its line.
+    pub fn parse(text: &str) -> CommandResult<Self> {
+        let config: Self = toml::from_str(text).exit(Exit::Usage)?;
+        config.completed()
+    }
+
+    /// Fills in what depends on other keys, and checks what types cannot.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`], with the key.
+    pub fn completed(mut self) -> CommandResult<Self> {
+        if self.backends.is_empty() {
+            self.backends.push(BackendConfig::default_directory());
+        }
+        self.check_auth()?;
+        self.check_limits()?;
+        let mut names = BTreeSet::new();
+        let mut directories = BTreeSet::new();
+        for (index, backend) in self.backends.iter().enumerate() {
+            let key = |name: &str| format!("backends[{index}].{name}");
+            check_backend(backend, &key)?;
+            if !names.insert(backend.name.clone()) {
+                return Err(refuse(&key("name"), format!("`{}` is taken by another backend", backend.name)));
+            }
+            if !directories.insert(self.backend_directory(backend)) {
+                return Err(refuse(&key("directory"), "two backends cannot share a directory"));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Where a backend's files are.
+    pub fn backend_directory(&self, backend: &BackendConfig) -> PathBuf {
+        backend.directory.clone().unwrap_or_else(|| self.data_dir.join("volumes"))
+    }
+
+    /// The file of the journal.
+    pub fn journal_file(&self) -> PathBuf {
+        self.data_dir.join("ledger.redb")
+    }
+
+    /// The file of the views.
+    pub fn views_file(&self) -> PathBuf {
+        self.data_dir.join("views.redb")
+    }
+
+    fn check_auth(&self) -> CommandResult {
+        match (self.auth.mode, &self.auth.token_file) {
+            (AuthMode::Tokens, None) => {
+                Err(refuse("auth.token_file", "the mode `tokens` needs a file of tokens"))
+            }
+            (AuthMode::Noauth, Some(_)) => Err(refuse(
+                "auth.token_file",
+                "the mode `noauth` would ignore it; set auth.mode = \"tokens\"",
+            )),
+            (AuthMode::Tokens, Some(_)) if self.auth.everybody_is_admin => {
+                Err(refuse("auth.everybody_is_admin", "only for the mode `noauth`"))
+            }
+            (AuthMode::Tokens, Some(_)) | (AuthMode::Noauth, None) => Ok(()),
+        }
+    }
+
+    fn check_limits(&self) -> CommandResult {
+        let limits = &self.limits;
+        let at_least_one = [
+            ("limits.body_bytes", limits.body_bytes == 0),
+            ("limits.connections", limits.connections == 0),
+            ("limits.header_timeout_s", limits.header_timeout_s == 0),
+            ("limits.request_timeout_s", limits.request_timeout_s == 0),
+            ("limits.drain_timeout_s", limits.drain_timeout_s == 0),
+        ];
+        match at_least_one.iter().find(|(_, is_zero)| *is_zero) {
+            Some((key, _)) => Err(refuse(key, "must be at least 1")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_backend(backend: &BackendConfig, key: &impl Fn(&str) -> String) -> CommandResult {
+    if backend.name.is_empty() || backend.name.len() > 64 || backend.name.contains(is_reserved) {
+        let reason = "1 to 64 characters; no blanks, `@`, `#` or `/`: it is part of `host@backend#pool`";
+        return Err(refuse(&key("name"), reason));
+    }
+    if backend.availability_zone.is_empty() || backend.availability_zone.len() > 255 {
+        return Err(refuse(&key("availability_zone"), "1 to 255 characters"));
+    }
+    let ratio = backend.max_over_subscription_ratio;
+    if !ratio.is_finite() || ratio < 1.0 {
+        return Err(refuse(&key("max_over_subscription_ratio"), "must be 1 or more"));
+    }
+    if backend.reserved_percentage > 100 {
+        return Err(refuse(&key("reserved_percentage"), "must be between 0 and 100"));
+    }
+    if backend.parallelism == 0 {
+        return Err(refuse(&key("parallelism"), "must be at least 1"));
+    }
+    match (backend.driver, &backend.export) {
+        (Driver::Nfs, None) => Err(refuse(&key("export"), "the driver `nfs` needs it: `server:/path`")),
+        (Driver::Directory, Some(_)) => Err(refuse(&key("export"), "only for the driver `nfs`")),
+        (Driver::Nfs, Some(export)) if !export.contains(":/") => {
+            Err(refuse(&key("export"), "must be of the form `server:/path`"))
+        }
+        (Driver::Nfs, Some(_)) | (Driver::Directory, None) => Ok(()),
+    }
+}
+
+fn is_reserved(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || matches!(c, '@' | '#' | '/')
+}
+
+fn refuse(key: &str, reason: impl std::fmt::Display) -> CommandError {
+    CommandError::new(Exit::Usage, format!("{key}: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str, expected: &str) {
+        let error = Config::parse(text).unwrap_err();
+        let message = format!("{:#}", error.cause);
+        assert_eq!(error.exit, Exit::Usage);
+        assert!(message.contains(expected), "{text}\n-> {message}");
+    }
+
+    #[test]
+    fn nothing_at_all_is_a_configuration() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.listen.to_string(), DEFAULT_LISTEN);
+        assert_eq!(config.backends, vec![BackendConfig::default_directory()]);
+        assert_eq!(config.backend_directory(&config.backends[0]), Path::new("./tephra-data/volumes"));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_their_name_and_line() {
+        refused("data_dir = \"x\"\nlisten_on = \"y\"\n", "line 2");
+        refused("data_dir = \"x\"\nlisten_on = \"y\"\n", "listen_on");
+        refused("[auth]\n\ntoken = \"y\"\n", "line 3");
+        refused("[[backends]]\nname = \"a\"\ndriver = \"directory\"\npath = \"/x\"\n", "line 4");
+    }
+
+    #[test]
+    fn values_that_cannot_be_meant_are_refused_by_key() {
+        refused("listen = \"nowhere\"", "line 1");
+        refused("[auth]\nmode = \"tokens\"", "auth.token_file");
+        refused("[auth]\ntoken_file = \"x\"", "auth.token_file");
+        refused(
+            "[auth]\nmode = \"tokens\"\ntoken_file = \"x\"\neverybody_is_admin = true",
+            "everybody_is_admin",
+        );
+        refused("[limits]\nconnections = 0", "limits.connections");
+        let backend = "[[backends]]\nname = \"a\"\ndriver = \"directory\"\n";
+        refused(&format!("{backend}{backend}"), "backends[1].name");
+        refused(&format!("{backend}[[backends]]\nname=\"b\"\ndriver=\"directory\""), "backends[1].directory");
+        refused(&format!("{backend}reserved_percentage = 101"), "reserved_percentage");
+        refused(&format!("{backend}max_over_subscription_ratio = 0.5"), "max_over_subscription_ratio");
+        refused(&format!("{backend}parallelism = 0"), "parallelism");
+        refused(&format!("{backend}export = \"a:/b\""), "backends[0].export");
+        refused("[[backends]]\nname = \"a\"\ndriver = \"nfs\"", "backends[0].export");
+        refused("[[backends]]\nname = \"a@b\"\ndriver = \"directory\"", "backends[0].name");
+        refused("[[backends]]\nname = \"a\"\ndriver = \"floppy\"", "floppy");
+    }
+
+    #[test]
+    fn what_config_check_prints_is_a_configuration_again() {
+        let config = Config::parse("[auth]\neverybody_is_admin = true").unwrap();
+        let printed = toml::to_string(&config).unwrap();
+        assert_eq!(Config::parse(&printed).unwrap(), config);
+    }
+
+    /// Every line of the example that is commented out with `# key = value` shows a default or a
+    /// possible value; taken together they must be a configuration that names every key.
+    #[test]
+    fn the_example_shows_every_key_and_is_right() {
+        let example = include_str!("../deploy/tephra.example.toml");
+        Config::parse(example).unwrap();
+        let every_key = Config {
+            auth: AuthConfig { token_file: Some(PathBuf::new()), ..AuthConfig::default() },
+            backends: vec![BackendConfig {
+                directory: Some(PathBuf::new()),
+                export: Some(String::new()),
+                ..BackendConfig::default_directory()
+            }],
+            ..Config::default()
+        };
+        let printed = toml::to_string(&every_key).unwrap();
+        let documentation = include_str!("../docs/configuration.md");
+        for line in printed.lines() {
+            let key = line.split('=').next().unwrap_or_default().trim();
+            if key.is_empty() {
+                continue;
+            }
+            assert!(example.contains(key), "{key} is not in the example");
+            let documented = key.trim_matches(['[', ']']);
+            assert!(
+                documentation.contains(&format!("`{documented}`")) || key.starts_with('['),
+                "{key} is not documented"
+            );
+        }
+    }
+}
