@@ -12,7 +12,10 @@
 //! * [`work_queue`]: how effects reach executors. [`dispatcher`]: which effects are due.
 //! * [`pool_board`]: how full each pool is, as last reported.
 
+pub mod clock;
+pub mod feed;
 pub mod gateway;
 pub mod log;
 pub mod pool_board;
+pub mod wire;
 pub mod work_queue;

@@ -1,0 +1,58 @@
+//! Operations with their parameters.
+
+use tephra_domain::operations::volume_create::CreateSource;
+use tephra_domain::operations::{
+    OperationKind, SnapshotCreate, SnapshotDelete, StatusVerify, VolumeCreate, VolumeDelete,
+    VolumeExtend, VolumeRecover, VolumeRevert,
+};
+
+use super::codec::{Id, wire_enum, wire_struct};
+use super::values::{BackendObjectV1, DebtIdV1, PoolIdV1};
+
+wire_struct! {
+    /// Makes a volume.
+    VolumeCreateV1<'a> for VolumeCreate {
+        volume: Id, size: u32, source: CreateSourceV1, pool: PoolIdV1<'a>, alternatives: Vec<PoolIdV1<'a>>,
+        failed_backends: Vec<&'a str>,
+    }
+    /// Removes a volume.
+    VolumeDeleteV1<'a> for VolumeDelete {
+        volume: Id, pool: Option<PoolIdV1<'a>>, snapshots: Vec<Id>, kept: Vec<(DebtIdV1, BackendObjectV1)>,
+    }
+    /// Grows a volume.
+    VolumeExtendV1<'a> for VolumeExtend { volume: Id, pool: PoolIdV1<'a>, from: u32, to: u32 }
+    /// Puts a snapshot's data back.
+    VolumeRevertV1<'a> for VolumeRevert {
+        operation: Id, volume: Id, snapshot: Id, pool: PoolIdV1<'a>, size: u32, native: bool,
+    }
+    /// Puts a safety snapshot's data back.
+    VolumeRecoverV1<'a> for VolumeRecover {
+        volume: Id, pool: PoolIdV1<'a>, debt: DebtIdV1, safety: BackendObjectV1, native: bool,
+    }
+    /// Takes a snapshot.
+    SnapshotCreateV1<'a> for SnapshotCreate { volume: Id, snapshot: Id, pool: PoolIdV1<'a> }
+    /// Removes a snapshot.
+    SnapshotDeleteV1<'a> for SnapshotDelete { volume: Id, snapshot: Id, pool: PoolIdV1<'a> }
+    /// Asks whether a status is true.
+    StatusVerifyV1<'a> for StatusVerify { object: BackendObjectV1, pool: PoolIdV1<'a>, size: u32 }
+}
+
+wire_enum! {
+    /// What a new volume's data comes from.
+    CreateSourceV1 for CreateSource {
+        0 Blank {} = { CreateSource::Blank };
+        1 Snapshot { volume: Id, snapshot: Id } = { CreateSource::Snapshot { volume, snapshot } };
+        2 Volume { volume: Id } = { CreateSource::Volume(volume) };
+    }
+    /// An operation.
+    OperationKindV1<'a> for OperationKind {
+        0 VolumeCreate { saga: VolumeCreateV1<'a> } = { OperationKind::VolumeCreate(saga) };
+        1 VolumeDelete { saga: VolumeDeleteV1<'a> } = { OperationKind::VolumeDelete(saga) };
+        2 VolumeExtend { saga: VolumeExtendV1<'a> } = { OperationKind::VolumeExtend(saga) };
+        3 VolumeRevert { saga: VolumeRevertV1<'a> } = { OperationKind::VolumeRevert(saga) };
+        4 VolumeRecover { saga: VolumeRecoverV1<'a> } = { OperationKind::VolumeRecover(saga) };
+        5 SnapshotCreate { saga: SnapshotCreateV1<'a> } = { OperationKind::SnapshotCreate(saga) };
+        6 SnapshotDelete { saga: SnapshotDeleteV1<'a> } = { OperationKind::SnapshotDelete(saga) };
+        7 StatusVerify { saga: StatusVerifyV1<'a> } = { OperationKind::StatusVerify(saga) };
+    }
+}
