@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tephra_domain::ids::Position;
+use tephra_journal::feed::Feed;
 use tephra_journal::log::{BlockNumber, Log};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -77,8 +78,9 @@ pub async fn rebuild(
 
 #[allow(unused_variables, reason = "signatures come before bodies")]
 impl Projector {
-    /// Starts a task that catches up with the log and then follows it.
-    pub fn start(views: Views, log: Arc<dyn Log>, cancel: CancellationToken) -> ProjectorHandle {
+    /// Starts a task that catches up with the log and then follows it: by the feed where it
+    /// can, by the log where it must.
+    pub fn start(views: Views, log: Arc<dyn Log>, feed: Option<Feed>, cancel: CancellationToken) -> ProjectorHandle {
         ProjectorHandle { health: watch::Sender::new(Health::Stopped).subscribe() }
     }
 }

@@ -14,7 +14,7 @@ use tephra_domain::snapshot::Snapshot;
 use tephra_domain::units::Timestamp;
 use tephra_domain::volume::Volume;
 use tephra_domain::volume_type::VolumeType;
-use tephra_journal::log::BlockNumber;
+use tephra_journal::log::{BlockNumber, Log};
 use tokio::sync::watch;
 
 use crate::error::{QueryError, ViewsError};
@@ -31,6 +31,8 @@ pub struct Checkpoint {
     pub position: Position,
     /// Its hash; all zero before the first.
     pub hash: [u8; 32],
+    /// The latest time of any commit so far.
+    pub time: Timestamp,
 }
 
 /// Volumes counted (`/volumes/summary`, microversions 3.12 and 3.36).
@@ -59,7 +61,7 @@ fn not_yet<T>() -> Result<T, ViewsError> {
     Err(ViewsError::Storage("the views are empty".to_owned()))
 }
 
-#[allow(unused_variables, clippy::unused_self, reason = "signatures come before bodies")]
+#[allow(unused_variables, clippy::unused_self, clippy::unused_async, reason = "signatures come before bodies")]
 impl Views {
     /// Opens the file, or makes it.
     ///
@@ -212,7 +214,7 @@ impl Views {
     }
 
     /// The last commit up to and at a moment.
-    pub fn position_at(&self, time: Timestamp) -> Result<Position, ViewsError> {
+    pub async fn position_at(&self, log: &dyn Log, time: Timestamp) -> Result<Position, ViewsError> {
         not_yet()
     }
 }
