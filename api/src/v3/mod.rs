@@ -1,6 +1,7 @@
 //! Cinder's v3 API: one file per resource.
 
 pub mod versions;
+pub mod wire;
 
 use utoipa_axum::router::OpenApiRouter;
 
