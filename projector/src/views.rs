@@ -7,7 +7,9 @@ use std::sync::Arc;
 use tephra_domain::backend::{Backend, PoolUsage};
 use tephra_domain::debt::CleanupDebt;
 use tephra_domain::event::IdempotencyScope;
-use tephra_domain::ids::{BackendName, DebtId, OperationId, PoolId, Position, ProjectId, SnapshotId, VolumeId, VolumeTypeId};
+use tephra_domain::ids::{
+    BackendName, DebtId, OperationId, PoolId, Position, ProjectId, SnapshotId, VolumeId, VolumeTypeId,
+};
 use tephra_domain::ledger::{Ledger, RememberedCommand};
 use tephra_domain::quota::{QuotaLimits, Usage};
 use tephra_domain::snapshot::Snapshot;

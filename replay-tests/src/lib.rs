@@ -1,5 +1,6 @@
 //! What proves the rest: a world in memory to run the ledger in, a simulated backend, and the tests
 //! that need several crates at once. See README.md for which test proves what.
 
+pub mod docs;
 pub mod sim_backend;
 pub mod world;

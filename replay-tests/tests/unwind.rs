@@ -5,6 +5,8 @@
 //!
 //! An operation that has no scenario here fails `every_operation_is_enrolled`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod unwind_scenarios;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,199 @@
+//! Keeps the step tables in docs/operations true. `TEPHRA_UPDATE_DOCS=1` rewrites them.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use tephra_domain::effect::{BackendObject, Effect};
+use tephra_domain::ids::{DebtId, OperationId, SnapshotId, VolumeId};
+use tephra_domain::operation::{IfItFails, IfUndoFails, Step};
+use tephra_domain::operations::volume_create::CreateSource;
+use tephra_domain::operations::{
+    OperationKind, SnapshotCreate, SnapshotDelete, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
+    VolumeRecover, VolumeRevert, snapshot_create, snapshot_delete, status_verify, volume_create,
+    volume_delete, volume_extend, volume_recover, volume_revert,
+};
+use tephra_replay_tests::docs::{check_document, repository};
+use tephra_replay_tests::world::{gib, pool};
+use uuid::Uuid;
+
+const VOLUME: VolumeId = VolumeId::from_uuid(Uuid::from_u128(1));
+const SOURCE: VolumeId = VolumeId::from_uuid(Uuid::from_u128(2));
+const SNAPSHOT: SnapshotId = SnapshotId::from_uuid(Uuid::from_u128(3));
+const OPERATION: OperationId = OperationId::from_uuid(Uuid::from_u128(4));
+
+fn describe(effect: &Effect) -> String {
+    let short = |object: BackendObject| match object {
+        BackendObject::Volume(id) if id == VOLUME => "volume",
+        BackendObject::Volume(_) => "source",
+        BackendObject::Snapshot { .. } => "snapshot",
+        BackendObject::SafetySnapshot { .. } => "safety snapshot",
+        BackendObject::TemporaryVolume { .. } => "temporary volume",
+    };
+    match effect.source() {
+        Some(source) => format!("{} {} ← {}", effect.name(), short(effect.target()), short(source)),
+        None => format!("{} {}", effect.name(), short(effect.target())),
+    }
+}
+
+/// The table of one operation, each row shown with the parameters in which it is there.
+fn table<P>(name: &str, title: &str, steps: &[Step<P>], samples: &[P]) -> String {
+    let mut text = format!("# {name}\n\n{title}\n\n");
+    text.push_str(
+        "| step | when | effect | if it fails | undo | if the undo fails |\n|---|---|---|---|---|---|\n",
+    );
+    for step in steps {
+        let shown: Vec<&P> = samples.iter().filter(|sample| (step.count)(sample) > 0).collect();
+        assert!(!shown.is_empty(), "no sample shows the step {}", step.name);
+        let join = |lines: BTreeSet<String>| lines.into_iter().collect::<Vec<_>>().join(" or ");
+        let effects = join(shown.iter().map(|sample| describe(&(step.effect)(sample, 0))).collect());
+        let undo =
+            step.undo.map(|undo| join(shown.iter().map(|sample| describe(&undo(sample, 0))).collect()));
+        let fails = match step.if_it_fails {
+            IfItFails::Undo if step.undo.is_none() && steps.iter().all(|step| step.undo.is_none()) => {
+                "it ends there"
+            }
+            IfItFails::Undo => "undo",
+            IfItFails::OweCleanup => "owe cleanup, go on",
+        };
+        let undo_fails = match (undo.is_some(), step.if_undo_fails) {
+            (false, _) => "",
+            (true, IfUndoFails::OweCleanup) => "owe cleanup, go on",
+            (true, IfUndoFails::NeedsOperator) => "needs operator",
+        };
+        let undo = undo.unwrap_or_else(|| "–".to_owned());
+        writeln!(text, "| {} | {} | {effects} | {fails} | {undo} | {undo_fails} |", step.name, step.when)
+            .unwrap();
+    }
+    text
+}
+
+#[test]
+#[allow(clippy::too_many_lines, reason = "one call per operation")]
+fn the_step_tables_are_true() {
+    let one = || pool("one");
+    let safety = BackendObject::SafetySnapshot { volume: VOLUME, operation: OPERATION };
+    let create = |source| VolumeCreate {
+        volume: VOLUME,
+        size: gib(1),
+        source,
+        pool: one(),
+        alternatives: Vec::new(),
+        failed_backends: Vec::new(),
+    };
+    let revert = |native| VolumeRevert {
+        operation: OPERATION,
+        volume: VOLUME,
+        snapshot: SNAPSHOT,
+        pool: one(),
+        size: gib(1),
+        native,
+    };
+    let recover = |native| VolumeRecover {
+        volume: VOLUME,
+        pool: one(),
+        debt: DebtId { operation: OPERATION, ordinal: 0 },
+        safety,
+        native,
+    };
+    let documents = [
+        (
+            "volume_create",
+            table(
+                "volume_create",
+                "Makes a volume. A failure goes to the next backend, at most three in all; then the volume is in `error` with the reason.",
+                volume_create::STEPS,
+                &[
+                    create(CreateSource::Blank),
+                    create(CreateSource::Snapshot { volume: SOURCE, snapshot: SNAPSHOT }),
+                    create(CreateSource::Volume(SOURCE)),
+                ],
+            ),
+        ),
+        (
+            "volume_delete",
+            table(
+                "volume_delete",
+                "Removes a volume, with its snapshots if asked. What fails is `error_deleting`; what was not reached is `available`.",
+                volume_delete::STEPS,
+                &[VolumeDelete {
+                    volume: VOLUME,
+                    pool: Some(one()),
+                    snapshots: vec![SNAPSHOT],
+                    kept: vec![(DebtId { operation: OPERATION, ordinal: 0 }, safety)],
+                }],
+            ),
+        ),
+        (
+            "volume_extend",
+            table(
+                "volume_extend",
+                "Grows a volume. If the old size cannot be had back, it is `error_extending`.",
+                volume_extend::STEPS,
+                &[VolumeExtend { volume: VOLUME, pool: one(), from: gib(1), to: gib(2) }],
+            ),
+        ),
+        (
+            "volume_revert",
+            table(
+                "volume_revert",
+                "Puts the latest snapshot's data back. If it fails, the data comes back from the safety snapshot; if that fails too, the volume is in `error` and the safety snapshot is held.",
+                volume_revert::STEPS,
+                &[revert(true), revert(false)],
+            ),
+        ),
+        (
+            "volume_recover",
+            table(
+                "volume_recover",
+                "Puts a held safety snapshot's data back. If it fails, the volume stays in `error` and the snapshot held.",
+                volume_recover::STEPS,
+                &[recover(true), recover(false)],
+            ),
+        ),
+        (
+            "snapshot_create",
+            table(
+                "snapshot_create",
+                "Takes a snapshot. If it fails, the snapshot is in `error` with the reason.",
+                snapshot_create::STEPS,
+                &[SnapshotCreate { volume: VOLUME, snapshot: SNAPSHOT, pool: one() }],
+            ),
+        ),
+        (
+            "snapshot_delete",
+            table(
+                "snapshot_delete",
+                "Removes a snapshot. If it fails, it is `error_deleting`, or `available` if it was only in use.",
+                snapshot_delete::STEPS,
+                &[SnapshotDelete { volume: VOLUME, snapshot: SNAPSHOT, pool: one() }],
+            ),
+        ),
+        (
+            "status_verify",
+            table(
+                "status_verify",
+                "Asks the backend whether the status that an operator set is true. If it is not, the status is `error` with the reason.",
+                status_verify::STEPS,
+                &[StatusVerify { object: BackendObject::Volume(VOLUME), pool: one(), size: gib(1) }],
+            ),
+        ),
+    ];
+    let written: BTreeSet<&str> = documents.iter().map(|(name, _)| *name).collect();
+    assert_eq!(written, OperationKind::NAMES.iter().copied().collect(), "every operation has its table");
+    for (name, text) in documents {
+        check_document(&format!("docs/operations/{name}.md"), &text);
+    }
+}
+
+#[test]
+fn every_rejection_has_its_page_and_every_page_its_rejection() {
+    let codes: BTreeSet<String> =
+        tephra_domain::rejection::Rejection::CODES.iter().map(|code| (*code).to_owned()).collect();
+    let pages: BTreeSet<String> = std::fs::read_dir(repository().join("docs/errors"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(pages, codes);
+}

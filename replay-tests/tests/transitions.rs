@@ -1,0 +1,192 @@
+//! Walks every status with every event against the transition tables, and keeps the state diagrams
+//! in docs/states true. `TEPHRA_UPDATE_DOCS=1` rewrites them.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use tephra_domain::effect::{Failure, FailureKind};
+use tephra_domain::ids::{OperationId, SnapshotId};
+use tephra_domain::scheduler::PlacementDecision;
+use tephra_domain::snapshot::{self, SnapshotEvent, SnapshotEventKind, SnapshotState, SnapshotStatus};
+use tephra_domain::units::Timestamp;
+use tephra_domain::volume::{self, VolumeEvent, VolumeEventKind, VolumeState, VolumeStatus};
+use tephra_replay_tests::docs::check_document;
+use tephra_replay_tests::world::{World, gib, pool};
+use uuid::Uuid;
+
+const OPERATION: OperationId = OperationId::from_uuid(Uuid::from_u128(1));
+const SNAPSHOT: SnapshotId = SnapshotId::from_uuid(Uuid::from_u128(2));
+
+fn failure(kind: FailureKind) -> Failure {
+    Failure::new(kind, "it failed")
+}
+
+/// Every kind of event, more than once where its content decides where it leads.
+fn volume_events() -> Vec<VolumeEvent> {
+    let operation = OPERATION;
+    let mut events = vec![
+        VolumeEvent::Rescheduled {
+            failed: pool("one"),
+            failure: failure(FailureKind::NoSpace),
+            placement: PlacementDecision::default(),
+        },
+        VolumeEvent::Created,
+        VolumeEvent::CreateFailed { operation, failure: failure(FailureKind::NoSpace) },
+        VolumeEvent::DeleteAccepted { operation },
+        VolumeEvent::Deleted,
+        VolumeEvent::DeleteFailed { operation, failure: failure(FailureKind::Busy) },
+        VolumeEvent::DeleteFailed { operation, failure: failure(FailureKind::BackendError) },
+        VolumeEvent::ExtendAccepted { operation, to: gib(2) },
+        VolumeEvent::Extended { to: gib(2) },
+        VolumeEvent::RevertAccepted { operation, snapshot: SNAPSHOT },
+        VolumeEvent::Reverted,
+        VolumeEvent::ResetAccepted { operation },
+        VolumeEvent::ResetFailed { operation, failure: failure(FailureKind::ObjectMissing) },
+        VolumeEvent::DetailsUpdated { name: None, description: None },
+        VolumeEvent::MetadataReplaced { metadata: BTreeMap::new() },
+        VolumeEvent::BootableChanged { bootable: true },
+        VolumeEvent::ReadonlyChanged { readonly: true },
+    ];
+    for restored in [true, false] {
+        let failure = || failure(FailureKind::BackendError);
+        events.push(VolumeEvent::ExtendFailed { operation, failure: failure(), restored });
+        events.push(VolumeEvent::RevertFailed { operation, failure: failure(), restored });
+    }
+    events.extend(VolumeState::ALL.iter().map(|to| VolumeEvent::StatusReset { to: *to }));
+    events
+}
+
+fn volume_status(state: VolumeState) -> Option<VolumeStatus> {
+    let operation = OPERATION;
+    match state {
+        VolumeState::Absent => None,
+        VolumeState::Creating => Some(VolumeStatus::Creating { operation }),
+        VolumeState::Deleting => Some(VolumeStatus::Deleting { operation }),
+        VolumeState::Extending => Some(VolumeStatus::Extending { operation, to: gib(2) }),
+        VolumeState::Reverting => Some(VolumeStatus::Reverting { operation, snapshot: SNAPSHOT }),
+        VolumeState::Verifying => Some(VolumeStatus::Verifying { operation, from: VolumeState::Error }),
+        VolumeState::Available
+        | VolumeState::Error
+        | VolumeState::ErrorDeleting
+        | VolumeState::ErrorExtending
+        | VolumeState::ErrorRestoring
+        | VolumeState::ErrorManaging
+        | VolumeState::ErrorBackingUp
+        | VolumeState::Maintenance => VolumeStatus::at_rest(state),
+    }
+}
+
+#[test]
+fn a_volume_goes_exactly_where_its_table_says() {
+    let mut world = World::default();
+    let id = world.given_volume(1, 0);
+    let template = world.ledger.volumes.get(&id).unwrap().clone();
+    let mut taken: BTreeSet<(VolumeState, VolumeEventKind, VolumeState)> = BTreeSet::new();
+    for from in VolumeState::ALL {
+        let Some(status) = volume_status(*from) else { continue };
+        for event in volume_events() {
+            let mut row = template.clone();
+            row.status = status.clone();
+            let before = row.clone();
+            match row.apply(Timestamp(1), &event) {
+                Ok(stays) => {
+                    let to = if stays { row.status.state() } else { VolumeState::Absent };
+                    assert!(volume::is_transition(*from, event.kind(), to), "{from:?} {event:?} {to:?}");
+                    taken.insert((*from, event.kind(), to));
+                }
+                Err(_) => assert_eq!(row, before, "what is refused changes nothing: {from:?} {event:?}"),
+            }
+        }
+    }
+    // a volume begins by being accepted: that row is taken by Volume::accepted, not by apply
+    taken.insert((VolumeState::Absent, VolumeEventKind::CreateAccepted, VolumeState::Creating));
+    for row in volume::TRANSITIONS {
+        assert!(taken.contains(row), "nothing takes {row:?}");
+    }
+}
+
+fn snapshot_events() -> Vec<SnapshotEvent> {
+    let operation = OPERATION;
+    let mut events = vec![
+        SnapshotEvent::Created,
+        SnapshotEvent::CreateFailed { operation, failure: failure(FailureKind::NoSpace) },
+        SnapshotEvent::DeleteAccepted { operation },
+        SnapshotEvent::Deleted,
+        SnapshotEvent::DeleteFailed { operation, failure: failure(FailureKind::Busy) },
+        SnapshotEvent::DeleteFailed { operation, failure: failure(FailureKind::BackendError) },
+        SnapshotEvent::RestoreAccepted { operation },
+        SnapshotEvent::RestoreEnded,
+        SnapshotEvent::ResetAccepted { operation },
+        SnapshotEvent::ResetFailed { operation, failure: failure(FailureKind::ObjectMissing) },
+        SnapshotEvent::DetailsUpdated { name: None, description: None },
+        SnapshotEvent::MetadataReplaced { metadata: BTreeMap::new() },
+    ];
+    events.extend(SnapshotState::ALL.iter().map(|to| SnapshotEvent::StatusReset { to: *to }));
+    events
+}
+
+fn snapshot_status(state: SnapshotState) -> Option<SnapshotStatus> {
+    let operation = OPERATION;
+    match state {
+        SnapshotState::Absent => None,
+        SnapshotState::Creating => Some(SnapshotStatus::Creating { operation }),
+        SnapshotState::Deleting => Some(SnapshotStatus::Deleting { operation }),
+        SnapshotState::Restoring => Some(SnapshotStatus::Restoring { operation }),
+        SnapshotState::Verifying => Some(SnapshotStatus::Verifying { operation, from: SnapshotState::Error }),
+        SnapshotState::Available | SnapshotState::Error | SnapshotState::ErrorDeleting => {
+            SnapshotStatus::at_rest(state)
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_goes_exactly_where_its_table_says() {
+    let mut world = World::default();
+    let volume = world.given_volume(1, 0);
+    let id = world.given_snapshot(volume);
+    let template = world.ledger.snapshots.get(&id).unwrap().clone();
+    let mut taken: BTreeSet<(SnapshotState, SnapshotEventKind, SnapshotState)> = BTreeSet::new();
+    for from in SnapshotState::ALL {
+        let Some(status) = snapshot_status(*from) else { continue };
+        for event in snapshot_events() {
+            let mut row = template.clone();
+            row.status = status.clone();
+            let before = row.clone();
+            match row.apply(Timestamp(1), &event) {
+                Ok(stays) => {
+                    let to = if stays { row.status.state() } else { SnapshotState::Absent };
+                    assert!(snapshot::is_transition(*from, event.kind(), to), "{from:?} {event:?} {to:?}");
+                    taken.insert((*from, event.kind(), to));
+                }
+                Err(_) => assert_eq!(row, before, "what is refused changes nothing: {from:?} {event:?}"),
+            }
+        }
+    }
+    taken.insert((SnapshotState::Absent, SnapshotEventKind::CreateAccepted, SnapshotState::Creating));
+    for row in snapshot::TRANSITIONS {
+        assert!(taken.contains(row), "nothing takes {row:?}");
+    }
+}
+
+fn diagram<S: Copy + Ord, K: std::fmt::Debug>(
+    rows: &[(S, K, S)],
+    absent: S,
+    name: impl Fn(S) -> &'static str,
+) -> String {
+    let node = |state: S| if state == absent { "[*]".to_owned() } else { name(state).replace('-', "_") };
+    let mut text = String::from("stateDiagram-v2\n");
+    for (from, event, to) in rows {
+        writeln!(text, "    {} --> {}: {event:?}", node(*from), node(*to)).unwrap();
+    }
+    text
+}
+
+#[test]
+fn the_state_diagrams_are_true() {
+    let volumes = diagram(volume::TRANSITIONS, VolumeState::Absent, VolumeState::as_str);
+    check_document("docs/states/volume.mmd", &volumes);
+    let snapshots = diagram(snapshot::TRANSITIONS, SnapshotState::Absent, SnapshotState::as_str);
+    check_document("docs/states/snapshot.mmd", &snapshots);
+}
