@@ -21,17 +21,13 @@ pub struct SystemClock {
 impl SystemClock {
     /// A clock that never says less than `floor`: the time of the last commit, after a restart.
     pub const fn not_before(floor: Timestamp) -> Self {
-        Self {
-            latest: AtomicI64::new(floor.0),
-        }
+        Self { latest: AtomicI64::new(floor.0) }
     }
 }
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX);
         Timestamp(self.latest.fetch_max(now, Ordering::Relaxed).max(now))
     }
@@ -46,15 +42,12 @@ pub struct ManualClock {
 impl ManualClock {
     /// A clock that stands at `start`.
     pub const fn at(start: Timestamp) -> Self {
-        Self {
-            micros: AtomicI64::new(start.0),
-        }
+        Self { micros: AtomicI64::new(start.0) }
     }
 
     /// Moves it on.
     pub fn advance_ms(&self, ms: i64) {
-        self.micros
-            .fetch_add(ms.saturating_mul(1000), Ordering::Relaxed);
+        self.micros.fetch_add(ms.saturating_mul(1000), Ordering::Relaxed);
     }
 }
 

@@ -29,9 +29,7 @@ impl Default for Feed {
 impl Feed {
     /// A feed without subscribers.
     pub fn new() -> Self {
-        Self {
-            sender: broadcast::Sender::new(KEPT_BLOCKS),
-        }
+        Self { sender: broadcast::Sender::new(KEPT_BLOCKS) }
     }
 
     /// Hands a durable block to all subscribers.
@@ -42,9 +40,7 @@ impl Feed {
 
     /// Blocks that are published from now on.
     pub fn subscribe(&self) -> FeedSubscription {
-        FeedSubscription {
-            receiver: self.sender.subscribe(),
-        }
+        FeedSubscription { receiver: self.sender.subscribe() }
     }
 }
 

@@ -29,20 +29,13 @@ impl PoolBoard {
         let fresh = |stats: &PoolStats| now < stats.reported_at.plus_ms(DOWN_AFTER_MS);
         pools
             .values()
-            .map(|stats| PoolStats {
-                is_up: stats.is_up && fresh(stats),
-                ..stats.clone()
-            })
+            .map(|stats| PoolStats { is_up: stats.is_up && fresh(stats), ..stats.clone() })
             .collect()
     }
 
     /// When a backend last reported, if ever.
     pub fn last_report(&self, backend: &BackendName) -> Option<Timestamp> {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
-        pools
-            .values()
-            .filter(|stats| stats.pool.backend == *backend)
-            .map(|stats| stats.reported_at)
-            .max()
+        pools.values().filter(|stats| stats.pool.backend == *backend).map(|stats| stats.reported_at).max()
     }
 }

@@ -80,7 +80,12 @@ pub async fn rebuild(
 impl Projector {
     /// Starts a task that catches up with the log and then follows it: by the feed where it
     /// can, by the log where it must.
-    pub fn start(views: Views, log: Arc<dyn Log>, feed: Option<Feed>, cancel: CancellationToken) -> ProjectorHandle {
+    pub fn start(
+        views: Views,
+        log: Arc<dyn Log>,
+        feed: Option<Feed>,
+        cancel: CancellationToken,
+    ) -> ProjectorHandle {
         ProjectorHandle { health: watch::Sender::new(Health::Stopped).subscribe() }
     }
 }

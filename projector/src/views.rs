@@ -63,7 +63,12 @@ fn not_yet<T>() -> Result<T, ViewsError> {
     Err(ViewsError::Storage("the views are empty".to_owned()))
 }
 
-#[allow(unused_variables, clippy::unused_self, clippy::unused_async, reason = "signatures come before bodies")]
+#[allow(
+    unused_variables,
+    clippy::unused_self,
+    clippy::unused_async,
+    reason = "signatures come before bodies"
+)]
 impl Views {
     /// Opens the file, or makes it.
     ///

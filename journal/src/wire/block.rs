@@ -67,11 +67,7 @@ impl BlockHeader {
     /// The position of its last commit, positions being without gaps.
     pub fn last_position(&self) -> Option<Position> {
         let first = self.first_position?;
-        Some(Position(
-            first
-                .0
-                .checked_add(u64::from(self.commits.checked_sub(1)?))?,
-        ))
+        Some(Position(first.0.checked_add(u64::from(self.commits.checked_sub(1)?))?))
     }
 }
 
@@ -123,18 +119,11 @@ pub fn seal_block(id: Uuid, previous_hash: [u8; 32], commits: usize, body: &[u8]
     bytes.extend(id.into_bytes());
     bytes.extend(u32::try_from(commits).unwrap_or(u32::MAX).to_le_bytes());
     bytes.extend(body);
-    let hash: [u8; 32] = bytes
-        .get(HASHED_FROM..)
-        .map(Sha256::digest)
-        .unwrap_or_default()
-        .into();
+    let hash: [u8; 32] = bytes.get(HASHED_FROM..).map(Sha256::digest).unwrap_or_default().into();
     if let Some(place) = bytes.get_mut(MAGIC.len()..HASHED_FROM) {
         place.copy_from_slice(&hash);
     }
-    EncodedBlock {
-        bytes: bytes.into(),
-        hash,
-    }
+    EncodedBlock { bytes: bytes.into(), hash }
 }
 
 /// Checks a block's bytes against its own hash, without reading events.
@@ -142,9 +131,7 @@ pub fn seal_block(id: Uuid, previous_hash: [u8; 32], commits: usize, body: &[u8]
 /// # Errors
 /// [`LogError::Corrupt`], naming the block.
 pub fn verify_hash(number: BlockNumber, bytes: &[u8]) -> Result<BlockHeader, LogError> {
-    read_header(bytes)
-        .map(|(header, _)| header)
-        .map_err(|reason| corrupt(number, &reason))
+    read_header(bytes).map(|(header, _)| header).map_err(|reason| corrupt(number, &reason))
 }
 
 /// Reads a block: its hash is right, its positions are without gaps, and every event is known.
@@ -156,10 +143,7 @@ pub fn decode_block(number: BlockNumber, bytes: &[u8]) -> Result<Block, LogError
 }
 
 fn corrupt(number: BlockNumber, reason: &BlockFault) -> LogError {
-    LogError::Corrupt {
-        number,
-        reason: reason.to_string(),
-    }
+    LogError::Corrupt { number, reason: reason.to_string() }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -177,11 +161,7 @@ enum BlockFault {
     #[error("commit {0} has no events")]
     NoEvents(Position),
     #[error("event {index} of commit {position}: {source}")]
-    Event {
-        position: Position,
-        index: u32,
-        source: Invalid,
-    },
+    Event { position: Position, index: u32, source: Invalid },
     #[error(transparent)]
     Invalid(#[from] Invalid),
 }
@@ -198,19 +178,14 @@ fn read_header(bytes: &[u8]) -> Result<(BlockHeader, &[u8]), BlockFault> {
     let (commits, body) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     let found: [u8; 32] = Sha256::digest(hashed).into();
     if found != *stored {
-        return Err(BlockFault::Hash {
-            stored: hex::encode(stored),
-            found: hex::encode(found),
-        });
+        return Err(BlockFault::Hash { stored: hex::encode(stored), found: hex::encode(found) });
     }
     let commits = u32::from_le_bytes(*commits);
     if commits == 0 {
         return Err(BlockFault::Empty);
     }
     // The first field of the first commit's head is its position.
-    let first_position = postcard::take_from_bytes::<u64>(body)
-        .ok()
-        .map(|(first, _)| Position(first));
+    let first_position = postcard::take_from_bytes::<u64>(body).ok().map(|(first, _)| Position(first));
     let header = BlockHeader {
         id: Uuid::from_bytes(*id),
         previous_hash: *previous_hash,
@@ -224,67 +199,41 @@ fn read_header(bytes: &[u8]) -> Result<(BlockHeader, &[u8]), BlockFault> {
 fn read_block(number: BlockNumber, bytes: &[u8]) -> Result<Block, BlockFault> {
     let (header, mut rest) = read_header(bytes)?;
     // A commit takes more than 32 bytes; a header that claims more commits than fit is found out below.
-    let likely = usize::try_from(header.commits)
-        .unwrap_or_default()
-        .min(rest.len() / 32);
+    let likely = usize::try_from(header.commits).unwrap_or_default().min(rest.len() / 32);
     let mut commits: Vec<Sequenced> = Vec::with_capacity(likely);
     for _ in 0..header.commits {
         let (sequenced, after) = read_commit(rest)?;
         if let Some(last) = commits.last()
             && sequenced.position != last.position.next()
         {
-            return Err(BlockFault::Gap {
-                expected: last.position.next(),
-                found: sequenced.position,
-            });
+            return Err(BlockFault::Gap { expected: last.position.next(), found: sequenced.position });
         }
         commits.push(sequenced);
         rest = after;
     }
     if !rest.is_empty() {
-        return Err(Invalid::Excess {
-            what: "the last commit",
-            excess: rest.len(),
-        }
-        .into());
+        return Err(Invalid::Excess { what: "the last commit", excess: rest.len() }.into());
     }
-    let BlockHeader {
-        id,
-        previous_hash,
-        hash,
-        ..
-    } = header;
-    Ok(Block {
-        number,
-        id,
-        previous_hash,
-        hash,
-        commits,
-    })
+    let BlockHeader { id, previous_hash, hash, .. } = header;
+    Ok(Block { number, id, previous_hash, hash, commits })
 }
 
 fn read_commit(bytes: &[u8]) -> Result<(Sequenced, &[u8]), BlockFault> {
-    let (head, mut rest): (CommitHeadV1<'_>, _) =
-        postcard::take_from_bytes(bytes).map_err(|source| Invalid::Encoding {
-            what: "the head of a commit",
-            source,
-        })?;
+    let (head, mut rest): (CommitHeadV1<'_>, _) = postcard::take_from_bytes(bytes)
+        .map_err(|source| Invalid::Encoding { what: "the head of a commit", source })?;
     let position = Position(head.position);
     if head.events == 0 {
         return Err(BlockFault::NoEvents(position));
     }
-    let likely = usize::try_from(head.events)
-        .unwrap_or_default()
-        .min(rest.len() / EVENT_HEADER_BYTES);
+    let likely = usize::try_from(head.events).unwrap_or_default().min(rest.len() / EVENT_HEADER_BYTES);
     let mut events = Vec::with_capacity(likely);
     for index in 0..head.events {
         let (kind, version, payload, after) = split_event(rest)?;
-        let event =
-            upcast::decode_event(kind, version, payload).map_err(|source| BlockFault::Event {
-                position,
-                index,
-                source,
-            })?;
+        let event = upcast::decode_event(kind, version, payload).map_err(|source| BlockFault::Event {
+            position,
+            index,
+            source,
+        })?;
         events.push(event);
         rest = after;
     }
@@ -297,13 +246,7 @@ fn read_commit(bytes: &[u8]) -> Result<(Sequenced, &[u8]), BlockFault> {
         idempotency: Option::<Idempotency>::from_wire(head.idempotency)?,
         events,
     };
-    Ok((
-        Sequenced {
-            position,
-            commit: Arc::new(commit),
-        },
-        rest,
-    ))
+    Ok((Sequenced { position, commit: Arc::new(commit) }, rest))
 }
 
 fn split_event(bytes: &[u8]) -> Result<(u16, u16, &[u8], &[u8]), Invalid> {
@@ -313,12 +256,7 @@ fn split_event(bytes: &[u8]) -> Result<(u16, u16, &[u8], &[u8]), Invalid> {
     let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(truncated)?;
     let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| truncated())?;
     let (payload, rest) = rest.split_at_checked(length).ok_or_else(truncated)?;
-    Ok((
-        u16::from_le_bytes(*kind),
-        u16::from_le_bytes(*version),
-        payload,
-        rest,
-    ))
+    Ok((u16::from_le_bytes(*kind), u16::from_le_bytes(*version), payload, rest))
 }
 
 fn write_postcard<T: serde::Serialize>(value: &T, out: &mut Vec<u8>) {

@@ -78,19 +78,9 @@ pub enum Invalid {
 
 impl Invalid {
     /// Reads one postcard value that must fill all of `bytes`.
-    pub(crate) fn all<'a, W: serde::Deserialize<'a>>(
-        what: &'static str,
-        bytes: &'a [u8],
-    ) -> Result<W, Self> {
+    pub(crate) fn all<'a, W: serde::Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<W, Self> {
         let (value, rest) =
             postcard::take_from_bytes(bytes).map_err(|source| Self::Encoding { what, source })?;
-        if rest.is_empty() {
-            Ok(value)
-        } else {
-            Err(Self::Excess {
-                what,
-                excess: rest.len(),
-            })
-        }
+        if rest.is_empty() { Ok(value) } else { Err(Self::Excess { what, excess: rest.len() }) }
     }
 }

@@ -81,10 +81,7 @@ fn decode<'a, T: Wire<'a, W>, W: serde::Deserialize<'a>>(
 ) -> Result<T, Invalid> {
     match bytes.split_first() {
         Some((&ROW_VERSION, rest)) => T::from_wire(Invalid::all(what, rest)?),
-        Some((version, _)) => Err(Invalid::Value {
-            what: "known row version",
-            value: u64::from(*version),
-        }),
+        Some((version, _)) => Err(Invalid::Value { what: "known row version", value: u64::from(*version) }),
         None => Err(Invalid::Truncated { what }),
     }
 }
@@ -124,49 +121,19 @@ rows! {
 pub fn state_hash(ledger: &Ledger) -> [u8; 32] {
     let mut hasher = StateHasher(Sha256::new());
     hasher.part(&ledger.position().0.to_le_bytes());
-    hasher.table(
-        "volumes",
-        &ledger.volumes,
-        |id| id.as_uuid().into_bytes().to_vec(),
-        encode_volume,
-    );
-    hasher.table(
-        "snapshots",
-        &ledger.snapshots,
-        |id| id.as_uuid().into_bytes().to_vec(),
-        encode_snapshot,
-    );
+    hasher.table("volumes", &ledger.volumes, |id| id.as_uuid().into_bytes().to_vec(), encode_volume);
+    hasher.table("snapshots", &ledger.snapshots, |id| id.as_uuid().into_bytes().to_vec(), encode_snapshot);
     hasher.table(
         "volume_types",
         &ledger.volume_types,
         |id| id.as_uuid().into_bytes().to_vec(),
         encode_volume_type,
     );
-    hasher.table(
-        "backends",
-        &ledger.backends,
-        |name| text_key(&[name.as_str()]),
-        encode_backend,
-    );
-    hasher.table(
-        "operations",
-        &ledger.operations,
-        |id| id.as_uuid().into_bytes().to_vec(),
-        encode_operation,
-    );
+    hasher.table("backends", &ledger.backends, |name| text_key(&[name.as_str()]), encode_backend);
+    hasher.table("operations", &ledger.operations, |id| id.as_uuid().into_bytes().to_vec(), encode_operation);
     hasher.table("debts", &ledger.debts, debt_key, encode_debt);
-    hasher.table(
-        "limits",
-        &ledger.limits,
-        |project| text_key(&[project.as_str()]),
-        encode_limits,
-    );
-    hasher.table(
-        "usage",
-        &ledger.usage,
-        |project| text_key(&[project.as_str()]),
-        encode_usage,
-    );
+    hasher.table("limits", &ledger.limits, |project| text_key(&[project.as_str()]), encode_limits);
+    hasher.table("usage", &ledger.usage, |project| text_key(&[project.as_str()]), encode_usage);
     hasher.table("pools", &ledger.pools, pool_key, encode_pool_usage);
     hasher.table(
         "idempotency",
@@ -174,12 +141,7 @@ pub fn state_hash(ledger: &Ledger) -> [u8; 32] {
         |(project, key)| text_key(&[project.as_str(), key.as_str()]),
         encode_remembered,
     );
-    hasher.table(
-        "default_limits",
-        &ledger.default_limits,
-        |()| Vec::new(),
-        encode_limits,
-    );
+    hasher.table("default_limits", &ledger.default_limits, |()| Vec::new(), encode_limits);
     hasher.0.finalize().into()
 }
 
@@ -221,8 +183,7 @@ impl StateHasher {
     ) {
         let rows = table.sorted();
         self.part(name.as_bytes());
-        self.0
-            .update(u64::try_from(rows.len()).unwrap_or(u64::MAX).to_le_bytes());
+        self.0.update(u64::try_from(rows.len()).unwrap_or(u64::MAX).to_le_bytes());
         for (key, row) in rows {
             self.part(&key_bytes(key));
             self.part(&row_bytes(row));

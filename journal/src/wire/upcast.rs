@@ -21,10 +21,8 @@ pub const fn written_version(_kind: Kind) -> u16 {
 pub fn decode_event(kind: u16, version: u16, payload: &[u8]) -> Result<Event, Invalid> {
     let kind = Kind::from_number(kind).ok_or(Invalid::UnknownKind { kind })?;
     match version {
-        1 => v1::events::decode(kind, payload).map_err(|source| Invalid::Payload {
-            kind,
-            source: Box::new(source),
-        }),
+        1 => v1::events::decode(kind, payload)
+            .map_err(|source| Invalid::Payload { kind, source: Box::new(source) }),
         version => Err(Invalid::UnknownVersion { kind, version }),
     }
 }

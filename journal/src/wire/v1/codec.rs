@@ -80,9 +80,7 @@ impl<'de> Deserialize<'de> for Digest {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Digest, A::Error> {
                 let mut bytes = [0; 32];
                 for (index, byte) in bytes.iter_mut().enumerate() {
-                    *byte = seq
-                        .next_element()?
-                        .ok_or_else(|| de::Error::invalid_length(index, &self))?;
+                    *byte = seq.next_element()?.ok_or_else(|| de::Error::invalid_length(index, &self))?;
                 }
                 Ok(Digest(bytes))
             }
@@ -213,10 +211,7 @@ pub(crate) use {wire_code, wire_enum, wire_struct};
 pub(crate) const fn assert_numbered(numbers: &[usize]) {
     let mut place = 0;
     while place < numbers.len() {
-        assert!(
-            numbers[place] == place,
-            "a variant's number is its place in the list"
-        );
+        assert!(numbers[place] == place, "a variant's number is its place in the list");
         place += 1;
     }
 }
@@ -281,9 +276,8 @@ thread_local! {
 /// The name, shared with the last equal one: projects, users, zones and pools are few, and stand in
 /// every event and every row. Saves most allocations of decoding, and most memory of the state.
 fn shared_name(text: &str) -> Arc<str> {
-    let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
+    let hash =
+        text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let slot = usize::try_from(hash).unwrap_or_default() % SHARED_NAMES;
     NAMES.with_borrow_mut(|names| match names.get_mut(slot) {
         Some(Some(name)) if **name == *text => Arc::clone(name),
@@ -308,10 +302,7 @@ impl<'a> Wire<'a, u32> for SizeGib {
     }
 
     fn from_wire(wire: u32) -> Result<Self, Invalid> {
-        Self::new(wire).ok_or(Invalid::Value {
-            what: "size in GiB",
-            value: u64::from(wire),
-        })
+        Self::new(wire).ok_or(Invalid::Value { what: "size in GiB", value: u64::from(wire) })
     }
 }
 
@@ -367,15 +358,11 @@ impl<'a> Wire<'a, Vec<&'a str>> for BTreeSet<ProjectId> {
 
 impl<'a> Wire<'a, Vec<(values::QuotaResourceV1, i64)>> for QuotaLimits {
     fn to_wire(&'a self) -> Vec<(values::QuotaResourceV1, i64)> {
-        self.iter()
-            .map(|(resource, limit)| (resource.to_wire(), *limit))
-            .collect()
+        self.iter().map(|(resource, limit)| (resource.to_wire(), *limit)).collect()
     }
 
     fn from_wire(wire: Vec<(values::QuotaResourceV1, i64)>) -> Result<Self, Invalid> {
-        wire.into_iter()
-            .map(|(resource, limit)| Ok((QuotaResource::from_wire(resource)?, limit)))
-            .collect()
+        wire.into_iter().map(|(resource, limit)| Ok((QuotaResource::from_wire(resource)?, limit))).collect()
     }
 }
 

@@ -12,9 +12,9 @@ use tephra_domain::volume_type::VolumeTypeEvent;
 use super::codec::{Id, Map, Wire};
 use super::sagas::OperationKindV1;
 use super::values::{
-    BackendDescriptionV1, BackendObjectV1, DebtIdV1, FailureV1, OperationEndV1,
-    PlacementDecisionV1, PoolIdV1, QuotaResourceV1, SnapshotCreateAcceptedV1, SnapshotStateV1,
-    VolumeCreateAcceptedV1, VolumeStateV1,
+    BackendDescriptionV1, BackendObjectV1, DebtIdV1, FailureV1, OperationEndV1, PlacementDecisionV1,
+    PoolIdV1, QuotaResourceV1, SnapshotCreateAcceptedV1, SnapshotStateV1, VolumeCreateAcceptedV1,
+    VolumeStateV1,
 };
 use crate::wire::{Invalid, Kind};
 

@@ -2,8 +2,8 @@
 
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
-    OperationKind, SnapshotCreate, SnapshotDelete, StatusVerify, VolumeCreate, VolumeDelete,
-    VolumeExtend, VolumeRecover, VolumeRevert,
+    OperationKind, SnapshotCreate, SnapshotDelete, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
+    VolumeRecover, VolumeRevert,
 };
 
 use super::codec::{Id, wire_enum, wire_struct};

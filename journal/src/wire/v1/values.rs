@@ -9,9 +9,7 @@ use tephra_domain::operation::{OperationEnd, Phase};
 use tephra_domain::quota::{QuotaResource, Usage, UsageCount};
 use tephra_domain::scheduler::{Candidate, FilterName, PlacementDecision};
 use tephra_domain::snapshot::{SnapshotCreateAccepted, SnapshotState, SnapshotStatus};
-use tephra_domain::volume::{
-    FailureRecord, VolumeCreateAccepted, VolumeSource, VolumeState, VolumeStatus,
-};
+use tephra_domain::volume::{FailureRecord, VolumeCreateAccepted, VolumeSource, VolumeState, VolumeStatus};
 
 use super::codec::{Id, Map, Wire, wire_code, wire_enum, wire_struct};
 use crate::wire::Invalid;
@@ -160,9 +158,7 @@ impl<'a> Wire<'a, (DebtIdV1, BackendObjectV1)> for (DebtId, BackendObject) {
 
 impl<'a> Wire<'a, Vec<(Id, UsageCountV1)>> for BTreeMap<VolumeTypeId, UsageCount> {
     fn to_wire(&'a self) -> Vec<(Id, UsageCountV1)> {
-        self.iter()
-            .map(|(id, count)| (id.to_wire(), count.to_wire()))
-            .collect()
+        self.iter().map(|(id, count)| (id.to_wire(), count.to_wire())).collect()
     }
 
     fn from_wire(wire: Vec<(Id, UsageCountV1)>) -> Result<Self, Invalid> {
