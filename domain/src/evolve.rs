@@ -40,6 +40,20 @@ pub fn touched_rows(event: &Event) -> Vec<TouchedRow> {
     }
 }
 
+/// How often keys whose window is over are dropped. At fixed positions, so that every replay drops
+/// the same ones.
+const FORGET_EVERY_COMMITS: u64 = 4096;
+
+fn forget_expired(ledger: &mut Ledger, now: Timestamp) {
+    let is_over = |command: &RememberedCommand| now >= command.time.plus_ms(IDEMPOTENCY_WINDOW_MS);
+    let rows = ledger.idempotency.sorted().into_iter();
+    let expired: Vec<_> =
+        rows.filter(|(_, command)| is_over(command)).map(|(scope, _)| scope.clone()).collect();
+    for scope in expired {
+        ledger.idempotency.remove(&scope);
+    }
+}
+
 /// Takes a whole commit in.
 ///
 /// # Errors
@@ -61,6 +75,9 @@ pub fn apply_commit(ledger: &mut Ledger, position: Position, commit: &Commit) ->
         let remembered =
             RememberedCommand { fingerprint: idempotency.fingerprint, position, time: commit.time };
         ledger.idempotency.insert(scope, remembered);
+    }
+    if position.0.is_multiple_of(FORGET_EVERY_COMMITS) {
+        forget_expired(ledger, commit.time);
     }
     Ok(())
 }

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use crate::effect::Failure;
 use crate::event::IllegalEvent;
 use crate::ids::{OperationId, PoolId, ProjectId, SnapshotId, UserId, VolumeId, VolumeTypeId, ZoneName};
-use crate::scheduler::PlacementDecision;
 use crate::units::{SizeGib, Timestamp};
 
 /// Where a volume stands. The data of a status lives inside it.
@@ -64,30 +63,9 @@ pub enum VolumeState {
     Maintenance,
 }
 
-/// [`VolumeEvent`] without its data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum VolumeEventKind {
-    CreateAccepted,
-    Rescheduled,
-    Created,
-    CreateFailed,
-    DeleteAccepted,
-    Deleted,
-    DeleteFailed,
-    ExtendAccepted,
-    Extended,
-    ExtendFailed,
-    RevertAccepted,
-    Reverted,
-    RevertFailed,
-    ResetAccepted,
-    StatusReset,
-    ResetFailed,
-    DetailsUpdated,
-    MetadataReplaced,
-    BootableChanged,
-    ReadonlyChanged,
-}
+mod event;
+
+pub use event::{VolumeCreateAccepted, VolumeEvent, VolumeEventKind};
 
 use VolumeEventKind as K;
 use VolumeState as S;
@@ -319,139 +297,6 @@ pub struct FailureRecord {
     pub at: Timestamp,
     /// What went wrong.
     pub failure: Failure,
-}
-
-/// The content of [`VolumeEvent::CreateAccepted`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VolumeCreateAccepted {
-    /// The operation that makes it.
-    pub operation: OperationId,
-    /// The owner.
-    pub project: ProjectId,
-    /// Who created it.
-    pub user: UserId,
-    /// Display name.
-    pub name: Option<Box<str>>,
-    /// Display description.
-    pub description: Option<Box<str>>,
-    /// Size.
-    pub size: SizeGib,
-    /// Its type; every volume has one.
-    pub volume_type: VolumeTypeId,
-    /// Its availability zone.
-    pub availability_zone: ZoneName,
-    /// Where its data comes from.
-    pub source: VolumeSource,
-    /// Keys and values of the user.
-    pub metadata: BTreeMap<String, String>,
-    /// Whether it may be attached more than once (from the type).
-    pub multiattach: bool,
-    /// Whether a server can boot from it (inherited from the source).
-    pub bootable: bool,
-    /// Where it goes, and what spoke for and against each pool.
-    pub placement: PlacementDecision,
-}
-
-/// What happens to a volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VolumeEvent {
-    CreateAccepted(Box<VolumeCreateAccepted>),
-    Rescheduled {
-        failed: PoolId,
-        failure: Failure,
-        placement: PlacementDecision,
-    },
-    Created,
-    CreateFailed {
-        operation: OperationId,
-        failure: Failure,
-    },
-    DeleteAccepted {
-        operation: OperationId,
-    },
-    Deleted,
-    /// Back to available if the backend refused because it is in use, else `error_deleting`.
-    DeleteFailed {
-        operation: OperationId,
-        failure: Failure,
-    },
-    ExtendAccepted {
-        operation: OperationId,
-        to: SizeGib,
-    },
-    Extended {
-        to: SizeGib,
-    },
-    /// `restored`: it certainly has its old size again.
-    ExtendFailed {
-        operation: OperationId,
-        failure: Failure,
-        restored: bool,
-    },
-    RevertAccepted {
-        operation: OperationId,
-        snapshot: SnapshotId,
-    },
-    Reverted,
-    /// `restored`: the data is what it was before the revert.
-    RevertFailed {
-        operation: OperationId,
-        failure: Failure,
-        restored: bool,
-    },
-    /// An operator wants it available; the backend is asked.
-    ResetAccepted {
-        operation: OperationId,
-    },
-    /// An operator (or the backend's answer to an operator) set this status.
-    StatusReset {
-        to: VolumeState,
-    },
-    ResetFailed {
-        operation: OperationId,
-        failure: Failure,
-    },
-    DetailsUpdated {
-        name: Option<Box<str>>,
-        description: Option<Box<str>>,
-    },
-    MetadataReplaced {
-        metadata: BTreeMap<String, String>,
-    },
-    BootableChanged {
-        bootable: bool,
-    },
-    ReadonlyChanged {
-        readonly: bool,
-    },
-}
-
-impl VolumeEvent {
-    /// The event without its data.
-    pub const fn kind(&self) -> VolumeEventKind {
-        match self {
-            Self::CreateAccepted(_) => K::CreateAccepted,
-            Self::Rescheduled { .. } => K::Rescheduled,
-            Self::Created => K::Created,
-            Self::CreateFailed { .. } => K::CreateFailed,
-            Self::DeleteAccepted { .. } => K::DeleteAccepted,
-            Self::Deleted => K::Deleted,
-            Self::DeleteFailed { .. } => K::DeleteFailed,
-            Self::ExtendAccepted { .. } => K::ExtendAccepted,
-            Self::Extended { .. } => K::Extended,
-            Self::ExtendFailed { .. } => K::ExtendFailed,
-            Self::RevertAccepted { .. } => K::RevertAccepted,
-            Self::Reverted => K::Reverted,
-            Self::RevertFailed { .. } => K::RevertFailed,
-            Self::ResetAccepted { .. } => K::ResetAccepted,
-            Self::StatusReset { .. } => K::StatusReset,
-            Self::ResetFailed { .. } => K::ResetFailed,
-            Self::DetailsUpdated { .. } => K::DetailsUpdated,
-            Self::MetadataReplaced { .. } => K::MetadataReplaced,
-            Self::BootableChanged { .. } => K::BootableChanged,
-            Self::ReadonlyChanged { .. } => K::ReadonlyChanged,
-        }
-    }
 }
 
 /// A volume as the ledger knows it.
