@@ -5,17 +5,27 @@
 //!
 //! Rooms:
 //! * [`log`]: the port (append with an expectation, read, head). [`embedded`]: the adapter on redb.
+//!   [`memory`] and [`faulty`]: for tests and simulation.
 //! * [`wire`]: blocks and events as bytes, frozen by version. [`hash_chain`]: what makes them
 //!   tamper-evident.
 //! * [`gateway`]: how commands reach the sequencer. [`sequencer`]: the one that decides them and
 //!   groups their commits into blocks.
-//! * [`work_queue`]: how effects reach executors. [`dispatcher`]: which effects are due.
-//! * [`pool_board`]: how full each pool is, as last reported.
+//! * [`feed`]: fresh blocks for readers in the same process.
+//! * [`work_queue`]: how effects reach executors. [`in_process_queue`]: where those are in the same
+//!   process. [`dispatcher`]: which effects are due.
+//! * [`pool_board`]: how full each pool is, as last reported. [`clock`]: what time it is.
 
 pub mod clock;
+pub mod dispatcher;
+pub mod embedded;
+pub mod faulty;
 pub mod feed;
 pub mod gateway;
+pub mod hash_chain;
+pub mod in_process_queue;
 pub mod log;
+pub mod memory;
 pub mod pool_board;
+pub mod sequencer;
 pub mod wire;
 pub mod work_queue;

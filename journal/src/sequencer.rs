@@ -1,0 +1,15 @@
+//! The one that decides: commands in, blocks out, one after the other.
+//!
+//! * [`SequencerCore`]: the decisions, without I/O, tasks or clocks, so that a simulation can drive
+//!   it step by step.
+//! * [`Sequencer`]: the task around it, that appends, retries, answers and dispatches.
+//! * [`catch_up`]: the state at the end of a log, for the start.
+
+mod core;
+mod recent;
+mod shell;
+mod start;
+
+pub use core::{Answered, Batch, BatchContext, Decided, SequencerCore};
+pub use shell::{Sequencer, SequencerConfig, SequencerHandle, SequencerParts};
+pub use start::{CaughtUp, bootstrap, catch_up};

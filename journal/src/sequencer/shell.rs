@@ -1,0 +1,337 @@
+//! The task around the decisions: appends, retries, answers, feeds and dispatches.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::core::{Answered, Batch, BatchContext, Decided, Pending, SequencerCore};
+use super::start::CaughtUp;
+use crate::clock::Clock;
+use crate::dispatcher::Dispatcher;
+use crate::feed::Feed;
+use crate::gateway::{CommandGateway, Receipt, Submission, SubmitError};
+use crate::log::{AppendOutcome, Block, BlockNumber, Log, LogError};
+use crate::pool_board::PoolBoard;
+use crate::wire::verify_hash;
+use crate::work_queue::{WorkOrder, WorkQueue};
+
+/// Work orders on their way to the queue before the sequencer waits for it.
+const DISPATCH_ORDERS: usize = 16_384;
+
+/// Other writers' blocks that are read at once.
+const FOLLOW_BLOCKS: usize = 64;
+
+/// Bounds of the sequencer.
+#[derive(Clone, Copy, Debug)]
+pub struct SequencerConfig {
+    /// Commands that may wait to be decided.
+    pub queue_commands: usize,
+    /// How long a command waits for a place among them before it is turned away.
+    pub queue_wait_ms: u64,
+    /// The first wait before an append or a read is tried again; it doubles up to the longest.
+    pub retry_min_ms: u64,
+    /// The longest wait before an append or a read is tried again.
+    pub retry_max_ms: u64,
+    /// How often everything that is due is published again, in case orders were lost.
+    pub redispatch_ms: u64,
+    /// How long an append that gets no answer is tried on after the stop was asked for.
+    pub drain_ms: u64,
+}
+
+impl Default for SequencerConfig {
+    fn default() -> Self {
+        Self {
+            queue_commands: 4_096,
+            queue_wait_ms: 5_000,
+            retry_min_ms: 10,
+            retry_max_ms: 2_000,
+            redispatch_ms: 60_000,
+            drain_ms: 5_000,
+        }
+    }
+}
+
+/// What a sequencer works with.
+pub struct SequencerParts {
+    /// Where blocks go.
+    pub log: Arc<dyn Log>,
+    /// How full each pool is.
+    pub pools: PoolBoard,
+    /// Where work orders go.
+    pub queue: Arc<dyn WorkQueue>,
+    /// Who else in this process wants the blocks.
+    pub feed: Feed,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Asks it to stop: it takes no more commands, and answers those that it has.
+    pub cancel: CancellationToken,
+}
+
+type Ticket = oneshot::Sender<Result<Receipt, SubmitError>>;
+type Ending = Option<Result<(), Arc<LogError>>>;
+
+/// Starts sequencers.
+#[derive(Debug)]
+pub struct Sequencer;
+
+impl Sequencer {
+    /// Starts one at the end of a log, in a task of its own. It publishes at once what is due.
+    pub fn start(config: SequencerConfig, start: CaughtUp, parts: SequencerParts) -> SequencerHandle {
+        let (commands, waiting) = mpsc::channel(config.queue_commands.max(1));
+        let (ended, ending) = watch::channel(None);
+        let (orders, publisher) = mpsc::channel(DISPATCH_ORDERS);
+        tokio::spawn(publish(publisher, Arc::clone(&parts.queue)));
+        let dispatcher = Dispatcher::at(&start.ledger);
+        let running = Running {
+            config,
+            core: SequencerCore::new(start),
+            parts,
+            dispatcher,
+            orders,
+            commands: waiting,
+            waiting: VecDeque::new(),
+        };
+        tokio::spawn(async move {
+            let result = running.run().await.map_err(Arc::new);
+            if let Err(error) = &result {
+                tracing::error!(%error, "the sequencer has stopped: the log cannot be followed");
+            }
+            ended.send_replace(Some(result));
+        });
+        SequencerHandle { commands, ending, queue_wait: Duration::from_millis(config.queue_wait_ms) }
+    }
+}
+
+/// The way to a running sequencer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SequencerHandle {
+    commands: mpsc::Sender<Pending<Ticket>>,
+    ending: watch::Receiver<Ending>,
+    queue_wait: Duration,
+}
+
+impl SequencerHandle {
+    /// Returns once the sequencer has stopped and everything it took is answered.
+    ///
+    /// # Errors
+    /// The fault of the log that made it stop by itself.
+    pub async fn drained(&self) -> Result<(), Arc<LogError>> {
+        let mut ending = self.ending.clone();
+        let ended = match ending.wait_for(Option::is_some).await {
+            Ok(ended) => ended.clone(),
+            Err(_) => {
+                let reason = "the sequencer ended without a word: a fault of the program".to_owned();
+                Some(Err(Arc::new(LogError::Unavailable(reason))))
+            }
+        };
+        ended.unwrap_or(Ok(()))
+    }
+
+    /// Whether it takes commands.
+    pub fn is_running(&self) -> bool {
+        !self.commands.is_closed()
+    }
+}
+
+#[async_trait]
+impl CommandGateway for SequencerHandle {
+    async fn submit(&self, submission: Submission) -> Result<Receipt, SubmitError> {
+        let unavailable = |reason: &str| SubmitError::Unavailable { reason: reason.to_owned() };
+        let (ticket, answer) = oneshot::channel();
+        match tokio::time::timeout(self.queue_wait, self.commands.reserve()).await {
+            Err(_) => return Err(unavailable("too many commands are waiting to be decided")),
+            Ok(Err(_)) => return Err(unavailable("the sequencer has stopped")),
+            Ok(Ok(place)) => place.send((submission, ticket)),
+        }
+        answer.await.unwrap_or_else(|_| Err(unavailable("the sequencer stopped before it answered")))
+    }
+}
+
+async fn publish(mut orders: mpsc::Receiver<WorkOrder>, queue: Arc<dyn WorkQueue>) {
+    while let Some(order) = orders.recv().await {
+        queue.publish(order).await;
+    }
+}
+
+fn answer(answers: Vec<Answered<Ticket>>) {
+    for (ticket, result) in answers {
+        // Whoever asked may have gone away; what was decided stays decided.
+        drop(ticket.send(result));
+    }
+}
+
+enum Appended {
+    Landed,
+    Overtaken,
+    GivenUp(String),
+}
+
+struct Running {
+    config: SequencerConfig,
+    core: SequencerCore<Ticket>,
+    parts: SequencerParts,
+    dispatcher: Dispatcher,
+    orders: mpsc::Sender<WorkOrder>,
+    commands: mpsc::Receiver<Pending<Ticket>>,
+    waiting: VecDeque<Pending<Ticket>>,
+}
+
+impl Running {
+    async fn run(mut self) -> Result<(), LogError> {
+        let mut redispatch = tokio::time::interval(Duration::from_millis(self.config.redispatch_ms.max(1)));
+        redispatch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let cancel = self.parts.cancel.clone();
+        let log = Arc::clone(&self.parts.log);
+        loop {
+            let head = self.core.head().block;
+            tokio::select! {
+                biased;
+                () = cancel.cancelled(), if !self.commands.is_closed() => self.commands.close(),
+                command = self.commands.recv() => match command {
+                    Some(command) => {
+                        self.waiting.push_back(command);
+                        self.decide_waiting().await?;
+                    }
+                    None => return Ok(()),
+                },
+                // The first tick is at once: what was due when the last process ended.
+                _ = redispatch.tick() => {
+                    let orders = self.dispatcher.everything(self.core.ledger());
+                    self.dispatch(orders).await;
+                }
+                () = log.wait_beyond(head) => self.follow().await?,
+            }
+        }
+    }
+
+    /// Decides everything that waits, block by block, with what arrives meanwhile.
+    async fn decide_waiting(&mut self) -> Result<(), LogError> {
+        loop {
+            while self.waiting.len() < self.config.queue_commands {
+                let Ok(command) = self.commands.try_recv() else { break };
+                self.waiting.push_back(command);
+            }
+            if self.waiting.is_empty() {
+                return Ok(());
+            }
+            let now = self.parts.clock.now();
+            let context = BatchContext { now, pools: self.parts.pools.read(now), block_id: Uuid::new_v4() };
+            match self.core.decide_batch(&mut self.waiting, context) {
+                Decided::Answers(answers) => answer(answers),
+                Decided::Append(batch) => match self.append(&batch).await? {
+                    Appended::Landed => {
+                        if let Some((block, answers)) = self.core.acknowledged() {
+                            answer(answers);
+                            self.pass_on(block).await;
+                        }
+                    }
+                    Appended::Overtaken => {
+                        answer(self.core.overtaken(&mut self.waiting));
+                        self.follow().await?;
+                    }
+                    Appended::GivenUp(reason) => {
+                        answer(self.core.abandon(&reason));
+                        return Err(LogError::Unavailable(reason));
+                    }
+                },
+            }
+            // Askers that were just answered may have more: let them come into the next block.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Appends a block until it is known whether it is in the log. The same bytes are appended
+    /// again, so that however many attempts arrive, one block at most is there.
+    async fn append(&self, batch: &Batch) -> Result<Appended, LogError> {
+        let next = BlockNumber(batch.expected.0.saturating_add(1));
+        let mut waits = self.waits();
+        let mut stopping_for = Duration::ZERO;
+        loop {
+            let reason = match self.parts.log.append(batch.expected, Arc::clone(&batch.bytes)).await {
+                AppendOutcome::Appended(number) if number == next => return Ok(Appended::Landed),
+                AppendOutcome::Appended(number) => {
+                    format!("the log put block {} at {}", next.0, number.0)
+                }
+                AppendOutcome::Conflict { head } => format!("the log ends at block {}", head.0),
+                AppendOutcome::Unknown { reason } => reason,
+            };
+            let reason = match self.parts.log.read(next, 1).await {
+                Ok(blocks) => match blocks.first() {
+                    Some((number, bytes)) => {
+                        let landed = verify_hash(*number, bytes)?.id == batch.block_id && *number == next;
+                        return Ok(if landed { Appended::Landed } else { Appended::Overtaken });
+                    }
+                    None => reason,
+                },
+                Err(LogError::Unavailable(reason)) => reason,
+                Err(error @ LogError::Corrupt { .. }) => return Err(error),
+            };
+            let wait = waits.next().unwrap_or(self.longest_wait());
+            if self.parts.cancel.is_cancelled() {
+                stopping_for = stopping_for.saturating_add(wait);
+                if stopping_for > Duration::from_millis(self.config.drain_ms) {
+                    return Ok(Appended::GivenUp(reason));
+                }
+            }
+            tracing::warn!(%reason, block = next.0, wait_ms = wait.as_millis(), "an append is not acknowledged");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Takes in what other writers appended.
+    async fn follow(&mut self) -> Result<(), LogError> {
+        let mut waits = self.waits();
+        loop {
+            let next = BlockNumber(self.core.head().block.0.saturating_add(1));
+            match self.parts.log.read(next, FOLLOW_BLOCKS).await {
+                Ok(blocks) if blocks.is_empty() => return Ok(()),
+                Ok(blocks) => {
+                    for (number, bytes) in blocks {
+                        let block = self.core.take_in(number, &bytes)?;
+                        self.pass_on(block).await;
+                    }
+                }
+                Err(error @ LogError::Corrupt { .. }) => return Err(error),
+                Err(LogError::Unavailable(reason)) => {
+                    if self.parts.cancel.is_cancelled() {
+                        return Err(LogError::Unavailable(reason));
+                    }
+                    tracing::warn!(%reason, "the log cannot be read");
+                    tokio::time::sleep(waits.next().unwrap_or(self.longest_wait())).await;
+                }
+            }
+        }
+    }
+
+    async fn pass_on(&mut self, block: Arc<Block>) {
+        self.parts.feed.publish(Arc::clone(&block));
+        let orders = self.dispatcher.after(self.core.ledger(), &block);
+        self.dispatch(orders).await;
+    }
+
+    async fn dispatch(&self, orders: Vec<WorkOrder>) {
+        for order in orders {
+            // The publisher ends with the runtime only; what is lost then is due at the next start.
+            drop(self.orders.send(order).await);
+        }
+    }
+
+    fn waits(&self) -> impl Iterator<Item = Duration> + Send + use<> {
+        ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(self.config.retry_min_ms))
+            .with_max_delay(self.longest_wait())
+            .with_jitter()
+            .without_max_times()
+            .build()
+    }
+
+    const fn longest_wait(&self) -> Duration {
+        Duration::from_millis(self.config.retry_max_ms)
+    }
+}
