@@ -9,15 +9,23 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use tephra_domain::backend::BackendDescription;
-use tephra_domain::effect::{Effect, Failure, FailureKind};
+use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, PoolName, ZoneName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
+use tokio_util::sync::CancellationToken;
 
+use self::files::{Files, Refusal};
+use self::plan::{Action, Observed};
 use super::Backend;
+
+mod copy;
+mod files;
+mod plan;
 
 /// Which of the two drivers serves a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +105,14 @@ pub enum OpenError {
 /// The backend.
 pub struct DirectoryBackend {
     config: Arc<DirectoryConfig>,
+    served: Arc<Served>,
+}
+
+/// What the blocking side needs.
+struct Served {
+    files: Files,
+    /// The lengths of all volumes together, kept up to date instead of counted anew.
+    volume_bytes: AtomicI64,
 }
 
 impl DirectoryBackend {
@@ -105,15 +121,125 @@ impl DirectoryBackend {
     /// # Errors
     /// If another process serves the directory, or it cannot be written.
     pub fn open(config: DirectoryConfig) -> Result<Self, OpenError> {
-        let unusable = |source| OpenError::Unusable { directory: config.directory.clone(), source };
-        std::fs::create_dir_all(&config.directory).map_err(unusable)?;
-        Ok(Self { config: Arc::new(config) })
+        let directory = || config.directory.clone();
+        let files = Files::open(&config.directory, config.file_mode).map_err(|refusal| match refusal {
+            Refusal::Taken => OpenError::Taken { directory: directory() },
+            Refusal::Io(source) => OpenError::Unusable { directory: directory(), source },
+        })?;
+        let sweep = files.sweep().map_err(|source| OpenError::Unusable { directory: directory(), source })?;
+        if sweep.removed > 0 {
+            tracing::info!(backend = %config.name, files = sweep.removed, "removed what a crash left unfinished");
+        }
+        let volume_bytes = AtomicI64::new(signed(sweep.volume_bytes));
+        Ok(Self { config: Arc::new(config), served: Arc::new(Served { files, volume_bytes }) })
     }
 
     /// The settings that it was opened with.
     pub fn config(&self) -> &DirectoryConfig {
         &self.config
     }
+
+    fn capabilities(&self) -> BTreeMap<String, String> {
+        let mut capabilities = super::capabilities(&self.config.name, self.config.driver.protocol());
+        if let Driver::Nfs { export } = &self.config.driver {
+            capabilities.insert("export".to_owned(), export.clone());
+        }
+        capabilities
+    }
+
+    /// Runs something that blocks. It is told to stop when the caller no longer waits for it.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Served, &dyn Fn() -> bool) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let served = Arc::clone(&self.served);
+        let waiting = CancellationToken::new();
+        let _stop_when_dropped = waiting.clone().drop_guard();
+        match tokio::task::spawn_blocking(move || work(&served, &|| !waiting.is_cancelled())).await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Failure::new(FailureKind::BackendUnavailable, "the executor is stopping")),
+        }
+    }
+}
+
+impl Driver {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::Nfs { .. } => "nfs",
+        }
+    }
+
+    const fn protocol(&self) -> &'static str {
+        match self {
+            Self::Directory => "file",
+            Self::Nfs { .. } => "nfs",
+        }
+    }
+}
+
+impl Served {
+    fn perform(&self, effect: &Effect, go_on: &dyn Fn() -> bool) -> Result<(), Failure> {
+        self.files.check_alive()?;
+        let target = effect.target();
+        let source = plan::source_of(effect);
+        let before = self.files.observe(target)?;
+        let observed = Observed {
+            target: before,
+            source: source.map(|object| self.files.observe(object)).transpose()?.flatten(),
+        };
+        let action = plan::plan(effect, observed)?;
+        self.act(target, source, action, go_on)?;
+        if let BackendObject::Volume(_) = target {
+            self.count(before, action);
+        }
+        Ok(())
+    }
+
+    fn act(
+        &self,
+        target: BackendObject,
+        source: Option<BackendObject>,
+        action: Action,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<(), Failure> {
+        // plans with a copy are made from effects with a source
+        let source = source.unwrap_or(target);
+        match action {
+            Action::Nothing => Ok(()),
+            Action::MakeDurable => self.files.make_durable(target),
+            Action::CreateBlank { bytes } => self.files.create_blank(target, bytes),
+            Action::CreateCopy { bytes } => self.files.create_copy(target, source, bytes, go_on),
+            Action::ReplaceByCopy { bytes } => self.files.replace_by_copy(target, source, bytes, go_on),
+            Action::Lengthen { bytes } => self.files.lengthen(target, bytes),
+            Action::CutZeroes { bytes } => self.files.cut_zeroes(target, bytes),
+            Action::Remove => self.files.remove(target),
+        }
+    }
+
+    fn count(&self, before: Option<u64>, action: Action) {
+        let before = before.unwrap_or(0);
+        let after = match action {
+            Action::Nothing | Action::MakeDurable => before,
+            Action::CreateBlank { bytes }
+            | Action::CreateCopy { bytes }
+            | Action::ReplaceByCopy { bytes }
+            | Action::Lengthen { bytes }
+            | Action::CutZeroes { bytes } => bytes,
+            Action::Remove => 0,
+        };
+        self.volume_bytes.fetch_add(signed(after).saturating_sub(signed(before)), Ordering::Relaxed);
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a figure for the scheduler; file systems are below 2^53 KiB")]
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 #[async_trait]
@@ -125,19 +251,47 @@ impl Backend for DirectoryBackend {
     fn description(&self) -> BackendDescription {
         BackendDescription {
             host: self.config.host.as_str().into(),
-            driver: "directory".into(),
+            driver: self.config.driver.name().into(),
             availability_zone: self.config.availability_zone.clone(),
             pools: vec![self.config.pool.clone()],
             native_revert: self.config.native_revert,
-            capabilities: BTreeMap::new(),
+            capabilities: self.capabilities(),
         }
     }
 
-    async fn stats(&self, _now: Timestamp) -> Result<Vec<PoolStats>, Failure> {
-        Ok(Vec::new())
+    async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure> {
+        let (total, free) = self
+            .blocking(|served, _| {
+                served.files.check_alive()?;
+                served.files.space().map_err(|error| {
+                    Failure::new(
+                        FailureKind::BackendUnavailable,
+                        format!("no figures of the file system: {error}"),
+                    )
+                })
+            })
+            .await?;
+        let provisioned = u64::try_from(self.served.volume_bytes.load(Ordering::Relaxed)).unwrap_or(0);
+        Ok(vec![PoolStats {
+            pool: super::pool_id(&self.config.name, &self.config.pool),
+            is_up: true,
+            total_gib: gib(total),
+            free_gib: gib(free),
+            provisioned_gib: gib(provisioned),
+            max_over_subscription_ratio: self.config.max_over_subscription_ratio,
+            reserved_percentage: self.config.reserved_percentage,
+            thin: true,
+            capabilities: self.capabilities(),
+            reported_at: now,
+        }])
     }
 
-    async fn perform(&self, _pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
-        Err(Failure::new(FailureKind::Unsupported, effect.name()))
+    async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
+        if *pool != self.config.pool {
+            let message = format!("{} has no pool {pool}", self.config.name);
+            return Err(Failure::new(FailureKind::ObjectMissing, message));
+        }
+        let effect = effect.clone();
+        self.blocking(move |served, go_on| served.perform(&effect, go_on)).await
     }
 }

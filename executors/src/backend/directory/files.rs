@@ -1,0 +1,384 @@
+//! The files of a directory, and what the plan does to them.
+//!
+//! A file is built as `<name>.partial`, made durable, renamed, and the rename made durable: under
+//! its final name there is a complete file or none. All calls block.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, fchmod, fcntl_lock, flock, fstat,
+    fsync, openat, renameat, renameat_with, stat, statat, unlinkat,
+};
+use rustix::io::Errno;
+use tephra_domain::effect::{BackendObject, Failure, FailureKind};
+use uuid::Uuid;
+
+use super::copy;
+
+/// What a file is called while it is being made.
+const PARTIAL: &str = ".partial";
+
+/// The file whose lock says that a process serves the directory.
+const LOCK_FILE: &str = ".tephra.lock";
+
+/// What our objects' names begin with, and users' volumes first.
+const PREFIXES: [&str; 4] = ["volume-", "snapshot-", "safety-", "temporary-"];
+
+/// An open directory with its lock.
+pub struct Files {
+    path: PathBuf,
+    directory: OwnedFd,
+    mode: Mode,
+    /// Probing for locks takes and frees them: two probes at once would see each other.
+    probing: Mutex<()>,
+    /// Held as long as the directory is served.
+    _lock: File,
+}
+
+/// Why a directory could not be opened.
+pub enum Refusal {
+    /// Somebody else holds the lock.
+    Taken,
+    /// The system says no.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<Errno> for Refusal {
+    fn from(error: Errno) -> Self {
+        Self::Io(error.into())
+    }
+}
+
+/// What was found at the start.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Sweep {
+    /// Unfinished files that were removed.
+    pub removed: usize,
+    /// The lengths of all volumes together, in bytes.
+    pub volume_bytes: u64,
+}
+
+impl Files {
+    /// Makes the directory if need be, shows that it can be written, and takes its lock.
+    pub fn open(path: &Path, file_mode: u32) -> Result<Self, Refusal> {
+        std::fs::create_dir_all(path)?;
+        let directory =
+            openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = File::from(openat(&directory, LOCK_FILE, flags, Mode::from_raw_mode(0o600))?);
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(Refusal::Taken),
+            Err(error) => return Err(error.into()),
+        }
+        fsync(&directory)?;
+        Ok(Self {
+            path: path.to_owned(),
+            directory,
+            mode: Mode::from_raw_mode(file_mode),
+            probing: Mutex::default(),
+            _lock: lock,
+        })
+    }
+
+    /// Removes what a crash left unfinished: nothing but our own `<name>.partial`.
+    pub fn sweep(&self) -> io::Result<Sweep> {
+        let mut sweep = Sweep::default();
+        for entry in Dir::read_from(&self.directory)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if name.strip_suffix(PARTIAL).is_some_and(is_ours) {
+                unlinkat(&self.directory, name, AtFlags::empty())?;
+                sweep.removed = sweep.removed.saturating_add(1);
+            } else if name.starts_with("volume-") && is_ours(name) {
+                sweep.volume_bytes = sweep.volume_bytes.saturating_add(self.length(name)?.unwrap_or(0));
+            }
+        }
+        if sweep.removed > 0 {
+            fsync(&self.directory)?;
+        }
+        Ok(sweep)
+    }
+
+    /// Fails if the directory is no longer where it was opened: unmounted, removed or replaced.
+    pub fn check_alive(&self) -> Result<(), Failure> {
+        let gone = |what: &str| Failure::new(FailureKind::BackendUnavailable, what);
+        let opened = fstat(&self.directory).map_err(|_| gone("the directory cannot be reached"))?;
+        match stat(&self.path) {
+            Ok(now) if (now.st_dev, now.st_ino) == (opened.st_dev, opened.st_ino) => Ok(()),
+            Ok(_) => Err(gone("the directory was replaced by another: is a mount missing?")),
+            Err(Errno::NOENT) => Err(gone("the directory is missing")),
+            Err(error) => Err(gone(&format!("the directory cannot be reached: {error}"))),
+        }
+    }
+
+    /// The length of an object's file, nothing if there is none.
+    pub fn observe(&self, object: BackendObject) -> Result<Option<u64>, Failure> {
+        self.length(&object.to_string()).map_err(|error| failure(object, "look at", &error))
+    }
+
+    /// Size and free space of the file system, in bytes.
+    pub fn space(&self) -> io::Result<(u64, u64)> {
+        let figures = rustix::fs::fstatvfs(&self.directory)?;
+        let unit = figures.f_frsize;
+        Ok((figures.f_blocks.saturating_mul(unit), figures.f_bavail.saturating_mul(unit)))
+    }
+
+    /// Makes what is there durable, or that nothing is there.
+    pub fn make_durable(&self, object: BackendObject) -> Result<(), Failure> {
+        let durable = || {
+            match self.open_file(&object.to_string(), OFlags::RDONLY) {
+                Ok(file) => file.sync_all()?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            fsync(&self.directory).map_err(io::Error::from)
+        };
+        durable().map_err(|error| failure(object, "make durable", &error))
+    }
+
+    /// A new file of zeroes.
+    pub fn create_blank(&self, object: BackendObject, bytes: u64) -> Result<(), Failure> {
+        self.build(object, Publish::New, |file| file.set_len(bytes))
+    }
+
+    /// A new file with the data of another, zeroes beyond.
+    pub fn create_copy(
+        &self,
+        object: BackendObject,
+        source: BackendObject,
+        bytes: u64,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<(), Failure> {
+        let from = self.open_source(source)?;
+        self.build(object, Publish::New, |file| self.fill(&from, file, bytes, go_on))
+    }
+
+    /// The data of another file in the place of what is there, at one stroke.
+    pub fn replace_by_copy(
+        &self,
+        object: BackendObject,
+        source: BackendObject,
+        bytes: u64,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<(), Failure> {
+        self.refuse_if_used(object)?;
+        let from = self.open_source(source)?;
+        self.build(object, Publish::Replace, |file| self.fill(&from, file, bytes, go_on))
+    }
+
+    /// More zeroes at the end.
+    pub fn lengthen(&self, object: BackendObject, bytes: u64) -> Result<(), Failure> {
+        let lengthened = || {
+            let file = self.open_file(&object.to_string(), OFlags::RDWR)?;
+            file.set_len(bytes)?;
+            file.sync_all()
+        };
+        lengthened().map_err(|error| failure(object, "extend", &error))
+    }
+
+    /// Takes zeroes off the end, and nothing but zeroes.
+    pub fn cut_zeroes(&self, object: BackendObject, bytes: u64) -> Result<(), Failure> {
+        self.refuse_if_used(object)?;
+        let cut = || {
+            let file = self.open_file(&object.to_string(), OFlags::RDWR)?;
+            if copy::has_data(&file, bytes, file.metadata()?.len())? {
+                return Ok(false);
+            }
+            file.set_len(bytes)?;
+            file.sync_all()?;
+            Ok(true)
+        };
+        match cut().map_err(|error| failure(object, "shrink", &error))? {
+            true => Ok(()),
+            false => {
+                let message = format!("{object} holds data beyond {bytes} bytes; nothing was cut off");
+                Err(Failure::new(FailureKind::Mismatch, message))
+            }
+        }
+    }
+
+    /// No file of that name, finished or not.
+    pub fn remove(&self, object: BackendObject) -> Result<(), Failure> {
+        self.refuse_if_used(object)?;
+        let name = object.to_string();
+        let removed = || {
+            self.unlink(&name)?;
+            self.unlink(&format!("{name}{PARTIAL}"))?;
+            fsync(&self.directory).map_err(io::Error::from)
+        };
+        removed().map_err(|error| failure(object, "delete", &error))
+    }
+
+    fn length(&self, name: &str) -> io::Result<Option<u64>> {
+        match statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => {
+                Ok(Some(u64::try_from(found.st_size).unwrap_or(0)))
+            }
+            Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file")),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn open_file(&self, name: &str, access: OFlags) -> io::Result<File> {
+        let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(openat(&self.directory, name, flags, Mode::empty())?))
+    }
+
+    fn open_source(&self, object: BackendObject) -> Result<Source, Failure> {
+        match self.open_file(&object.to_string(), OFlags::RDONLY) {
+            Ok(file) => Ok(Source { object, file }),
+            Err(error) => Err(failure(object, "read", &error)),
+        }
+    }
+
+    fn fill(&self, from: &Source, to: &File, bytes: u64, go_on: &dyn Fn() -> bool) -> io::Result<()> {
+        if copy::reflink(&from.file, to)? {
+            return to.set_len(bytes);
+        }
+        // without a reflink the copy takes time, and must not be of something that changes
+        if self.is_used(from.object, FlockOperation::NonBlockingLockShared)? {
+            return Err(Errno::BUSY.into());
+        }
+        to.set_len(bytes)?;
+        copy::copy_sparse(&from.file, to, from.file.metadata()?.len(), go_on)
+    }
+
+    /// Builds a file under its partial name and gives it its final one. Leaves nothing on failure.
+    fn build(
+        &self,
+        object: BackendObject,
+        publish: Publish,
+        fill: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let name = object.to_string();
+        let partial = format!("{name}{PARTIAL}");
+        let built = || {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = File::from(openat(&self.directory, &partial, flags, self.mode)?);
+            fchmod(&file, self.mode)?;
+            fill(&file)?;
+            file.sync_all()?;
+            self.publish(&partial, &name, publish)?;
+            fsync(&self.directory).map_err(io::Error::from)
+        };
+        built().map_err(|error| {
+            if let Err(left) = self.unlink(&partial) {
+                tracing::warn!(file = partial, error = %left, "an unfinished file stays until the next start");
+            }
+            failure(object, "write", &error)
+        })
+    }
+
+    fn publish(&self, partial: &str, name: &str, publish: Publish) -> io::Result<()> {
+        if publish == Publish::New {
+            match renameat_with(&self.directory, partial, &self.directory, name, RenameFlags::NOREPLACE) {
+                // NFS cannot; that nothing is there has been seen under the volume's lock
+                Err(Errno::INVAL | Errno::NOSYS) => {}
+                done => return done.map_err(io::Error::from),
+            }
+        }
+        renameat(&self.directory, partial, &self.directory, name).map_err(io::Error::from)
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.directory, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn refuse_if_used(&self, object: BackendObject) -> Result<(), Failure> {
+        match self.is_used(object, FlockOperation::NonBlockingLockExclusive) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(failure(object, "change", &Errno::BUSY.into())),
+            Err(error) => Err(failure(object, "look at", &error)),
+        }
+    }
+
+    /// Whether somebody holds a lock on the file: of `flock`, or of `fcntl` (as QEMU does). Ours
+    /// are taken one after the other and freed at once, because over NFS both are one kind.
+    fn is_used(&self, object: BackendObject, flock_as: FlockOperation) -> io::Result<bool> {
+        let _alone = self.probing.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = match self.open_file(&object.to_string(), OFlags::RDWR) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match flock(&file, flock_as) {
+            Ok(()) => flock(&file, FlockOperation::Unlock)?,
+            Err(Errno::WOULDBLOCK) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+        match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                fcntl_lock(&file, FlockOperation::Unlock)?;
+                Ok(false)
+            }
+            Err(Errno::AGAIN | Errno::ACCESS) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+struct Source {
+    object: BackendObject,
+    file: File,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Publish {
+    New,
+    Replace,
+}
+
+/// Whether a name is one that we give, and nothing that merely looks like it.
+fn is_ours(name: &str) -> bool {
+    PREFIXES.iter().filter_map(|prefix| name.strip_prefix(prefix)).any(|id| {
+        let mut text = Uuid::encode_buffer();
+        Uuid::try_parse(id).is_ok_and(|uuid| uuid.hyphenated().encode_lower(&mut text) == id)
+    })
+}
+
+/// What an error of the operating system means for the ledger.
+fn failure(object: BackendObject, doing: &str, error: &io::Error) -> Failure {
+    let kind = match Errno::from_io_error(error) {
+        Some(Errno::NOSPC | Errno::DQUOT) => FailureKind::NoSpace,
+        Some(Errno::BUSY | Errno::TXTBSY) => FailureKind::Busy,
+        Some(Errno::NOENT) => FailureKind::ObjectMissing,
+        Some(Errno::FBIG) => FailureKind::Unsupported,
+        Some(Errno::EXIST) => FailureKind::Mismatch,
+        Some(Errno::STALE | Errno::NOTCONN | Errno::NODEV | Errno::HOSTDOWN | Errno::HOSTUNREACH) => {
+            FailureKind::BackendUnavailable
+        }
+        Some(Errno::TIMEDOUT) => FailureKind::TimedOut,
+        Some(_) => FailureKind::BackendError,
+        None if error.kind() == io::ErrorKind::UnexpectedEof => FailureKind::ObjectMissing,
+        None if error.kind() == io::ErrorKind::Interrupted => FailureKind::BackendUnavailable,
+        None => FailureKind::BackendError,
+    };
+    let message = match kind {
+        FailureKind::Busy => format!("cannot {doing} {object}: somebody uses it"),
+        FailureKind::ObjectMissing
+        | FailureKind::NoSpace
+        | FailureKind::TimedOut
+        | FailureKind::BackendUnavailable
+        | FailureKind::Unsupported
+        | FailureKind::Mismatch
+        | FailureKind::BackendError
+        | FailureKind::NoValidBackend
+        | FailureKind::NotAttempted => format!("cannot {doing} {object}: {error}"),
+    };
+    Failure::new(kind, message)
+}
