@@ -267,6 +267,12 @@ pub enum Command {
         /// Why.
         reason: Option<Box<str>>,
     },
+    /// An executor asks, holding the volume, whether an attempt is still due before it acts: an
+    /// order may be late, and acting on it would destroy what has happened since. Changes nothing.
+    CheckAttempt {
+        /// Which attempt.
+        key: EffectKey,
+    },
     /// An executor says how an attempt turned out.
     ReportOutcome {
         /// Which attempt.

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use crate::backend::BackendEvent;
 use crate::command::{Command, Context, CreateVolumeType, MetadataChange};
-use crate::debt::DebtEvent;
+use crate::debt::{CleanupDebt, DebtEvent};
 use crate::effect::{EffectKey, Outcome};
 use crate::event::{Commit, Event};
 use crate::evolve::apply_commit;
 use crate::ids::{BackendName, Position, SnapshotId, VolumeId, VolumeTypeId};
 use crate::ledger::Ledger;
-use crate::operation::{decide_report, retry_delay_ms};
+use crate::operation::{Operation, decide_report, retry_delay_ms};
 use crate::operations::{
     snapshot_create, snapshot_delete, status_verify, volume_create, volume_delete, volume_extend,
     volume_recover, volume_revert,
@@ -189,6 +189,7 @@ pub fn decide(ledger: &Ledger, command: &Command, ctx: &Context) -> Result<Vec<E
         Command::DisableBackend { backend, reason } => {
             set_enabled(ledger, backend, BackendEvent::Disabled { reason: reason.clone() }, ctx)
         }
+        Command::CheckAttempt { key } => check_attempt(ledger, *key, ctx),
         Command::ReportOutcome { key, outcome } => report_outcome(ledger, *key, outcome, ctx),
         Command::ReleaseDebt { debt } => {
             ctx.actor.require_admin("tephra:debt:release")?;
@@ -198,6 +199,15 @@ pub fn decide(ledger: &Ledger, command: &Command, ctx: &Context) -> Result<Vec<E
             }
         }
     }
+}
+
+fn check_attempt(ledger: &Ledger, key: EffectKey, ctx: &Context) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_admin("tephra:operation:check")?;
+    let due = match key {
+        EffectKey::Step { operation, .. } => ledger.operations.get(&operation).and_then(Operation::due),
+        EffectKey::Debt { debt, .. } => ledger.debts.get(&debt).and_then(CleanupDebt::due),
+    };
+    if due.is_some_and(|due| due.key == key) { Ok(Vec::new()) } else { Err(Rejection::StaleReport) }
 }
 
 fn report_outcome(
