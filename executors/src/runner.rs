@@ -1,39 +1,86 @@
 //! Takes orders, performs them, reports.
+//!
+//! For each order, in this row:
+//! 1. Wait until it is due (`not_before`), then for the locks of its volumes, then for a worker.
+//! 2. Ask the ledger whether the attempt is still due ([`Command::CheckAttempt`]). Asked under the
+//!    lock, the answer stays true long enough: whatever comes after this operation on the volume
+//!    waits for the lock. A late order is dropped here, before it does harm.
+//! 3. Perform it under the time limit of its kind ([`limits`]). What goes on after its limit keeps
+//!    the locks, so the next attempt does not meet it.
+//! 4. Report the outcome until the ledger has taken it, then acknowledge.
+//!
+//! An order is acknowledged only when its outcome is durable (or the ledger does not want it). At
+//! any other end (a stop, a crash) it is given back and comes again, and since effects are
+//! idempotent that is no harm.
+//!
+//! [`Command::CheckAttempt`]: tephra_domain::command::Command::CheckAttempt
+
+pub mod limits;
+
+mod ledger;
+mod orders;
+mod pools;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tephra_domain::units::Timestamp;
+use tephra_journal::clock::Clock;
 use tephra_journal::gateway::CommandGateway;
 use tephra_journal::pool_board::PoolBoard;
 use tephra_journal::work_queue::WorkQueue;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use self::ledger::LedgerClient;
+use self::limits::EffectLimits;
+use self::orders::OrderDesk;
+use self::pools::PoolReporter;
 use crate::backend::Backend;
-
-/// What time it is.
-pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+use crate::locks::VolumeLocks;
 
 /// How a runner works.
 #[derive(Clone, Debug)]
 pub struct RunnerConfig {
     /// How many effects it performs at once.
     pub parallelism: usize,
+    /// How many orders it holds at once: those that it performs, and those that wait for their
+    /// time or their volume.
+    pub orders_held: usize,
     /// How often it says how full the pools are.
     pub stats_interval: Duration,
+    /// How often it keeps the lease of an order that it holds.
+    pub keep_interval: Duration,
     /// How long effects that are being performed may go on after it was told to stop.
     pub drain_limit: Duration,
+    /// How long each kind of effect may take.
+    pub limits: EffectLimits,
 }
 
 impl Default for RunnerConfig {
     fn default() -> Self {
-        Self { parallelism: 8, stats_interval: Duration::from_secs(10), drain_limit: Duration::from_secs(30) }
+        Self {
+            parallelism: 8,
+            orders_held: 256,
+            stats_interval: Duration::from_secs(10),
+            keep_interval: Duration::from_secs(5),
+            drain_limit: Duration::from_secs(30),
+            limits: EffectLimits::default(),
+        }
     }
 }
 
 /// Performs the orders of one backend.
-pub struct Runner;
+pub struct Runner {
+    config: RunnerConfig,
+    queue: Arc<dyn WorkQueue>,
+    ledger: Arc<LedgerClient>,
+    pools: PoolReporter,
+    desk: Arc<OrderDesk>,
+    cancel: CancellationToken,
+    abandon: CancellationToken,
+}
 
 /// A running [`Runner`].
 pub struct RunnerHandle {
@@ -43,20 +90,85 @@ pub struct RunnerHandle {
 impl Runner {
     /// Starts: presents the backend to the ledger, says how full it is, takes orders. Ends when
     /// `cancel` is cancelled or the queue closed, after a drain.
+    ///
+    /// Must be called within a tokio runtime.
     pub fn start(
         config: RunnerConfig,
         backend: Arc<dyn Backend>,
         queue: Arc<dyn WorkQueue>,
         gateway: Arc<dyn CommandGateway>,
         pools: PoolBoard,
-        now: Now,
+        clock: Arc<dyn Clock>,
         cancel: CancellationToken,
     ) -> RunnerHandle {
-        let task = tokio::spawn(async move {
-            let _parts = (config, backend, queue, gateway, pools, now);
-            cancel.cancelled().await;
+        let abandon = CancellationToken::new();
+        let changed = Arc::new(Notify::new());
+        let ledger = Arc::new(LedgerClient::new(Arc::clone(&backend), gateway, Arc::clone(&clock)));
+        let desk = Arc::new(OrderDesk {
+            backend: Arc::clone(&backend),
+            ledger: Arc::clone(&ledger),
+            clock: Arc::clone(&clock),
+            locks: VolumeLocks::default(),
+            workers: Arc::new(Semaphore::new(config.parallelism.max(1))),
+            finished: Arc::default(),
+            changed: Arc::clone(&changed),
+            config: config.clone(),
+            cancel: cancel.clone(),
+            abandon: abandon.clone(),
         });
-        RunnerHandle { task }
+        let pools = PoolReporter { backend, board: pools, clock, changed, interval: config.stats_interval };
+        let runner = Self { config, queue, ledger, pools, desk, cancel, abandon };
+        RunnerHandle { task: tokio::spawn(runner.run()) }
+    }
+
+    async fn run(self) {
+        let Self { config, queue, ledger, pools, desk, cancel, abandon } = self;
+        let stop_reporting = CancellationToken::new();
+        let reporting = tokio::spawn(stop_reporting.clone().run_until_cancelled_owned(pools.run()));
+        let registering = tokio::spawn(cancel.clone().run_until_cancelled_owned({
+            let ledger = Arc::clone(&ledger);
+            async move { ledger.register().await }
+        }));
+
+        let orders = TaskTracker::new();
+        take_orders(&config, &*queue, &desk, &cancel, &orders).await;
+        orders.close();
+        // what waits lets go at once; what is being performed may finish
+        cancel.cancel();
+        if tokio::time::timeout(config.drain_limit, orders.wait()).await.is_err() {
+            tracing::warn!(orders = orders.len(), "giving back orders that took too long to finish");
+            abandon.cancel();
+            orders.wait().await;
+        }
+        stop_reporting.cancel();
+        for task in [reporting.await.err(), registering.await.err()].into_iter().flatten() {
+            tracing::error!(error = %task, "a part of the runner ended badly");
+        }
+    }
+}
+
+async fn take_orders(
+    config: &RunnerConfig,
+    queue: &dyn WorkQueue,
+    desk: &Arc<OrderDesk>,
+    cancel: &CancellationToken,
+    orders: &TaskTracker,
+) {
+    let held = Arc::new(Semaphore::new(config.orders_held.max(config.parallelism).max(1)));
+    loop {
+        let taken = cancel
+            .run_until_cancelled(async {
+                let place = Arc::clone(&held).acquire_owned().await.ok()?;
+                let delivery = queue.next(desk.backend.name()).await?;
+                Some((place, delivery))
+            })
+            .await;
+        let Some(Some((place, delivery))) = taken else { return };
+        let desk = Arc::clone(desk);
+        orders.spawn(async move {
+            desk.handle(delivery).await;
+            drop(place);
+        });
     }
 }
 
@@ -64,7 +176,7 @@ impl RunnerHandle {
     /// Waits until it has stopped: everything is finished, or given back.
     pub async fn stopped(self) {
         if let Err(error) = self.task.await {
-            tracing::error!(%error, "the runner ended with a panic");
+            tracing::error!(%error, "the runner ended badly");
         }
     }
 }

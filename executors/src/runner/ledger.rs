@@ -1,0 +1,168 @@
+//! What the runner says to the ledger, for as long as it takes.
+
+use std::sync::Arc;
+
+use backon::{ExponentialBuilder, Retryable};
+use sha2::{Digest, Sha256};
+use tephra_domain::actor::Actor;
+use tephra_domain::command::Command;
+use tephra_domain::effect::{EffectKey, Outcome};
+use tephra_domain::ids::{CommandId, RequestId};
+use tephra_domain::rejection::Rejection;
+use tephra_journal::clock::Clock;
+use tephra_journal::gateway::{CommandGateway, Receipt, Submission, SubmitError};
+use tephra_journal::work_queue::WorkOrder;
+
+use super::limits::{RESEND_MAX_DELAY, RESEND_MIN_DELAY};
+use crate::backend::Backend;
+use crate::metrics;
+
+/// What the ledger made of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is durable.
+    Accepted,
+    /// The attempt had been overtaken.
+    Stale,
+    /// Refused for another reason, which is in the log.
+    Rejected,
+}
+
+impl Fate {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Stale => "stale",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// Speaks to the ledger as the system, on behalf of one backend.
+pub struct LedgerClient {
+    backend: Arc<dyn Backend>,
+    gateway: Arc<dyn CommandGateway>,
+    clock: Arc<dyn Clock>,
+}
+
+impl LedgerClient {
+    /// A client for one backend.
+    pub fn new(backend: Arc<dyn Backend>, gateway: Arc<dyn CommandGateway>, clock: Arc<dyn Clock>) -> Self {
+        Self { backend, gateway, clock }
+    }
+
+    /// Presents the backend. A ledger that knows it already has nothing to do.
+    pub async fn register(&self) {
+        let backend = self.backend.name().clone();
+        let at = self.clock.now().micros().to_string();
+        let id = command_id(&["register", backend.as_str(), &at]);
+        let submission = Submission {
+            id,
+            request: RequestId::new(format!("req-{}", id.as_uuid())),
+            actor: Actor::system(),
+            idempotency: None,
+            command: Command::RegisterBackend {
+                backend: backend.clone(),
+                description: Box::new(self.backend.description()),
+            },
+        };
+        match self.submit(submission).await {
+            Ok(_) => tracing::info!(%backend, "the ledger knows the backend"),
+            Err(rejection) => tracing::error!(%backend, %rejection, "the ledger refuses the backend"),
+        }
+    }
+
+    /// Whether the ledger still waits for this attempt.
+    pub async fn is_due(&self, order: &WorkOrder) -> bool {
+        let key = order.due.key;
+        let asked = self.submit(submission("check", order, Command::CheckAttempt { key })).await;
+        match asked {
+            Ok(_) => true,
+            Err(Rejection::StaleReport) => {
+                ::metrics::counter!(metrics::OVERTAKEN_ORDERS_TOTAL, "backend" => self.label()).increment(1);
+                tracing::info!("the order is late: its attempt has been overtaken");
+                false
+            }
+            Err(rejection) => {
+                tracing::error!(%rejection, "the ledger refuses to say whether the attempt is due");
+                false
+            }
+        }
+    }
+
+    /// Reports how an attempt turned out.
+    pub async fn report(&self, order: &WorkOrder, outcome: Outcome) -> Fate {
+        let key = order.due.key;
+        let fate =
+            match self.submit(submission("report", order, Command::ReportOutcome { key, outcome })).await {
+                Ok(_) => Fate::Accepted,
+                Err(Rejection::StaleReport) => {
+                    tracing::info!("the report is stale: its attempt has been overtaken");
+                    Fate::Stale
+                }
+                Err(rejection) => {
+                    tracing::error!(%rejection, "the ledger refuses the report");
+                    Fate::Rejected
+                }
+            };
+        ::metrics::counter!(metrics::REPORTS_TOTAL, "backend" => self.label(), "fate" => fate.as_str())
+            .increment(1);
+        fate
+    }
+
+    /// Sends a command until it is decided.
+    async fn submit(&self, submission: Submission) -> Result<Receipt, Rejection> {
+        let patience = ExponentialBuilder::default()
+            .with_min_delay(RESEND_MIN_DELAY)
+            .with_max_delay(RESEND_MAX_DELAY)
+            .with_jitter()
+            .without_max_times();
+        let send = || self.gateway.submit(submission.clone());
+        let sent = send
+            .retry(patience)
+            .when(|error| matches!(error, SubmitError::Unavailable { .. }))
+            .notify(|error, delay| {
+                ::metrics::counter!(metrics::REPORT_RETRIES_TOTAL, "backend" => self.label()).increment(1);
+                tracing::warn!(%error, delay_ms = delay.as_millis(), "the ledger does not answer; sending again");
+            });
+        match sent.await {
+            Ok(receipt) => Ok(receipt),
+            Err(SubmitError::Rejected(rejection)) => Err(rejection),
+            // the policy has no last try; if it ever had, the attempt counts as overtaken
+            Err(SubmitError::Unavailable { .. }) => Err(Rejection::StaleReport),
+        }
+    }
+
+    fn label(&self) -> String {
+        self.backend.name().as_str().to_owned()
+    }
+}
+
+fn submission(purpose: &str, order: &WorkOrder, command: Command) -> Submission {
+    Submission {
+        id: report_id(purpose, order.due.key),
+        request: order.request.clone(),
+        actor: Actor::system(),
+        idempotency: None,
+        command,
+    }
+}
+
+fn report_id(purpose: &str, key: EffectKey) -> CommandId {
+    command_id(&[purpose, &key.to_string()])
+}
+
+/// An id that follows from what the command is about: the same report has the same id, whoever
+/// sends it and however often, and a simulated run draws nothing at random.
+fn command_id(parts: &[&str]) -> CommandId {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update(part.as_bytes());
+        digest.update([0]);
+    }
+    let mut bytes = [0; 16];
+    for (byte, from) in bytes.iter_mut().zip(digest.finalize()) {
+        *byte = from;
+    }
+    CommandId::from_uuid(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+}

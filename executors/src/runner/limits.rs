@@ -1,0 +1,75 @@
+//! How long things may take: every limit with its name, its unit and its reason.
+
+use std::time::Duration;
+
+use tephra_domain::effect::Effect;
+
+/// Making, growing, shrinking, looking: a few system calls, or one command of a backend's tools.
+/// A minute is far beyond the slowest that was seen, and short enough to notice a hanging mount.
+pub const METADATA_LIMIT: Duration = Duration::from_secs(60);
+
+/// Removing: a large file's blocks are freed one by one on some file systems.
+pub const REMOVE_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// Copying whole volumes: 8 TiB at 100 MiB/s is about a day.
+pub const COPY_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Waiting for other effects on the same volumes. The ledger lets operations on one volume take
+/// turns, so what an order meets is a cleanup, or an attempt that went on after its limit.
+pub const LOCK_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+/// Asking a backend how full it is.
+pub const STATS_LIMIT: Duration = Duration::from_secs(30);
+
+/// Between the figures of a pool after changes: a thousand creates need no thousand figures.
+pub const STATS_PAUSE: Duration = Duration::from_secs(1);
+
+/// The first wait before a command is sent to the ledger again; it doubles up to
+/// [`RESEND_MAX_DELAY`], with jitter.
+pub const RESEND_MIN_DELAY: Duration = Duration::from_millis(50);
+
+/// The longest wait before a command is sent to the ledger again.
+pub const RESEND_MAX_DELAY: Duration = Duration::from_secs(5);
+
+/// The longest nap while waiting until an order is due, before looking at the clock again.
+pub const DUE_NAP: Duration = Duration::from_secs(1);
+
+/// How many finished attempts are remembered, so that a repeated order is not performed again.
+pub const FINISHED_REMEMBERED: usize = 16_384;
+
+/// How long each kind of effect may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectLimits {
+    /// Creating blank volumes, extending, shrinking, verifying.
+    pub metadata: Duration,
+    /// Deleting.
+    pub remove: Duration,
+    /// Snapshots, clones, reverts, overwrites.
+    pub copy: Duration,
+    /// Waiting for the locks before that.
+    pub lock: Duration,
+}
+
+impl Default for EffectLimits {
+    fn default() -> Self {
+        Self { metadata: METADATA_LIMIT, remove: REMOVE_LIMIT, copy: COPY_LIMIT, lock: LOCK_LIMIT }
+    }
+}
+
+impl EffectLimits {
+    /// The limit for an effect.
+    pub const fn of(&self, effect: &Effect) -> Duration {
+        match effect {
+            Effect::CreateVolume { .. }
+            | Effect::ExtendVolume { .. }
+            | Effect::ShrinkVolume { .. }
+            | Effect::Verify { .. } => self.metadata,
+            Effect::DeleteVolume { .. } | Effect::DeleteSnapshot { .. } => self.remove,
+            Effect::CreateVolumeFromSnapshot { .. }
+            | Effect::CloneVolume { .. }
+            | Effect::CreateSnapshot { .. }
+            | Effect::RevertToSnapshot { .. }
+            | Effect::OverwriteVolume { .. } => self.copy,
+        }
+    }
+}

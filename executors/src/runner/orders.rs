@@ -1,0 +1,235 @@
+//! One order, from its delivery to its acknowledgement.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use tephra_domain::effect::{DueEffect, Effect, EffectKey, Failure, FailureKind, Outcome};
+use tephra_domain::units::Timestamp;
+use tephra_journal::clock::Clock;
+use tephra_journal::work_queue::{Delivery, WorkOrder};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::RunnerConfig;
+use super::ledger::LedgerClient;
+use super::limits::{DUE_NAP, FINISHED_REMEMBERED};
+use crate::backend::Backend;
+use crate::locks::{VolumeGuard, VolumeLocks};
+use crate::metrics;
+
+/// Where orders are worked on. One for all orders of a runner.
+pub struct OrderDesk {
+    pub backend: Arc<dyn Backend>,
+    pub ledger: Arc<LedgerClient>,
+    pub clock: Arc<dyn Clock>,
+    pub locks: VolumeLocks,
+    pub workers: Arc<Semaphore>,
+    pub finished: Arc<Finished>,
+    pub changed: Arc<Notify>,
+    pub config: RunnerConfig,
+    /// No new work.
+    pub cancel: CancellationToken,
+    /// Not even the end of old work.
+    pub abandon: CancellationToken,
+}
+
+/// What an order needs while it is performed.
+struct Bench {
+    _volumes: VolumeGuard,
+    _worker: OwnedSemaphorePermit,
+}
+
+enum Prepared {
+    Ready(Bench),
+    /// The ledger no longer waits for it.
+    Overtaken,
+    /// An earlier delivery of it came to this outcome.
+    Known(Outcome),
+}
+
+impl OrderDesk {
+    /// Sees an order through, or gives it back.
+    pub async fn handle(&self, delivery: Box<dyn Delivery>) {
+        let order = delivery.order().clone();
+        let span = tracing::info_span!(
+            "order",
+            request = %order.request,
+            operation = %order.operation,
+            effect = order.due.effect.name(),
+            object = %order.due.effect.target(),
+            key = %order.due.key,
+        );
+        let worked = async {
+            let keeping = keep_lease(&*delivery, self.config.keep_interval);
+            tokio::select! {
+                biased;
+                () = self.abandon.cancelled() => false,
+                done = self.work(&order) => done,
+                () = keeping => false,
+            }
+        };
+        if worked.instrument(span).await {
+            delivery.acknowledge().await;
+        }
+    }
+
+    /// Whether the order is done with.
+    async fn work(&self, order: &WorkOrder) -> bool {
+        let outcome = match self.cancel.run_until_cancelled(self.prepare(order)).await {
+            None => return false,
+            Some(Err(failure)) => Outcome::Failed(failure),
+            Some(Ok(Prepared::Overtaken)) => return true,
+            Some(Ok(Prepared::Known(outcome))) => outcome,
+            Some(Ok(Prepared::Ready(bench))) => self.perform(order, bench).await,
+        };
+        self.ledger.report(order, outcome).await;
+        true
+    }
+
+    /// Waits for everything that must be so before the backend is asked.
+    async fn prepare(&self, order: &WorkOrder) -> Result<Prepared, Failure> {
+        self.wait_until_due(order.due.not_before).await;
+        let began = Instant::now();
+        let effect = &order.due.effect;
+        let locked = tokio::time::timeout(self.config.limits.lock, self.locks.acquire(effect)).await;
+        // only now: an earlier delivery of the same attempt may have been at work
+        if let Some(outcome) = self.finished.outcome(order.due.key) {
+            return Ok(Prepared::Known(outcome));
+        }
+        let Ok(volumes) = locked else {
+            let message = format!("{} is still being worked on by an earlier effect", effect.target());
+            return Err(Failure::new(FailureKind::TimedOut, message));
+        };
+        if !self.ledger.is_due(order).await {
+            return Ok(Prepared::Overtaken);
+        }
+        let Ok(worker) = Arc::clone(&self.workers).acquire_owned().await else {
+            return Err(Failure::new(FailureKind::BackendUnavailable, "the executor is stopping"));
+        };
+        ::metrics::histogram!(metrics::EFFECT_WAIT_SECONDS, "backend" => self.label())
+            .record(began.elapsed());
+        Ok(Prepared::Ready(Bench { _volumes: volumes, _worker: worker }))
+    }
+
+    async fn wait_until_due(&self, not_before: Timestamp) {
+        loop {
+            let left = not_before.micros().saturating_sub(self.clock.now().micros());
+            let Some(left) = u64::try_from(left).ok().filter(|left| *left > 0) else { return };
+            tokio::time::sleep(Duration::from_micros(left).min(DUE_NAP)).await;
+        }
+    }
+
+    /// Performs the effect in a task of its own, which holds the locks: whoever stops waiting for
+    /// it, nobody else comes near the volume before it has really ended. The outcome is remembered
+    /// before the locks are free, so that a second delivery cannot slip in between.
+    async fn perform(&self, order: &WorkOrder, bench: Bench) -> Outcome {
+        let DueEffect { key, pool, effect, .. } = order.due.clone();
+        let backend = Arc::clone(&self.backend);
+        let finished = Arc::clone(&self.finished);
+        let in_flight = ::metrics::gauge!(metrics::EFFECTS_IN_FLIGHT, "backend" => self.label());
+        let limit = self.config.limits.of(&effect);
+        let began = Instant::now();
+        let work = async move {
+            in_flight.increment(1.0);
+            let performed = AssertUnwindSafe(backend.perform(&pool.pool, &effect)).catch_unwind().await;
+            in_flight.decrement(1.0);
+            let outcome = match performed {
+                Ok(Ok(())) => Outcome::Done,
+                Ok(Err(failure)) => Outcome::Failed(failure),
+                Err(panic) => Outcome::Failed(panicked(&effect, &*panic)),
+            };
+            let outcome = finished.remember(key, outcome);
+            drop(bench);
+            outcome
+        };
+        let outcome = match tokio::time::timeout(limit, tokio::spawn(work.in_current_span())).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_runtime_stops)) => {
+                Outcome::Failed(Failure::new(FailureKind::BackendUnavailable, "the executor is stopping"))
+            }
+            Err(_elapsed) => {
+                let message = format!("not done within {} s", limit.as_secs_f64());
+                self.finished.remember(key, Outcome::Failed(Failure::new(FailureKind::TimedOut, message)))
+            }
+        };
+        self.tell(order, &outcome, began.elapsed());
+        self.changed.notify_one();
+        outcome
+    }
+
+    fn tell(&self, order: &WorkOrder, outcome: &Outcome, took: Duration) {
+        let word = match outcome {
+            Outcome::Done => {
+                tracing::debug!(took_ms = took.as_millis(), "done");
+                "done"
+            }
+            Outcome::Failed(failure) => {
+                tracing::warn!(took_ms = took.as_millis(), %failure, "failed");
+                failure.kind.as_str()
+            }
+        };
+        let labels = [
+            ("backend", self.label()),
+            ("effect", order.due.effect.name().to_owned()),
+            ("outcome", word.to_owned()),
+        ];
+        ::metrics::histogram!(metrics::EFFECT_DURATION_SECONDS, &labels).record(took);
+    }
+
+    fn label(&self) -> String {
+        self.backend.name().as_str().to_owned()
+    }
+}
+
+/// A panic's text goes to the log alone: it may say anything, and a failure's message is shown to
+/// users.
+fn panicked(effect: &Effect, panic: &(dyn Any + Send)) -> Failure {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
+    tracing::error!(panic = text, "the backend's code panicked");
+    Failure::new(FailureKind::BackendError, format!("the backend's code panicked at {}", effect.name()))
+}
+
+/// Keeps an order's lease for as long as it is polled.
+async fn keep_lease(delivery: &dyn Delivery, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        delivery.keep().await;
+    }
+}
+
+/// The outcomes of the latest attempts. A queue may deliver an order twice; performing it again
+/// after it was reported could undo what a user did in between.
+#[derive(Default)]
+pub struct Finished {
+    latest: Mutex<(HashMap<EffectKey, Outcome>, VecDeque<EffectKey>)>,
+}
+
+impl Finished {
+    fn outcome(&self, key: EffectKey) -> Option<Outcome> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.0.get(&key).cloned()
+    }
+
+    /// Takes an outcome in, and says what counts: an attempt has one outcome, the first.
+    fn remember(&self, key: EffectKey, outcome: Outcome) -> Outcome {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let (outcomes, order) = &mut *latest;
+        if let Some(first) = outcomes.get(&key) {
+            return first.clone();
+        }
+        outcomes.insert(key, outcome.clone());
+        order.push_back(key);
+        while order.len() > FINISHED_REMEMBERED {
+            if let Some(oldest) = order.pop_front() {
+                outcomes.remove(&oldest);
+            }
+        }
+        outcome
+    }
+}

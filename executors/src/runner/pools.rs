@@ -1,0 +1,83 @@
+//! Says how full the pools are: at the start, regularly, and after changes.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tephra_domain::effect::{Failure, FailureKind};
+use tephra_domain::scheduler::PoolStats;
+use tephra_journal::clock::Clock;
+use tephra_journal::pool_board::PoolBoard;
+use tokio::sync::Notify;
+
+use super::limits::{STATS_LIMIT, STATS_PAUSE};
+use crate::backend::Backend;
+use crate::metrics;
+
+/// Reports one backend's pools.
+pub struct PoolReporter {
+    pub backend: Arc<dyn Backend>,
+    pub board: PoolBoard,
+    pub clock: Arc<dyn Clock>,
+    pub changed: Arc<Notify>,
+    pub interval: Duration,
+}
+
+impl PoolReporter {
+    /// Goes on until it is dropped. A backend that does not answer is shown as down at once, and
+    /// asked again.
+    pub async fn run(self) {
+        let mut known: Option<Vec<PoolStats>> = None;
+        let mut was_up = None;
+        loop {
+            let asked = self.ask().await;
+            let is_up = asked.is_ok();
+            if was_up != Some(is_up) {
+                self.tell_change(&asked);
+                was_up = Some(is_up);
+            }
+            if let Ok(stats) = asked {
+                known = Some(stats);
+            }
+            for pool in known.iter().flatten() {
+                self.show(PoolStats { is_up, reported_at: self.clock.now(), ..pool.clone() });
+            }
+            let pause = STATS_PAUSE.min(self.interval);
+            tokio::time::sleep(pause).await;
+            // an elapsed interval is no error: it is time again
+            let _elapsed =
+                tokio::time::timeout(self.interval.saturating_sub(pause), self.changed.notified()).await;
+        }
+    }
+
+    async fn ask(&self) -> Result<Vec<PoolStats>, Failure> {
+        let asked = AssertUnwindSafe(self.backend.stats(self.clock.now())).catch_unwind();
+        match tokio::time::timeout(STATS_LIMIT, asked).await {
+            Ok(Ok(stats)) => stats,
+            Ok(Err(_panic)) => Err(Failure::new(FailureKind::BackendError, "the backend's code panicked")),
+            Err(_elapsed) => Err(Failure::new(FailureKind::TimedOut, "the backend does not answer")),
+        }
+    }
+
+    fn tell_change(&self, asked: &Result<Vec<PoolStats>, Failure>) {
+        let backend = self.backend.name();
+        match asked {
+            Ok(_) => tracing::info!(%backend, "the backend is up"),
+            Err(failure) => tracing::warn!(%backend, %failure, "the backend is down"),
+        }
+        let up = if asked.is_ok() { 1.0 } else { 0.0 };
+        ::metrics::gauge!(metrics::BACKEND_UP, "backend" => backend.as_str().to_owned()).set(up);
+    }
+
+    fn show(&self, stats: PoolStats) {
+        let labels = [
+            ("backend", stats.pool.backend.as_str().to_owned()),
+            ("pool", stats.pool.pool.as_str().to_owned()),
+        ];
+        let bytes = |gib: f64| gib * f64::from(1 << 30);
+        ::metrics::gauge!(metrics::POOL_TOTAL_BYTES, &labels).set(bytes(stats.total_gib));
+        ::metrics::gauge!(metrics::POOL_FREE_BYTES, &labels).set(bytes(stats.free_gib));
+        self.board.report(stats);
+    }
+}
