@@ -1,5 +1,7 @@
 //! The filters: each lets a pool pass or says why not.
 
+use std::collections::BTreeMap;
+
 use crate::ids::ZoneName;
 use crate::ledger::Ledger;
 
@@ -16,7 +18,7 @@ pub fn refusal(
         FilterName::Service => service(ledger, stats),
         FilterName::AvailabilityZone => availability_zone(ledger, request.availability_zone, stats),
         FilterName::Capacity => capacity(ledger, request, stats),
-        FilterName::Capabilities => capabilities(request, stats),
+        FilterName::Capabilities => capabilities(request.extra_specs, stats),
         FilterName::Source => match request.beside {
             Some(pool) if *pool != stats.pool => Some(format!("the source is on {pool}")),
             Some(_) | None => None,
@@ -69,10 +71,15 @@ fn capacity(ledger: &Ledger, request: &VolumeRequest<'_>, stats: &PoolStats) -> 
     (free_gib < needed_gib).then(|| format!("{needed_gib:.0} GiB asked, {free_gib:.1} GiB free"))
 }
 
+/// Whether a pool can do what a type asks for, whatever room it has.
+pub fn meets_extra_specs(extra_specs: &BTreeMap<String, String>, stats: &PoolStats) -> bool {
+    capabilities(extra_specs, stats).is_none()
+}
+
 /// Extra specs without a scope, or with the scope `capabilities`, must be met by the pool
 /// (Cinder's `CapabilitiesFilter`). Other scopes are for backends.
-fn capabilities(request: &VolumeRequest<'_>, stats: &PoolStats) -> Option<String> {
-    for (key, wanted) in request.extra_specs {
+fn capabilities(extra_specs: &BTreeMap<String, String>, stats: &PoolStats) -> Option<String> {
+    for (key, wanted) in extra_specs {
         let key = match key.split_once(':') {
             None => key.as_str(),
             Some(("capabilities", key)) => key,
