@@ -13,6 +13,7 @@
 
 pub mod auth;
 pub mod error;
+pub mod ledger_v1;
 pub mod microversion;
 pub mod request;
 pub mod server;

@@ -1,5 +1,18 @@
 //! Cinder's v3 API: one file per resource.
 
+pub mod availability_zones;
+pub mod extensions;
+pub mod limits;
+pub mod messages;
+pub mod params;
+pub mod pools;
+pub mod quota_sets;
+pub mod resource_filters;
+pub mod services;
+pub mod summary;
+pub mod type_access;
+pub mod type_extra_specs;
+pub mod types;
 pub mod versions;
 pub mod wire;
 
@@ -10,4 +23,16 @@ use crate::state::AppState;
 /// The routes below `/v3`, which all exist below `/v3/{project_id}` too.
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
+        .merge(availability_zones::routes())
+        .merge(extensions::routes())
+        .merge(limits::routes())
+        .merge(messages::routes())
+        .merge(pools::routes())
+        .merge(quota_sets::routes())
+        .merge(resource_filters::routes())
+        .merge(services::routes())
+        .merge(summary::routes())
+        .merge(type_access::routes())
+        .merge(type_extra_specs::routes())
+        .merge(types::routes())
 }
