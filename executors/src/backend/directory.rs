@@ -23,7 +23,7 @@ use self::files::{Files, Refusal};
 use self::plan::{Action, Observed};
 use super::Backend;
 
-mod copy;
+pub(crate) mod copy;
 mod files;
 mod plan;
 

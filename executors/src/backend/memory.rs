@@ -269,7 +269,11 @@ impl Backend for MemoryBackend {
         }])
     }
 
-    async fn perform(&self, _pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
+    async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
+        if *pool != self.config.pool {
+            let message = format!("{} has no pool {pool}", self.config.name);
+            return Err(Failure::new(FailureKind::ObjectMissing, message));
+        }
         self.act(effect)
     }
 }

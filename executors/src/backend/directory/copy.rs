@@ -15,7 +15,10 @@ use rustix::io::Errno;
 const CHUNK_BYTES: u64 = 8 << 20;
 
 /// The unit in which zeroes are left out: a file system's usual block.
-const BLOCK_BYTES: usize = 4096;
+pub const BLOCK_BYTES: usize = 4096;
+
+/// How much is read or written at once.
+const BUFFER_BYTES: usize = 1 << 20;
 
 /// Stretches of a file that may hold data, in order; everything between them is zeroes.
 pub struct Extents<'a> {
@@ -117,9 +120,24 @@ fn copy_without_zeroes(
     end: u64,
     go_on: &dyn Fn() -> bool,
 ) -> io::Result<()> {
+    // neighbouring blocks are written together
+    let mut run_start = start;
+    let mut run = Vec::with_capacity(BUFFER_BYTES);
     for_each_block(from, start, end, go_on, &mut |at, block| {
-        if is_zero(block) { Ok(()) } else { to.write_all_at(block, at) }
-    })
+        let ends_here = is_zero(block) || run.len() >= BUFFER_BYTES;
+        if ends_here && !run.is_empty() {
+            to.write_all_at(&run, run_start)?;
+            run.clear();
+        }
+        if !is_zero(block) {
+            if run.is_empty() {
+                run_start = at;
+            }
+            run.extend_from_slice(block);
+        }
+        Ok(())
+    })?;
+    if run.is_empty() { Ok(()) } else { to.write_all_at(&run, run_start) }
 }
 
 /// Whether a file holds anything but zeroes between `start` and `end`.
@@ -153,7 +171,7 @@ pub fn for_each_block(
     go_on: &dyn Fn() -> bool,
     each: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; 256 * BLOCK_BYTES];
+    let mut buffer = vec![0; BUFFER_BYTES];
     let mut at = start;
     while at < end {
         interrupted_unless(go_on())?;

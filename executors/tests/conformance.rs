@@ -1,0 +1,153 @@
+//! The conformance suite over every backend that needs nothing but this host.
+
+use std::any::Any;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use rustix::fs::{FlockOperation, flock};
+use tempfile::TempDir;
+use tephra_domain::effect::{BackendObject, Effect};
+use tephra_domain::ids::BackendName;
+use tephra_executors::backend::Backend;
+use tephra_executors::backend::conformance::{BLOCK_BYTES, Bench, Fingerprint, check_all};
+use tephra_executors::backend::directory::{DirectoryBackend, DirectoryConfig, Driver};
+use tephra_executors::backend::memory::{MemoryBackend, MemoryConfig};
+
+struct DirectoryBench {
+    backend: DirectoryBackend,
+    directory: TempDir,
+}
+
+impl DirectoryBench {
+    fn new(change: impl FnOnce(&mut DirectoryConfig)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = DirectoryConfig::new(BackendName::new("files"), "host", directory.path());
+        change(&mut config);
+        Self { backend: DirectoryBackend::open(config).unwrap(), directory }
+    }
+
+    fn path(&self, object: BackendObject) -> PathBuf {
+        self.directory.path().join(object.to_string())
+    }
+
+    /// Everything there, but for the lock file.
+    fn names(&self) -> Vec<String> {
+        names_in(self.directory.path())
+    }
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name != ".tephra.lock").collect()
+}
+
+fn open(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).open(path).unwrap()
+}
+
+#[async_trait]
+impl Bench for DirectoryBench {
+    fn backend(&self) -> &dyn Backend {
+        &self.backend
+    }
+
+    async fn write(&self, object: BackendObject, block: u64, content: &[u8]) {
+        open(&self.path(object)).write_all_at(content, block * BLOCK_BYTES).unwrap();
+    }
+
+    async fn fingerprint(&self, object: BackendObject) -> Option<Fingerprint> {
+        let path = self.path(object);
+        path.exists().then(|| Fingerprint::of_file(&path).unwrap())
+    }
+
+    async fn leave_interrupted(&self, effect: &Effect) {
+        let partial = self.directory.path().join(format!("{}.partial", effect.target()));
+        std::fs::write(partial, b"half of something else, longer than a block".repeat(1000)).unwrap();
+    }
+
+    async fn occupy(&self, object: BackendObject) -> Option<Box<dyn Any + Send>> {
+        let file = open(&self.path(object));
+        flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        Some(Box::new(file))
+    }
+}
+
+struct MemoryBench(MemoryBackend);
+
+#[async_trait]
+impl Bench for MemoryBench {
+    fn backend(&self) -> &dyn Backend {
+        &self.0
+    }
+
+    async fn write(&self, object: BackendObject, block: u64, content: &[u8]) {
+        assert!(self.0.write_block(object, block, content));
+    }
+
+    async fn fingerprint(&self, object: BackendObject) -> Option<Fingerprint> {
+        let found = self.0.object(object)?;
+        let blocks = found.blocks.iter().map(|(block, content)| (*block, &**content));
+        Some(Fingerprint::of_blocks(found.size.bytes(), blocks))
+    }
+
+    async fn leave_interrupted(&self, _effect: &Effect) {}
+
+    async fn occupy(&self, object: BackendObject) -> Option<Box<dyn Any + Send>> {
+        struct Occupied(MemoryBackend, BackendObject);
+        impl Drop for Occupied {
+            fn drop(&mut self) {
+                self.0.set_in_use(self.1, false);
+            }
+        }
+        self.0.set_in_use(object, true);
+        Some(Box::new(Occupied(self.0.clone(), object)))
+    }
+}
+
+#[tokio::test]
+async fn the_directory_backend_conforms() {
+    let bench = DirectoryBench::new(|_| {});
+    check_all(&bench).await;
+
+    // what interrupted attempts left and nobody tried again is gone at the next start
+    assert!(bench.names().iter().any(|name| name.ends_with(".partial")));
+    let DirectoryBench { backend, directory } = bench;
+    let config = backend.config().clone();
+    drop(backend);
+    let _again = DirectoryBackend::open(config).unwrap();
+    let left = names_in(directory.path());
+    assert!(!left.is_empty() && !left.iter().any(|name| name.ends_with(".partial")), "{left:?}");
+}
+
+#[tokio::test]
+async fn the_directory_backend_without_native_revert_conforms() {
+    let bench = DirectoryBench::new(|config| config.native_revert = false);
+    assert!(!bench.backend.description().native_revert);
+    check_all(&bench).await;
+}
+
+#[tokio::test]
+async fn the_nfs_backend_conforms() {
+    let bench = DirectoryBench::new(|config| {
+        config.driver = Driver::Nfs { export: "filer.example:/export/volumes".to_owned() };
+    });
+    let description = bench.backend.description();
+    assert_eq!(&*description.driver, "nfs");
+    assert_eq!(description.capabilities["storage_protocol"], "nfs");
+    assert_eq!(description.capabilities["export"], "filer.example:/export/volumes");
+    check_all(&bench).await;
+}
+
+#[tokio::test]
+async fn the_memory_backend_conforms() {
+    check_all(&MemoryBench(MemoryBackend::new(MemoryConfig::new("memory")))).await;
+}
+
+#[tokio::test]
+async fn the_memory_backend_without_native_revert_conforms() {
+    let config = MemoryConfig { native_revert: false, ..MemoryConfig::new("memory") };
+    check_all(&MemoryBench(MemoryBackend::new(config))).await;
+}
