@@ -13,7 +13,7 @@ use redb::{
 };
 use tokio::sync::watch;
 
-use crate::log::{AppendOutcome, BlockNumber, Log, LogError};
+use crate::log::{AppendOutcome, BlockNumber, Log, LogError, NumberedBytes};
 
 const BLOCKS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("blocks");
 
@@ -110,10 +110,11 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, LogError>) -> Result
 
 fn open_failed(path: &Path, error: &DatabaseError) -> LogError {
     let path = path.display();
+    #[allow(clippy::wildcard_enum_match_arm, reason = "redb's errors, which may grow: each says what it is")]
     LogError::Unavailable(match error {
         DatabaseError::DatabaseAlreadyOpen => format!("{path} is in use by another process"),
         DatabaseError::Storage(StorageError::Corrupted(reason)) => format!("{path} is damaged: {reason}"),
-        other => format!("{path} cannot be opened: {other}"),
+        _ => format!("{path} cannot be opened: {error}"),
     })
 }
 
@@ -169,7 +170,7 @@ impl Shared {
         Ok(AppendOutcome::Appended(number))
     }
 
-    fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {
+    fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<NumberedBytes>, LogError> {
         let Some(table) = self.blocks()? else { return Ok(Vec::new()) };
         let mut blocks = Vec::new();
         let mut total = 0_usize;
@@ -195,7 +196,7 @@ impl Log for EmbeddedLog {
             .unwrap_or_else(|error| AppendOutcome::Unknown { reason: error.to_string() })
     }
 
-    async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {
+    async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<NumberedBytes>, LogError> {
         self.blocking(move |shared| shared.read(from, limit)).await
     }
 

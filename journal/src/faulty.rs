@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::log::{AppendOutcome, BlockNumber, Log, LogError};
+use crate::log::{AppendOutcome, BlockNumber, Log, LogError, NumberedBytes};
 
 /// What happens to one append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl<L: Log> Log for FaultyLog<L> {
         }
     }
 
-    async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {
+    async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<NumberedBytes>, LogError> {
         {
             let mut failing = self.failing_reads.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(left) = failing.checked_sub(1) {

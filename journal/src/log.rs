@@ -67,6 +67,9 @@ pub enum LogError {
     Unavailable(String),
 }
 
+/// A block's bytes with its place.
+pub type NumberedBytes = (BlockNumber, Arc<[u8]>);
+
 /// The log.
 #[async_trait]
 pub trait Log: Send + Sync {
@@ -74,7 +77,7 @@ pub trait Log: Send + Sync {
     async fn append(&self, expected: BlockNumber, bytes: Arc<[u8]>) -> AppendOutcome;
 
     /// Up to `limit` blocks' bytes from `from` on, in order, without gaps. Empty at the end.
-    async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError>;
+    async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<NumberedBytes>, LogError>;
 
     /// The last block.
     async fn head(&self) -> Result<BlockNumber, LogError>;

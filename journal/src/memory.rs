@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::log::{AppendOutcome, BlockNumber, Log, LogError};
+use crate::log::{AppendOutcome, BlockNumber, Log, LogError, NumberedBytes};
 
 /// Blocks in memory.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ impl Log for MemoryLog {
         AppendOutcome::Appended(number)
     }
 
-    async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {
+    async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<NumberedBytes>, LogError> {
         let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         let skip = usize::try_from(from.0.saturating_sub(1)).unwrap_or(usize::MAX);
         let numbered = (1..).map(BlockNumber).zip(blocks.iter().cloned());

@@ -228,12 +228,9 @@ fn read_commit(bytes: &[u8]) -> Result<(Sequenced, &[u8]), BlockFault> {
     let likely = usize::try_from(head.events).unwrap_or_default().min(rest.len() / EVENT_HEADER_BYTES);
     let mut events = Vec::with_capacity(likely);
     for index in 0..head.events {
-        let (kind, version, payload, after) = split_event(rest)?;
-        let event = upcast::decode_event(kind, version, payload).map_err(|source| BlockFault::Event {
-            position,
-            index,
-            source,
-        })?;
+        let (raw, after) = split_event(rest)?;
+        let event = upcast::decode_event(raw.kind, raw.version, raw.payload)
+            .map_err(|source| BlockFault::Event { position, index, source })?;
         events.push(event);
         rest = after;
     }
@@ -249,14 +246,21 @@ fn read_commit(bytes: &[u8]) -> Result<(Sequenced, &[u8]), BlockFault> {
     Ok((Sequenced { position, commit: Arc::new(commit) }, rest))
 }
 
-fn split_event(bytes: &[u8]) -> Result<(u16, u16, &[u8], &[u8]), Invalid> {
+struct RawEvent<'a> {
+    kind: u16,
+    version: u16,
+    payload: &'a [u8],
+}
+
+fn split_event(bytes: &[u8]) -> Result<(RawEvent<'_>, &[u8]), Invalid> {
     let truncated = || Invalid::Truncated { what: "an event" };
     let (kind, rest) = bytes.split_first_chunk::<2>().ok_or_else(truncated)?;
     let (version, rest) = rest.split_first_chunk::<2>().ok_or_else(truncated)?;
     let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(truncated)?;
     let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| truncated())?;
     let (payload, rest) = rest.split_at_checked(length).ok_or_else(truncated)?;
-    Ok((u16::from_le_bytes(*kind), u16::from_le_bytes(*version), payload, rest))
+    let (kind, version) = (u16::from_le_bytes(*kind), u16::from_le_bytes(*version));
+    Ok((RawEvent { kind, version, payload }, rest))
 }
 
 fn write_postcard<T: serde::Serialize>(value: &T, out: &mut Vec<u8>) {
