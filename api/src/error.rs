@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tephra_domain::rejection::Rejection;
 use tephra_journal::gateway::SubmitError;
+use tephra_projector::{QueryError, ViewsError};
 
 /// Seconds after which a client may try again when the ledger cannot decide now.
 const RETRY_AFTER_UNAVAILABLE_S: u32 = 1;
@@ -146,6 +147,22 @@ impl From<SubmitError> for Fault {
                 tracing::warn!(%reason, "the ledger cannot decide now");
                 Self::unavailable("The ledger is not available at the moment. Please try again.")
             }
+        }
+    }
+}
+
+impl From<ViewsError> for Fault {
+    fn from(error: ViewsError) -> Self {
+        Self::internal(&error)
+    }
+}
+
+impl From<QueryError> for Fault {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::MarkerNotFound { .. } => Self::not_found(error.to_string()),
+            QueryError::BeyondHead { .. } => Self::bad_request(error.to_string()),
+            QueryError::Views(error) => error.into(),
         }
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Rooms:
 //! * [`server`]: the router, the listener's limits, the road of a request.
-//! * [`state`]: what every handler can reach; [`submit`]: the road of a command.
+//! * [`state`]: what every handler can reach; [`submit`]: the road of a command;
+//!   [`lookup`]: what an asker may see.
 //! * [`auth`], [`microversion`], [`request`]: what is known of a request before its handler runs.
 //! * [`error`]: everything that is not a success.
 //! * [`v3`]: one file per resource of Cinder's API; `v3::wire`: its bodies, in and out.
@@ -14,6 +15,7 @@
 pub mod auth;
 pub mod error;
 pub mod ledger_v1;
+pub mod lookup;
 pub mod microversion;
 pub mod request;
 pub mod server;

@@ -1,7 +1,9 @@
 //! What is known of a request before its handler runs: its id, its path, its body.
 
+use std::collections::BTreeMap;
+
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
+use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use axum::http::{HeaderMap, Method, StatusCode, header, request::Parts};
 use bytes::Bytes;
 use serde_json::Value;
@@ -100,14 +102,40 @@ impl<S: Send + Sync, T: PathId> FromRequestParts<S> for InPath<T> {
     }
 }
 
-/// The value of a route's parameter that is free text, such as a metadata key.
-///
-/// # Errors
-/// 404 if the route has no such parameter or its bytes are not text.
-pub async fn path_text<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<String, Fault> {
-    let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| Fault::no_such_route())?;
-    let text = params.iter().find_map(|(param, value)| (param == name).then(|| value.to_owned()));
-    text.ok_or_else(Fault::no_such_route)
+/// The metadata key at the end of a path.
+#[derive(Clone, Debug)]
+pub struct MetadataKey(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for MetadataKey {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fault> {
+        let params =
+            RawPathParams::from_request_parts(parts, state).await.map_err(|_| Fault::no_such_route())?;
+        let key = params.iter().find_map(|(name, value)| (name == "key").then(|| value.to_owned()));
+        key.map(Self).ok_or_else(Fault::no_such_route)
+    }
+}
+
+/// The query of a request; of a name that comes twice, the last value.
+#[derive(Clone, Debug, Default)]
+pub struct QueryParams(BTreeMap<String, String>);
+
+impl QueryParams {
+    /// The value under a name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for QueryParams {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
+        let Query(params) = Query::try_from_uri(&parts.uri)
+            .map_err(|_| Fault::bad_request("The query string could not be read."))?;
+        Ok(Self(params))
+    }
 }
 
 /// A request's body as JSON, and what makes it safe to repeat.

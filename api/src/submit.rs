@@ -7,6 +7,7 @@ use tephra_domain::command::Command;
 use tephra_domain::event::{Commit, Idempotency};
 use tephra_domain::ids::{CommandId, Position};
 use tephra_journal::gateway::{Receipt, Submission};
+use tephra_projector::events::EventQuery;
 use uuid::Uuid;
 
 use crate::auth::Identity;
@@ -22,10 +23,21 @@ const VIEWS_WAIT: Duration = Duration::from_secs(5);
 pub struct Outcome {
     /// How far a view must have come to show it.
     pub position: Position,
-    /// What happened; nothing if it was so already.
+    /// What happened, now or when the same request came before; nothing if it was so already.
     pub commit: Option<Arc<Commit>>,
     /// Whether it happened under this idempotency key before.
     pub repeated: bool,
+}
+
+impl Outcome {
+    /// What the commit created, by one of the functions of [`crate::lookup`].
+    ///
+    /// # Errors
+    /// 500 if it created no such thing, which would be a fault of the program.
+    pub fn created<T>(&self, find: impl FnOnce(&Commit) -> Option<T>) -> Result<T, Fault> {
+        let found = self.commit.as_deref().and_then(find);
+        found.ok_or_else(|| Fault::internal(&format!("the commit at {} created nothing", self.position)))
+    }
 }
 
 impl AppState {
@@ -56,7 +68,21 @@ impl AppState {
                 Ok(Outcome { position, commit: Some(commit), repeated: false })
             }
             Receipt::NothingToDo { position } => Ok(Outcome { position, commit: None, repeated: false }),
-            Receipt::Repeated { position } => Ok(Outcome { position, commit: None, repeated: true }),
+            Receipt::Repeated { position } => {
+                let commit = self.commit_at(position).await?;
+                Ok(Outcome { position, commit: Some(commit), repeated: true })
+            }
         }
+    }
+
+    /// What happened at a position, from the log.
+    async fn commit_at(&self, position: Position) -> Result<Arc<Commit>, Fault> {
+        let query =
+            EventQuery { after: Position(position.0.saturating_sub(1)), limit: 1, ..EventQuery::default() };
+        let page = self.views.list_events(self.log.as_ref(), &query).await?;
+        let found = page.rows.into_iter().map(|row| row.commit).find(|commit| commit.position == position);
+        found.map(|found| found.commit).ok_or_else(|| {
+            Fault::internal(&format!("the log has no commit at {position}, which was accepted before"))
+        })
     }
 }

@@ -1,19 +1,26 @@
 //! Cinder's v3 API: one file per resource.
 
+mod action;
 pub mod availability_zones;
 pub mod extensions;
 pub mod limits;
+pub mod list;
 pub mod messages;
+pub mod metadata;
 pub mod params;
 pub mod pools;
 pub mod quota_sets;
 pub mod resource_filters;
 pub mod services;
+pub mod snapshot_actions;
+pub mod snapshots;
 pub mod summary;
 pub mod type_access;
 pub mod type_extra_specs;
 pub mod types;
 pub mod versions;
+pub mod volume_actions;
+pub mod volumes;
 pub mod wire;
 
 use utoipa_axum::router::OpenApiRouter;
@@ -35,4 +42,9 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(type_access::routes())
         .merge(type_extra_specs::routes())
         .merge(types::routes())
+        .merge(volumes::routes())
+        .merge(volume_actions::routes())
+        .merge(snapshots::routes())
+        .merge(snapshot_actions::routes())
+        .merge(metadata::routes())
 }

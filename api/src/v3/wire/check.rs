@@ -109,6 +109,16 @@ impl<'a> Object<'a> {
         self.fields.contains_key(name)
     }
 
+    /// Whether it has no fields at all.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// The object itself.
+    pub const fn value(&self) -> &'a Value {
+        self.value
+    }
+
     /// Its fields' names and values.
     pub fn fields(&self) -> impl Iterator<Item = Field<'a>> {
         self.fields.iter().map(|(name, value)| Field { name, value })
@@ -207,6 +217,32 @@ impl<'a> Field<'a> {
                 Err(self.wrong_type("'string', 'null'"))
             }
         }
+    }
+
+    /// As a text of any length, or null.
+    ///
+    /// # Errors
+    /// 400 if it is neither.
+    pub fn any_text(&self) -> Result<Option<&'a str>, Fault> {
+        match self.value {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(text)),
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                Err(self.wrong_type("'string', 'null'"))
+            }
+        }
+    }
+
+    /// As a description of at most 255 printable characters, or null. Spaces around it do not count.
+    ///
+    /// # Errors
+    /// 400 if it is neither.
+    pub fn printable(&self) -> Result<Option<Box<str>>, Fault> {
+        let text = self.optional_text(0)?;
+        if text.is_some_and(|text| text.chars().any(char::is_control)) {
+            return Err(self.refuse(&format!("{} has characters that cannot be printed", repr(self.value))));
+        }
+        Ok(text.map(|text| text.trim().into()))
     }
 
     fn check_length(&self, text: &str, min: usize, max: usize) -> Result<(), Fault> {

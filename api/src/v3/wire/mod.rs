@@ -1,7 +1,11 @@
 //! Bodies of the v3 API, in and out: Cinder's fields, no more and no fewer.
 
 pub mod check;
+pub mod links;
 pub mod python;
+pub mod requests;
+pub mod snapshot;
+pub mod volume;
 
 use jiff::tz::TimeZone;
 use tephra_domain::units::Timestamp;

@@ -1,0 +1,176 @@
+//! `POST /volumes/{id}/action`.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde_json::Value;
+use tephra_domain::command::Command;
+use tephra_domain::ids::{SnapshotId, VolumeId};
+use tephra_domain::volume::VolumeState;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::action::{name_of, not_resettable, tuple, unknown};
+use super::wire::check::Object;
+use super::wire::requests::VolumeActionBody;
+use crate::auth::Identity;
+use crate::error::Fault;
+use crate::microversion::Microversion;
+use crate::request::{InPath, JsonBody};
+use crate::state::AppState;
+
+/// From here on there is `revert`.
+const REVERT: u16 = 40;
+
+/// Every status that Cinder takes for one, in its order.
+const STATUSES: &[&str] = &[
+    "creating",
+    "available",
+    "deleting",
+    "error",
+    "error_deleting",
+    "error_managing",
+    "managing",
+    "attaching",
+    "in-use",
+    "detaching",
+    "maintenance",
+    "restoring-backup",
+    "error_restoring",
+    "reserved",
+    "awaiting-transfer",
+    "backing-up",
+    "error_backing-up",
+    "error_extending",
+    "downloading",
+    "uploading",
+    "retyping",
+    "extending",
+];
+const ATTACH_STATUSES: &[&str] = &["attached", "detached"];
+const MIGRATION_STATUSES: &[&str] = &["migrating", "error", "success", "completing", "none", "starting"];
+
+/// The routes.
+pub fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(act))
+}
+
+/// Acts on a volume: extends it, reverts it to its latest snapshot, sets one of its flags or its status.
+#[utoipa::path(post, path = "/volumes/{volume_id}/action", tag = "volumes", operation_id = "volume_action",
+    params(("volume_id" = String, Path)), request_body = VolumeActionBody,
+    responses((status = 202), (status = 200, description = "of os-set_bootable"),
+        (status = 400), (status = 403), (status = 404), (status = 409), (status = 413)))]
+async fn act(
+    State(state): State<AppState>,
+    identity: Identity,
+    version: Microversion,
+    InPath(volume): InPath<VolumeId>,
+    body: JsonBody,
+) -> Result<StatusCode, Fault> {
+    let (name, json) = name_of(&body)?;
+    let mut answer = StatusCode::ACCEPTED;
+    let command = match name {
+        "os-extend" => extend(volume, json)?,
+        "revert" => {
+            version.require(REVERT)?;
+            revert(&state, &identity, volume, json)?
+        }
+        "os-reset_status" => match reset(&state, &identity, volume, json)? {
+            Some(to) => Command::ResetVolumeStatus { volume, to },
+            None => return Ok(answer),
+        },
+        "os-force_delete" => Command::DeleteVolume { volume, cascade: false, force: true },
+        "os-set_bootable" => {
+            answer = StatusCode::OK;
+            Command::SetVolumeBootable { volume, bootable: flag(json, name, "bootable")? }
+        }
+        "os-update_readonly_flag" => {
+            Command::SetVolumeReadonly { volume, readonly: flag(json, name, "readonly")? }
+        }
+        name => return Err(unknown(name)),
+    };
+    state.submit(&identity, body.idempotency.clone(), command).await?;
+    Ok(answer)
+}
+
+fn extend(volume: VolumeId, json: &Value) -> Result<Command, Fault> {
+    let fields = Object::only(json, "os-extend")?;
+    let to = fields.required("new_size")?.size()?;
+    fields.deny_unknown(&["new_size"])?;
+    Ok(Command::ExtendVolume { volume, to })
+}
+
+fn flag(json: &Value, action: &str, name: &'static str) -> Result<bool, Fault> {
+    let fields = Object::body(json)?.required(action)?.object()?;
+    let flag = fields.required(name)?.boolean()?;
+    fields.deny_unknown(&[name])?;
+    Ok(flag)
+}
+
+fn revert(state: &AppState, identity: &Identity, volume: VolumeId, json: &Value) -> Result<Command, Fault> {
+    let fields = Object::only(json, "revert")?;
+    let named = fields.field("snapshot_id").map(|field| field.any_text()).transpose()?.flatten();
+    let snapshot = match named.map(str::parse::<SnapshotId>) {
+        None => None,
+        Some(Ok(id)) => Some(id),
+        Some(Err(_)) => {
+            state.visible_volume(identity, volume)?;
+            return Err(Fault::bad_request(format!(
+                "Specified snapshot {} is None or not the latest one of volume {volume}.",
+                named.unwrap_or_default()
+            )));
+        }
+    };
+    Ok(Command::RevertVolume { volume, snapshot })
+}
+
+/// The status to set; nothing if only attach or migration status are named and are so already:
+/// nothing is ever attached or migrating here.
+fn reset(
+    state: &AppState,
+    identity: &Identity,
+    volume: VolumeId,
+    json: &Value,
+) -> Result<Option<VolumeState>, Fault> {
+    let fields = Object::only(json, "os-reset_status")?;
+    let word = |name, kind: &str, known: &[&str]| -> Result<Option<String>, Fault> {
+        let text = fields.field(name).map(|field| field.any_text()).transpose()?.flatten();
+        match text.filter(|text| !text.is_empty()) {
+            None => Ok(None),
+            Some(text) if known.contains(&text.to_ascii_lowercase().as_str()) => {
+                Ok(Some(text.to_ascii_lowercase()))
+            }
+            Some(text) => Err(Fault::bad_request(format!(
+                "{kind}: {text} is invalid, valid statuses are: {}.",
+                tuple(known)
+            ))),
+        }
+    };
+    let status = word("status", "Volume status", STATUSES)?;
+    let attach = word("attach_status", "Volume attach status", ATTACH_STATUSES)?;
+    let migration = word("migration_status", "Volume migration status", MIGRATION_STATUSES)?;
+    fields.deny_unknown(&["status", "attach_status", "migration_status"])?;
+    if status.is_none() && attach.is_none() && migration.is_none() {
+        return Err(Fault::bad_request(
+            "Must specify 'status', 'attach_status' or 'migration_status' for update.",
+        ));
+    }
+    identity.actor.require_admin("volume_extension:volume_admin_actions:reset_status")?;
+    state.visible_volume(identity, volume)?;
+    if attach.as_deref() == Some("attached") {
+        return Err(Fault::bad_request("Attaching volumes is not supported yet."));
+    }
+    if migration.is_some_and(|migration| migration != "none") {
+        return Err(Fault::bad_request("Migrating volumes is not supported yet."));
+    }
+    match status.as_deref() {
+        None => Ok(None),
+        Some("deleting") => Err(Fault::bad_request("Cannot reset-state to deleting")),
+        Some("in-use") => Err(Fault::bad_request(
+            "Cannot reset-state to in-use because volume does not have any attachments.",
+        )),
+        Some(status) => {
+            let known = VolumeState::ALL.iter().find(|state| state.as_str() == status);
+            known.copied().map(Some).ok_or_else(|| not_resettable(status))
+        }
+    }
+}

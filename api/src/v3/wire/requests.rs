@@ -1,0 +1,145 @@
+//! Bodies of requests, as the OpenAPI document describes them. They are read by [`super::check`],
+//! whose refusals use Cinder's words, and not by way of these.
+
+#![allow(missing_docs, reason = "the fields are Cinder's; its API reference says what they mean")]
+
+use std::collections::BTreeMap;
+
+use utoipa::ToSchema;
+
+/// Creating a volume.
+#[derive(ToSchema)]
+pub struct VolumeCreateBody {
+    pub volume: VolumeCreateFields,
+    /// Taken and not looked at.
+    #[schema(rename = "OS-SCH-HNT:scheduler_hints", value_type = Option<Object>)]
+    pub scheduler_hints: Option<()>,
+}
+
+/// From 3.53 on, other fields are refused.
+#[derive(ToSchema)]
+pub struct VolumeCreateFields {
+    /// GiB, at least 1; may be left out where there is a source.
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
+    pub size: Option<u32>,
+    #[schema(max_length = 255)]
+    pub name: Option<String>,
+    #[schema(max_length = 255)]
+    pub description: Option<String>,
+    /// Name or id.
+    pub volume_type: Option<String>,
+    pub availability_zone: Option<String>,
+    pub metadata: Option<BTreeMap<String, String>>,
+    pub snapshot_id: Option<String>,
+    pub source_volid: Option<String>,
+}
+
+/// Renaming or redescribing a volume.
+#[derive(ToSchema)]
+pub struct VolumeUpdateBody {
+    pub volume: VolumeUpdateFields,
+}
+
+#[derive(ToSchema)]
+pub struct VolumeUpdateFields {
+    #[schema(max_length = 255)]
+    pub name: Option<String>,
+    #[schema(max_length = 255)]
+    pub description: Option<String>,
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Exactly one of these.
+#[derive(ToSchema)]
+pub struct VolumeActionBody {
+    #[schema(rename = "os-extend")]
+    pub extend: Option<ExtendFields>,
+    /// From 3.40.
+    pub revert: Option<RevertFields>,
+    #[schema(rename = "os-reset_status")]
+    pub reset_status: Option<ResetStatusFields>,
+    #[schema(rename = "os-force_delete", value_type = Option<Object>)]
+    pub force_delete: Option<()>,
+    #[schema(rename = "os-set_bootable")]
+    pub set_bootable: Option<BootableFields>,
+    #[schema(rename = "os-update_readonly_flag")]
+    pub update_readonly_flag: Option<ReadonlyFields>,
+}
+
+#[derive(ToSchema)]
+pub struct ExtendFields {
+    /// GiB.
+    pub new_size: u32,
+}
+
+#[derive(ToSchema)]
+pub struct RevertFields {
+    /// The latest snapshot of the volume.
+    pub snapshot_id: String,
+}
+
+#[derive(ToSchema)]
+pub struct ResetStatusFields {
+    pub status: Option<String>,
+    pub attach_status: Option<String>,
+    pub migration_status: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub struct BootableFields {
+    pub bootable: bool,
+}
+
+#[derive(ToSchema)]
+pub struct ReadonlyFields {
+    pub readonly: bool,
+}
+
+/// Taking a snapshot.
+#[derive(ToSchema)]
+pub struct SnapshotCreateBody {
+    pub snapshot: SnapshotCreateFields,
+}
+
+#[derive(ToSchema)]
+pub struct SnapshotCreateFields {
+    pub volume_id: String,
+    #[schema(max_length = 255)]
+    pub name: Option<String>,
+    #[schema(max_length = 255)]
+    pub description: Option<String>,
+    /// Also while attached. From 3.66 on that is always so, and `false` is refused.
+    pub force: Option<bool>,
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Renaming or redescribing a snapshot.
+#[derive(ToSchema)]
+pub struct SnapshotUpdateBody {
+    pub snapshot: SnapshotUpdateFields,
+}
+
+#[derive(ToSchema)]
+pub struct SnapshotUpdateFields {
+    #[schema(max_length = 255)]
+    pub name: Option<String>,
+    #[schema(max_length = 255)]
+    pub description: Option<String>,
+}
+
+/// Exactly one of these.
+#[derive(ToSchema)]
+pub struct SnapshotActionBody {
+    #[schema(rename = "os-reset_status")]
+    pub reset_status: Option<ResetStatusFields>,
+    #[schema(rename = "os-force_delete", value_type = Option<Object>)]
+    pub force_delete: Option<()>,
+    #[schema(rename = "os-update_snapshot_status")]
+    pub update_snapshot_status: Option<SnapshotStatusFields>,
+}
+
+#[derive(ToSchema)]
+pub struct SnapshotStatusFields {
+    pub status: String,
+    pub progress: Option<String>,
+}
