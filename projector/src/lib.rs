@@ -7,11 +7,20 @@
 pub mod as_of;
 pub mod error;
 pub mod events;
+mod filter;
+mod fold;
 pub mod history;
+mod key;
+mod list;
+mod listed;
 pub mod operations;
 pub mod query;
+mod row;
 pub mod runner;
+mod schema;
+mod tables;
 pub mod views;
+mod write;
 
 pub use error::{QueryError, ViewsError};
 pub use views::{Checkpoint, Views, VolumeSummary};

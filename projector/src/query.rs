@@ -43,7 +43,7 @@ pub enum Filter {
     VolumeType(VolumeTypeId),
     /// A volume's `bootable`.
     Bootable(bool),
-    /// A volume's host, `host@backend#pool`.
+    /// The host, `host@backend#pool`, or without the pool for all pools.
     Host(String),
     /// A volume's source snapshot, or a snapshot's own id.
     SnapshotId(SnapshotId),
@@ -110,8 +110,9 @@ pub struct ListQuery<Id> {
     pub project: Option<ProjectId>,
     /// All must hold.
     pub filters: Vec<Filter>,
-    /// In this order of importance; then by creation, newest first, then by id. Empty is Cinder's
-    /// default: creation, newest first, then id, descending.
+    /// In this order of importance; then by creation and by id, in the direction of the first key
+    /// (`process_sort_params` of Cinder). Empty is Cinder's default: creation, newest first, then
+    /// id, descending. What a row does not have comes before all values.
     pub sort: Vec<(SortKey, SortDirection)>,
     /// The last row of the page before.
     pub marker: Option<Id>,

@@ -1,28 +1,32 @@
-//! The views: one redb file, and everything that is read from it.
+//! The views' file: opening it, how far it has come, and reading the whole state back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use tephra_domain::backend::{Backend, PoolUsage};
-use tephra_domain::debt::CleanupDebt;
-use tephra_domain::event::IdempotencyScope;
-use tephra_domain::ids::{
-    BackendName, DebtId, OperationId, PoolId, Position, ProjectId, SnapshotId, VolumeId, VolumeTypeId,
-};
-use tephra_domain::ledger::{Ledger, RememberedCommand};
-use tephra_domain::quota::{QuotaLimits, Usage};
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable};
+use tephra_domain::ids::Position;
+use tephra_domain::ledger::Ledger;
 use tephra_domain::snapshot::Snapshot;
 use tephra_domain::units::Timestamp;
 use tephra_domain::volume::Volume;
-use tephra_domain::volume_type::VolumeType;
-use tephra_journal::log::{BlockNumber, Log};
+use tephra_journal::log::BlockNumber;
+use tephra_journal::wire::state::state_hash;
 use tokio::sync::watch;
 
-use crate::error::{QueryError, ViewsError};
-use crate::history::ResourceRef;
-use crate::operations::{OperationQuery, OperationRecord};
-use crate::query::{Filter, ListQuery, Page};
+use crate::error::ViewsError;
+use crate::fold::{Fold, load_small_tables};
+use crate::row::{RowTable, check, seal};
+use crate::schema;
+
+/// How much of the file is kept in memory, in bytes. Half of it is enough for the upper levels of
+/// every index of a million volumes.
+const CACHE_BYTES: usize = 256 << 20;
+
+pub(crate) const CHECKPOINT_KEY: &[u8] = b"checkpoint";
+pub(crate) const DEFAULT_LIMITS_KEY: &[u8] = b"default_limits";
+const SCHEMA_KEY: &str = "version";
 
 /// How far the views have come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,31 +55,45 @@ pub struct VolumeSummary {
 /// The views. Cloning gives another handle to the same file.
 #[derive(Clone, Debug)]
 pub struct Views {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
-struct Inner {
-    checkpoint: watch::Sender<Checkpoint>,
+pub(crate) struct Inner {
+    pub database: Database,
+    pub checkpoint: watch::Sender<Checkpoint>,
+    /// What the one writer holds between batches; nothing until the first, and after a failure.
+    pub fold: Mutex<Option<Fold>>,
 }
 
-fn not_yet<T>() -> Result<T, ViewsError> {
-    Err(ViewsError::Storage("the views are empty".to_owned()))
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("checkpoint", &*self.checkpoint.borrow()).finish_non_exhaustive()
+    }
 }
 
-#[allow(
-    unused_variables,
-    clippy::unused_self,
-    clippy::unused_async,
-    reason = "signatures come before bodies"
-)]
 impl Views {
     /// Opens the file, or makes it.
     ///
     /// # Errors
     /// [`ViewsError::MustRebuild`] if the file is damaged or of another schema.
     pub fn open(path: &Path) -> Result<Self, ViewsError> {
-        not_yet()
+        let database = match redb::Builder::new().set_cache_size(CACHE_BYTES).create(path) {
+            Ok(database) => database,
+            Err(DatabaseError::DatabaseAlreadyOpen) => {
+                return Err(ViewsError::InUse { path: path.display().to_string() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        prepare(&database)?;
+        let txn = database.begin_read()?;
+        let checkpoint = read_checkpoint(&txn)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                database,
+                checkpoint: watch::Sender::new(checkpoint),
+                fold: Mutex::new(None),
+            }),
+        })
     }
 
     /// Deletes the file if it is there, and makes an empty one.
@@ -83,7 +101,12 @@ impl Views {
     /// # Errors
     /// If the file cannot be removed or made.
     pub fn create_fresh(path: &Path) -> Result<Self, ViewsError> {
-        Ok(Self { inner: Arc::new(Inner { checkpoint: watch::Sender::new(Checkpoint::default()) }) })
+        match std::fs::remove_file(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(ViewsError::Storage(format!("{}: {error}", path.display()))),
+        }
+        Self::open(path)
     }
 
     /// How far the views have come.
@@ -99,129 +122,95 @@ impl Views {
     }
 
     /// The whole state, for a sequencer that starts.
+    ///
+    /// # Errors
+    /// If the file fails or is damaged.
     pub fn load_ledger(&self) -> Result<Ledger, ViewsError> {
-        not_yet()
+        let txn = self.begin_read()?;
+        let mut ledger = Ledger::default();
+        load_small_tables(&txn, &mut ledger)?;
+        for row in RowTable::open(&txn, schema::VOLUMES)?.all::<Volume>()? {
+            let (_, row) = row?;
+            ledger.volumes.insert(row.id, row);
+        }
+        for row in RowTable::open(&txn, schema::SNAPSHOTS)?.all::<Snapshot>()? {
+            let (_, row) = row?;
+            ledger.snapshots.insert(row.id, row);
+        }
+        ledger.loaded_at(read_checkpoint(&txn)?.position);
+        Ok(ledger)
     }
 
     /// A digest of the whole state, equal for equal states wherever it is taken.
+    ///
+    /// # Errors
+    /// As [`Views::load_ledger`].
     pub fn state_hash(&self) -> Result<[u8; 32], ViewsError> {
-        not_yet()
+        Ok(state_hash(&self.load_ledger()?))
     }
 
-    /// A volume.
-    pub fn volume(&self, id: VolumeId) -> Result<Option<Volume>, ViewsError> {
-        not_yet()
+    /// Reads every row and checks its sum, and that the indexes lead to rows.
+    ///
+    /// # Errors
+    /// [`ViewsError::MustRebuild`], naming the first damage found.
+    pub fn verify(&self) -> Result<(), ViewsError> {
+        let txn = self.begin_read()?;
+        for rows in schema::ALL_ROWS {
+            for entry in txn.open_table(rows.definition())?.range::<&[u8]>(..)? {
+                let (key, bytes) = entry?;
+                check(rows.0, key.value(), bytes.value())?;
+            }
+        }
+        for (index, rows) in
+            [(schema::VOLUME_INDEX, schema::VOLUMES), (schema::SNAPSHOT_INDEX, schema::SNAPSHOTS)]
+        {
+            let rows = txn.open_table(rows.definition())?;
+            for entry in txn.open_table(index.definition())?.range::<&[u8]>(..)? {
+                let (key, _) = entry?;
+                let row = key.value().last_chunk::<16>();
+                let found = row.map(|id| rows.get(id.as_slice())).transpose()?.flatten();
+                if found.is_none() {
+                    let key = key.value().escape_ascii();
+                    return Err(ViewsError::damaged(format_args!("{} {key} leads nowhere", index.0)));
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// A snapshot.
-    pub fn snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, ViewsError> {
-        not_yet()
+    pub(crate) fn begin_read(&self) -> Result<ReadTransaction, ViewsError> {
+        Ok(self.inner.database.begin_read()?)
     }
+}
 
-    /// A page of volumes.
-    pub fn volumes(&self, query: &ListQuery<VolumeId>) -> Result<Page<Volume>, QueryError> {
-        Ok(not_yet()?)
+/// Makes the tables of a new file, and refuses a file of another schema.
+fn prepare(database: &Database) -> Result<(), ViewsError> {
+    let txn = database.begin_write()?;
+    {
+        let mut table = txn.open_table(schema::SCHEMA)?;
+        let version = table.get(SCHEMA_KEY)?.map(|version| version.value());
+        match version {
+            Some(schema::VERSION) => return Ok(()),
+            Some(other) => {
+                let expected = schema::VERSION;
+                let reason = format_args!("the file has schema {other}, this program {expected}");
+                return Err(ViewsError::damaged(reason));
+            }
+            None => table.insert(SCHEMA_KEY, schema::VERSION)?,
+        };
+        for rows in schema::ALL_ROWS {
+            txn.open_table(rows.definition())?;
+        }
+        for index in schema::ALL_INDEXES {
+            txn.open_table(index.definition())?;
+        }
+        let sealed = seal(CHECKPOINT_KEY, &Checkpoint::default());
+        txn.open_table(schema::META.definition())?.insert(CHECKPOINT_KEY, sealed.as_slice())?;
     }
+    txn.commit()?;
+    Ok(())
+}
 
-    /// A page of snapshots.
-    pub fn snapshots(&self, query: &ListQuery<SnapshotId>) -> Result<Page<Snapshot>, QueryError> {
-        Ok(not_yet()?)
-    }
-
-    /// Volumes counted. Without filters it costs the same for any number of volumes;
-    /// `with_metadata` adds a look at each distinct pair of key and value.
-    pub fn summary(
-        &self,
-        project: Option<&ProjectId>,
-        filters: &[Filter],
-        with_metadata: bool,
-    ) -> Result<VolumeSummary, ViewsError> {
-        not_yet()
-    }
-
-    /// Every volume type, by id.
-    pub fn volume_types(&self) -> Result<Vec<VolumeType>, ViewsError> {
-        not_yet()
-    }
-
-    /// A volume type.
-    pub fn volume_type(&self, id: VolumeTypeId) -> Result<Option<VolumeType>, ViewsError> {
-        not_yet()
-    }
-
-    /// Every backend, by name.
-    pub fn backends(&self) -> Result<Vec<Backend>, ViewsError> {
-        not_yet()
-    }
-
-    /// A backend.
-    pub fn backend(&self, name: &BackendName) -> Result<Option<Backend>, ViewsError> {
-        not_yet()
-    }
-
-    /// A page of operations, open and ended, the one that opened last first.
-    pub fn operations(&self, query: &OperationQuery) -> Result<Page<OperationRecord>, QueryError> {
-        Ok(not_yet()?)
-    }
-
-    /// An operation, open or ended.
-    pub fn operation(&self, id: OperationId) -> Result<Option<OperationRecord>, ViewsError> {
-        not_yet()
-    }
-
-    /// Every cleanup debt, by id.
-    pub fn debts(&self) -> Result<Vec<CleanupDebt>, ViewsError> {
-        not_yet()
-    }
-
-    /// A cleanup debt.
-    pub fn debt(&self, id: DebtId) -> Result<Option<CleanupDebt>, ViewsError> {
-        not_yet()
-    }
-
-    /// What a project uses.
-    pub fn usage(&self, project: &ProjectId) -> Result<Usage, ViewsError> {
-        not_yet()
-    }
-
-    /// The limits that were set for a project; what is not in here has its default.
-    pub fn limits(&self, project: &ProjectId) -> Result<QuotaLimits, ViewsError> {
-        not_yet()
-    }
-
-    /// The limits that were set for everybody; what is not in here has Cinder's default.
-    pub fn default_limits(&self) -> Result<QuotaLimits, ViewsError> {
-        not_yet()
-    }
-
-    /// What is placed on each pool, by pool.
-    pub fn pool_usage(&self) -> Result<Vec<(PoolId, PoolUsage)>, ViewsError> {
-        not_yet()
-    }
-
-    /// The command that was accepted under a key. Whether the key is still remembered is for the
-    /// caller to say: see [`tephra_domain::ledger::IDEMPOTENCY_WINDOW_MS`].
-    pub fn remembered(&self, scope: &IdempotencyScope) -> Result<Option<RememberedCommand>, ViewsError> {
-        not_yet()
-    }
-
-    /// The positions of up to `limit` commits about a resource, from `from` on, in order.
-    pub fn history(
-        &self,
-        resource: &ResourceRef,
-        from: Position,
-        limit: usize,
-    ) -> Result<Vec<Position>, ViewsError> {
-        not_yet()
-    }
-
-    /// The block that holds a commit. Nothing if the views have not come so far.
-    pub fn locate(&self, position: Position) -> Result<Option<BlockNumber>, ViewsError> {
-        not_yet()
-    }
-
-    /// The last commit up to and at a moment.
-    pub async fn position_at(&self, log: &dyn Log, time: Timestamp) -> Result<Position, ViewsError> {
-        not_yet()
-    }
+pub(crate) fn read_checkpoint(txn: &ReadTransaction) -> Result<Checkpoint, ViewsError> {
+    RowTable::open(txn, schema::META)?.must_get(CHECKPOINT_KEY)
 }
