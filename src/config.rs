@@ -30,6 +30,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where the journal, the views and, by default, the volumes are.
     pub data_dir: PathBuf,
+    /// The first part of Cinder's `host@backend#pool`. Default: the machine's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Scheme and authority that links in answers start with, where a proxy stands in front.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_endpoint: Option<String>,
     /// How the server knows who asks.
     pub auth: AuthConfig,
     /// Bounds on what clients may do to the server.
@@ -45,6 +51,8 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8776)),
             data_dir: PathBuf::from(DEFAULT_DATA_DIR),
+            host: None,
+            public_endpoint: None,
             auth: AuthConfig::default(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
@@ -97,7 +105,7 @@ pub struct LimitsConfig {
     pub body_bytes: usize,
     /// Connections at a time; further ones wait in the kernel's queue.
     pub connections: usize,
-    /// How long a client may take to send a request's headers, in seconds.
+    /// How long a client may take to send a request's headers, and be idle between requests, in seconds.
     pub header_timeout_s: u64,
     /// How long a request may take, in seconds.
     pub request_timeout_s: u64,
@@ -109,10 +117,10 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             body_bytes: 114_688,
-            connections: 10_000,
-            header_timeout_s: 10,
+            connections: 8192,
+            header_timeout_s: 60,
             request_timeout_s: 60,
-            drain_timeout_s: 30,
+            drain_timeout_s: 20,
         }
     }
 }
@@ -259,6 +267,17 @@ impl Config {
         if self.backends.is_empty() {
             self.backends.push(BackendConfig::default_directory());
         }
+        if let Some(endpoint) = &self.public_endpoint
+            && !endpoint.starts_with("http://")
+            && !endpoint.starts_with("https://")
+        {
+            return Err(refuse("public_endpoint", "must begin with http:// or https://"));
+        }
+        if let Some(host) = &self.host
+            && (host.is_empty() || host.len() > 128 || host.contains(is_reserved))
+        {
+            return Err(refuse("host", "1 to 128 characters; no blanks, `@`, `#` or `/`"));
+        }
         self.check_auth()?;
         self.check_limits()?;
         let mut names = BTreeSet::new();
@@ -281,14 +300,10 @@ impl Config {
         backend.directory.clone().unwrap_or_else(|| self.data_dir.join("volumes"))
     }
 
-    /// The file of the journal.
-    pub fn journal_file(&self) -> PathBuf {
-        self.data_dir.join("ledger.redb")
-    }
-
-    /// The file of the views.
-    pub fn views_file(&self) -> PathBuf {
-        self.data_dir.join("views.redb")
+    /// The first part of `host@backend#pool`.
+    pub fn host(&self) -> String {
+        let machine = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.host.clone().unwrap_or_else(machine)
     }
 
     fn check_auth(&self) -> CommandResult {
@@ -389,6 +404,8 @@ mod tests {
     #[test]
     fn values_that_cannot_be_meant_are_refused_by_key() {
         refused("listen = \"nowhere\"", "line 1");
+        refused("host = \"a@b\"", "host");
+        refused("public_endpoint = \"cloud.example.org\"", "public_endpoint");
         refused("[auth]\nmode = \"tokens\"", "auth.token_file");
         refused("[auth]\ntoken_file = \"x\"", "auth.token_file");
         refused(
@@ -422,6 +439,8 @@ mod tests {
         let example = include_str!("../deploy/tephra.example.toml");
         Config::parse(example).unwrap();
         let every_key = Config {
+            host: Some(String::new()),
+            public_endpoint: Some(String::new()),
             auth: AuthConfig { token_file: Some(PathBuf::new()), ..AuthConfig::default() },
             backends: vec![BackendConfig {
                 directory: Some(PathBuf::new()),

@@ -3,12 +3,17 @@
 //! Here is the command line; `serve` wires the server's roles together, `commands` has one file
 //! per subcommand. What they share: `config`, `output`, `failure` (exit codes), `moment`, `lock`.
 
+mod client;
 mod commands;
 mod config;
+mod demo;
 mod failure;
+mod files;
 mod lock;
 mod moment;
 mod output;
+mod roles;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -35,6 +40,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(commands::serve::ServeArgs),
+    Demo(demo::DemoArgs),
+    Log(commands::log::LogArgs),
+    History(commands::history::HistoryArgs),
+    State(commands::state::StateArgs),
+    Operations(commands::operations::OperationsArgs),
+    Debts(commands::debts::DebtsArgs),
+    Recover(commands::recover::RecoverArgs),
+    Verify(commands::verify::VerifyArgs),
+    Rebuild(commands::rebuild::RebuildArgs),
     /// Check a configuration.
     #[command(subcommand)]
     Config(commands::config::ConfigCommand),
@@ -43,14 +58,28 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.color, cli.json);
-    match run(cli.command, output) {
+    let ended = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(run(cli.command, output)),
+        Err(error) => Err(error.into()),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error, output),
     }
 }
 
-fn run(command: Command, output: Output) -> CommandResult {
+async fn run(command: Command, output: Output) -> CommandResult {
     match command {
+        Command::Serve(args) => commands::serve::run(&args, output).await,
+        Command::Demo(args) => demo::run(&args, output).await,
+        Command::Log(args) => commands::log::run(&args, output).await,
+        Command::History(args) => commands::history::run(&args, output).await,
+        Command::State(args) => commands::state::run(&args, output).await,
+        Command::Operations(args) => commands::operations::run(&args, output).await,
+        Command::Debts(args) => commands::debts::run(&args, output).await,
+        Command::Recover(args) => commands::recover::run(&args, output).await,
+        Command::Verify(args) => commands::verify::run(&args, output).await,
+        Command::Rebuild(args) => commands::rebuild::run(&args, output).await,
         Command::Config(command) => commands::config::run(&command, output),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::time::Duration;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -163,11 +162,6 @@ impl Cell {
     pub fn status(status: &str) -> Self {
         Self::new(Ink::of_status(status), status)
     }
-
-    /// Nothing.
-    pub fn empty() -> Self {
-        Self::plain("")
-    }
 }
 
 /// Rows under headings, as wide as they need to be.
@@ -194,11 +188,6 @@ impl Table {
     /// Adds a row.
     pub fn row(&mut self, cells: Vec<Cell>) {
         self.rows.push(cells);
-    }
-
-    /// Whether it has no rows.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
     }
 
     /// The table as text, headings first if wanted.
@@ -321,37 +310,15 @@ impl Output {
         self.line(&document.to_string())
     }
 
-    /// A bar on standard error for work whose length is known. Hidden where there is no terminal,
-    /// and for the first moments: short work needs no bar.
+    /// A bar on standard error for work whose length is known. Hidden where there is no terminal.
     pub fn progress(self, what: &'static str, length: u64) -> ProgressBar {
-        let template = "{msg} {wide_bar} {human_pos}/{human_len} ({eta})";
-        self.bar(what, ProgressBar::with_draw_target(Some(length), self.target()), template)
-    }
-
-    /// A spinner on standard error for work whose length is not known.
-    pub fn spinner(self, what: &'static str) -> ProgressBar {
-        let bar =
-            self.bar(what, ProgressBar::with_draw_target(None, self.target()), "{spinner} {msg} {human_pos}");
-        bar.enable_steady_tick(Duration::from_millis(120));
-        bar
-    }
-
-    fn bar(self, what: &'static str, bar: ProgressBar, template: &str) -> ProgressBar {
-        if let Ok(style) = ProgressStyle::with_template(template) {
+        let target = if self.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(length), target).with_message(what);
+        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} ({eta})") {
             bar.set_style(style);
         }
-        bar.with_message(what)
+        bar
     }
-
-    fn target(self) -> ProgressDrawTarget {
-        if self.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
-    }
-}
-
-/// A moment as tables show it: UTC, to the millisecond.
-pub fn moment(micros: i64) -> String {
-    jiff::Timestamp::from_microsecond(micros)
-        .map_or_else(|_| micros.to_string(), |timestamp| format!("{timestamp:.3}"))
 }
 
 /// `key: value` lines, the keys aligned.
@@ -395,10 +362,5 @@ mod tests {
         assert!(always.ink(Ink::Bad, "x").starts_with('\u{1b}'));
         assert_eq!(plain().ink(Ink::Bad, "x"), "x");
         assert_eq!(Paint::new(ColorChoice::Auto, false).ink(Ink::Bad, "x"), "x");
-    }
-
-    #[test]
-    fn moments_are_shown_in_utc() {
-        assert_eq!(moment(1_000), "1970-01-01T00:00:00.001Z");
     }
 }

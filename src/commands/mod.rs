@@ -1,3 +1,13 @@
-//! One file per subcommand.
+//! One file per subcommand, and what several of them share.
 
 pub mod config;
+pub mod debts;
+pub mod event_table;
+pub mod history;
+pub mod log;
+pub mod operations;
+pub mod rebuild;
+pub mod recover;
+pub mod serve;
+pub mod state;
+pub mod verify;

@@ -1,0 +1,115 @@
+//! `tephra history ID`: everything that ever happened to one thing.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::client::{LedgerArgs, LedgerClient};
+use crate::commands::event_table::{event_row, events_table};
+use crate::commands::log::each_event;
+use crate::failure::{CommandError, CommandResult, Exit};
+use crate::output::{Ink, Output};
+
+/// What an id may be the id of, in the order in which it is looked up.
+const KINDS: [&str; 6] = ["volume", "snapshot", "operation", "type", "debt", "backend"];
+
+/// Everything that ever happened to one thing, from its creation on, also if it is deleted.
+///
+/// ID is that of a volume, a snapshot, an operation, a volume type or a cleanup debt, or the name
+/// of a backend; it is looked up among them in this order. `KIND:ID` says which.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tephra history 6a1f2c1e-0a4b-4a6e-9d55-5d4f5b2f1a10
+  tephra history backend:directory
+  tephra history 6a1f2c1e-0a4b-4a6e-9d55-5d4f5b2f1a10 --json | jq '.events[].kind'
+
+Exits with 3 if nothing of that id was ever there.")]
+pub struct HistoryArgs {
+    /// What to look up.
+    #[arg(value_name = "ID")]
+    id: String,
+
+    #[command(flatten)]
+    ledger: LedgerArgs,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// [`Exit::NotFound`] if nothing of that id was ever there, and what the ledger says.
+pub async fn run(args: &HistoryArgs, output: Output) -> CommandResult {
+    let ledger = args.ledger.open(output).await?;
+    let (kind, id, events) = find(&ledger, &args.id).await?;
+    if output.is_json() {
+        return output.document(&json!({ "resource": { "kind": kind, "id": id }, "events": events }));
+    }
+    let title = format!("{kind} {id}: {} events", events.len());
+    output.line(&output.ink(Ink::Heading, &title))?;
+    let mut table = events_table();
+    for event in &events {
+        table.row(event_row(event));
+    }
+    output.table(&table)
+}
+
+async fn find<'a>(ledger: &LedgerClient, text: &'a str) -> CommandResult<(&'a str, &'a str, Vec<Value>)> {
+    for (kind, id) in candidates(text) {
+        let events = history(ledger, kind, id).await?;
+        if !events.is_empty() {
+            return Ok((kind, id, events));
+        }
+    }
+    Err(CommandError::new(Exit::NotFound, format!("nothing in the ledger has the id {text}")))
+}
+
+fn candidates(text: &str) -> Vec<(&str, &str)> {
+    match text.split_once(':') {
+        Some((kind, id)) if KINDS.contains(&kind) => vec![(kind, id)],
+        Some(_) | None => KINDS.iter().filter(|kind| can_be(kind, text)).map(|kind| (*kind, text)).collect(),
+    }
+}
+
+/// Whether the text has the form of an id of this kind at all.
+fn can_be(kind: &str, text: &str) -> bool {
+    let is_uuid = uuid::Uuid::try_parse(text).is_ok();
+    match kind {
+        "debt" => text.split_once('.').is_some_and(|(operation, _)| uuid::Uuid::try_parse(operation).is_ok()),
+        "backend" => !is_uuid,
+        _ => is_uuid,
+    }
+}
+
+/// The whole history of a resource; nothing if there is none.
+///
+/// # Errors
+/// What the ledger says.
+pub async fn history(ledger: &LedgerClient, kind: &str, id: &str) -> CommandResult<Vec<Value>> {
+    let mut history = Vec::new();
+    let filter = [("resource", format!("{kind}:{id}"))];
+    let read = each_event(ledger, &filter, 0, None, |events| {
+        history.extend_from_slice(events);
+        Ok(())
+    })
+    .await;
+    match read {
+        Ok(()) => Ok(history),
+        Err(error) if error.exit == Exit::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "6a1f2c1e-0a4b-4a6e-9d55-5d4f5b2f1a10";
+
+    #[test]
+    fn an_id_is_looked_up_among_the_kinds_that_it_can_be_of() {
+        let kinds = |text| candidates(text).into_iter().map(|(kind, _)| kind).collect::<Vec<_>>();
+        assert_eq!(kinds(ID), ["volume", "snapshot", "operation", "type"]);
+        assert_eq!(kinds(&format!("{ID}.0")), ["debt", "backend"]);
+        assert_eq!(kinds("directory"), ["backend"]);
+        assert_eq!(candidates(&format!("snapshot:{ID}")), [("snapshot", ID)]);
+    }
+}

@@ -1,0 +1,218 @@
+//! The files of a data directory: opened, verified, brought up to date.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::Router;
+use tephra_api::auth::{Authenticator, NoAuth};
+use tephra_api::state::{ApiSettings, App, AppState};
+use tephra_domain::units::Timestamp;
+use tephra_journal::clock::{Clock as _, SystemClock};
+use tephra_journal::embedded::EmbeddedLog;
+use tephra_journal::gateway::{CommandGateway, Receipt, Submission, SubmitError};
+use tephra_journal::hash_chain::{ChainHead, verify_chain};
+use tephra_journal::log::{BlockNumber, Log, LogError};
+use tephra_journal::pool_board::PoolBoard;
+use tephra_projector::runner::{Health, Projector, rebuild};
+use tephra_projector::{Views, ViewsError};
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::{CommandError, CommandResult, Exit};
+use crate::lock::DataDirLock;
+use crate::output::{Ink, Output};
+
+/// What an operator can do about a journal that is not what was written.
+const DAMAGED_JOURNAL_HINT: &str = "nothing was changed. Keep the file as evidence, and restore the journal from a \
+    backup or from another replica; `tephra verify` says how far it is intact";
+
+/// The file of the journal.
+pub fn journal_file(data_dir: &Path) -> std::path::PathBuf {
+    data_dir.join("ledger.redb")
+}
+
+/// The file of the views.
+pub fn views_file(data_dir: &Path) -> std::path::PathBuf {
+    data_dir.join("views.redb")
+}
+
+/// An error of the journal with its exit code.
+pub fn journal_error(error: LogError) -> CommandError {
+    match error {
+        LogError::Corrupt { .. } => CommandError::new(
+            Exit::VerificationFailed,
+            format!("the journal is not what was written: {error}"),
+        )
+        .hint(DAMAGED_JOURNAL_HINT),
+        LogError::Unavailable(_) => CommandError::from(error),
+    }
+}
+
+/// An error of the views with its exit code.
+pub fn views_error(error: ViewsError) -> CommandError {
+    match error {
+        ViewsError::Log(error) => journal_error(error),
+        ViewsError::IllegalHistory { .. } => {
+            CommandError::new(Exit::VerificationFailed, error).hint(DAMAGED_JOURNAL_HINT)
+        }
+        ViewsError::InUse { .. } => CommandError::new(Exit::InUse, error),
+        ViewsError::MustRebuild { .. } | ViewsError::Diverged { .. } => {
+            CommandError::from(error).hint("make them again from the journal: `tephra rebuild`")
+        }
+        ViewsError::Storage(_) => error.into(),
+    }
+}
+
+/// Walks the whole journal: every block's hash, the chain, the positions, every event known.
+///
+/// # Errors
+/// [`Exit::VerificationFailed`], naming the block and the position.
+pub async fn verify_journal(log: &dyn Log, output: Output) -> CommandResult<ChainHead> {
+    let last = log.head().await.map_err(journal_error)?;
+    let bar = output.progress("verifying the journal", last.0);
+    let verified = verify_chain(log, |block, _| {
+        bar.set_position(block.number.0);
+        Ok(())
+    })
+    .await;
+    bar.finish_and_clear();
+    verified.map_err(journal_error)
+}
+
+/// Opens the views; makes them again from the journal if they are damaged, of another schema, or
+/// of another journal.
+///
+/// # Errors
+/// If they can be neither opened nor made.
+pub async fn open_views(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<Views> {
+    let reason = match Views::open(path) {
+        Ok(views) => match stray(log.as_ref(), &views).await? {
+            None => return Ok(views),
+            Some(reason) => reason,
+        },
+        Err(ViewsError::MustRebuild { reason }) => reason,
+        Err(error) => return Err(views_error(error)),
+    };
+    let note = format!("the views {} are made again from the journal: {reason}", path.display());
+    tracing::warn!("{note}");
+    if !tracing::enabled!(tracing::Level::WARN) {
+        eprintln!("{} {note}", output.error_paint().ink(Ink::Caution, "note:"));
+    }
+    rebuild_views(log, path, output).await
+}
+
+/// Makes the views again from the journal.
+///
+/// # Errors
+/// What is wrong with the journal, or with the file.
+pub async fn rebuild_views(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<Views> {
+    let last = log.head().await.map_err(journal_error)?;
+    let bar = output.progress("rebuilding the views", last.0);
+    let rebuilt = rebuild(Arc::clone(log), path, |progress| {
+        bar.set_length(progress.head.0);
+        bar.set_position(progress.block.0);
+    })
+    .await;
+    bar.finish_and_clear();
+    rebuilt.map_err(views_error)
+}
+
+/// Why the views cannot be of this journal, if they cannot.
+async fn stray(log: &dyn Log, views: &Views) -> CommandResult<Option<String>> {
+    let checkpoint = views.checkpoint();
+    if checkpoint.block == BlockNumber::default() {
+        return Ok(None);
+    }
+    let found = log.read(checkpoint.block, 1).await.map_err(journal_error)?;
+    let Some((number, bytes)) = found.first().filter(|(number, _)| *number == checkpoint.block) else {
+        return Ok(Some(format!("they have taken in block {}, which it does not have", checkpoint.block.0)));
+    };
+    let block = tephra_journal::wire::decode_block(*number, bytes).map_err(journal_error)?;
+    let same = block.hash == checkpoint.hash;
+    Ok((!same).then(|| format!("they have taken in another block {}", checkpoint.block.0)))
+}
+
+/// Brings views to the end of a journal that nobody appends to.
+///
+/// # Errors
+/// What is wrong with either.
+pub async fn catch_views_up(log: &Arc<dyn Log>, views: &Views, output: Output) -> CommandResult {
+    let head = log.head().await.map_err(journal_error)?;
+    if views.checkpoint().block >= head {
+        return Ok(());
+    }
+    let bar = output.progress("bringing the views up to date", head.0);
+    let cancel = CancellationToken::new();
+    let projector = Projector::start(views.clone(), Arc::clone(log), None, cancel.clone());
+    let mut health = projector.watch_health();
+    let caught_up = health.wait_for(|health| match health {
+        Health::CatchingUp { at, .. } => {
+            bar.set_position(at.0);
+            false
+        }
+        Health::Following | Health::Stopped | Health::Failed { .. } => true,
+    });
+    let ended = caught_up.await.map(|health| health.clone());
+    bar.finish_and_clear();
+    cancel.cancel();
+    match ended {
+        Ok(Health::Failed { reason }) => {
+            Err(CommandError::new(Exit::Error, format!("the views cannot go on: {reason}"))
+                .hint("make them again from the journal: `tephra rebuild`"))
+        }
+        Ok(Health::Following | Health::Stopped | Health::CatchingUp { .. }) => Ok(()),
+        Err(_) => Err(CommandError::new(Exit::Error, "the projector ended before the journal did")),
+    }
+}
+
+/// Opens a journal to be looked at.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn open_journal_to_read(path: &Path) -> CommandResult<EmbeddedLog> {
+    // after a crash the store has to finish its own bookkeeping first, which reading alone cannot
+    EmbeddedLog::open_read_only(path).or_else(|_| EmbeddedLog::open(path)).map_err(journal_error)
+}
+
+/// The API over files that no server has open. It answers questions; it takes no commands.
+pub struct OfflineLedger {
+    router: Router,
+    _lock: DataDirLock,
+}
+
+impl OfflineLedger {
+    /// Opens the files and brings the views up to date.
+    ///
+    /// # Errors
+    /// What is wrong with the files.
+    pub async fn open(lock: DataDirLock, data_dir: &Path, output: Output) -> CommandResult<Self> {
+        let log: Arc<dyn Log> = Arc::new(open_journal_to_read(&journal_file(data_dir))?);
+        let views = open_views(&log, &views_file(data_dir), output).await?;
+        catch_views_up(&log, &views, output).await?;
+        let clock = SystemClock::default();
+        let state = AppState::new(App {
+            gateway: Arc::new(NoGateway),
+            views,
+            log,
+            pools: PoolBoard::default(),
+            clock: Arc::new(move || -> Timestamp { clock.now() }),
+            auth: Authenticator::NoAuth(NoAuth { everybody_is_admin: true, allow_any_address: false }),
+            settings: ApiSettings::default(),
+        });
+        Ok(Self { router: tephra_api::server::router(state), _lock: lock })
+    }
+
+    /// The API's routes.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+}
+
+struct NoGateway;
+
+#[async_trait]
+impl CommandGateway for NoGateway {
+    async fn submit(&self, _: Submission) -> Result<Receipt, SubmitError> {
+        Err(SubmitError::Unavailable { reason: "no server runs on this ledger".to_owned() })
+    }
+}

@@ -1,0 +1,380 @@
+//! `tephra serve`: how the server's roles are wired together, how it starts, and how it stops.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tephra_api::auth::{Authenticator, NoAuth, TokenFile, check_listen};
+use tephra_api::server::{ServerLimits, router};
+use tephra_api::state::{ApiSettings, App, AppState};
+use tephra_domain::ids::{BackendName, ZoneName};
+use tephra_executors::backend::Backend;
+use tephra_executors::backend::directory::{self, DirectoryBackend, DirectoryConfig};
+use tephra_executors::runner::{Runner, RunnerConfig};
+use tephra_journal::clock::{Clock, SystemClock};
+use tephra_journal::embedded::EmbeddedLog;
+use tephra_journal::feed::Feed;
+use tephra_journal::gateway::CommandGateway;
+use tephra_journal::hash_chain::ChainHead;
+use tephra_journal::in_process_queue::InProcessQueue;
+use tephra_journal::log::Log;
+use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::sequencer::{
+    CaughtUp, Sequencer, SequencerConfig, SequencerHandle, SequencerParts, bootstrap, catch_up,
+};
+use tephra_journal::work_queue::WorkQueue;
+use tephra_projector::runner::{Health, Projector};
+use tephra_projector::{Views, ViewsError};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{AuthMode, BackendConfig, Config, Driver};
+use crate::failure::{CommandError, CommandResult, Exit, WithExit as _};
+use crate::files::{
+    journal_error, journal_file, open_views, rebuild_views, verify_journal, views_error, views_file,
+};
+use crate::lock::{DataDirLock, ServerInfo};
+use crate::output::Output;
+use crate::roles::{RoleDied, RoleKind, Roles};
+
+/// How long the backends may take to say how full they are before the server is ready without them.
+const BACKEND_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether they have.
+const BACKEND_POLL: Duration = Duration::from_millis(5);
+
+/// A running server.
+pub struct Server {
+    roles: Roles,
+    lock: DataDirLock,
+    drain_limit: Duration,
+    /// What it says about itself.
+    pub info: ServerInfo,
+    /// Where the journal ended when it was verified, at the start.
+    pub verified: ChainHead,
+}
+
+impl Server {
+    /// Starts all roles, in order, and returns when it is ready for clients.
+    ///
+    /// # Errors
+    /// [`Exit::InUse`], [`Exit::VerificationFailed`], [`Exit::Usage`] for a configuration that
+    /// cannot work, or whatever else keeps it from starting.
+    pub async fn start(config: &Config, output: Output) -> CommandResult<Self> {
+        let auth = authenticator(config)?;
+        check_listen(config.listen, &auth).map_err(|_| open_to_all(config.listen))?;
+        make_data_dir(&config.data_dir)?;
+        let lock = DataDirLock::acquire(&config.data_dir)?;
+        let listener = listen(config.listen).await?;
+        let address = listener.local_addr()?;
+
+        let log: Arc<dyn Log> =
+            Arc::new(EmbeddedLog::open(&journal_file(&config.data_dir)).map_err(journal_error)?);
+        let verified = verify_journal(log.as_ref(), output).await?;
+        let (views, state) = load(&log, &views_file(&config.data_dir), output).await?;
+        let stage = Stage {
+            clock: Arc::new(SystemClock::not_before(state.head.time)),
+            log,
+            views,
+            feed: Feed::new(),
+            pools: PoolBoard::default(),
+            drain_limit: Duration::from_secs(config.limits.drain_timeout_s),
+        };
+        let mut roles = Roles::default();
+        let started = stage.start(config, state, listener, auth, &mut roles).await;
+        if let Err(error) = started {
+            // the first failure is the one to tell of
+            drop(roles.stop(stage.drain_limit).await);
+            return Err(error);
+        }
+        let info = ServerInfo {
+            url: format!("http://{}", reachable(address)),
+            pid: std::process::id(),
+            auth: config.auth.mode.as_str().to_owned(),
+        };
+        lock.announce(&info)?;
+        Ok(Self { roles, lock, drain_limit: stage.drain_limit, info, verified })
+    }
+
+    /// Returns when a role has died.
+    pub async fn died(&mut self) -> RoleDied {
+        self.roles.died().await
+    }
+
+    /// Takes no more requests, finishes what is under way, and stops.
+    ///
+    /// # Errors
+    /// [`Exit::RoleDied`] if a role did not end well.
+    pub async fn stop(self) -> CommandResult {
+        let withdrawn = self.lock.withdraw();
+        // the api and the runners bound their own draining; a little more lets them say so
+        let limit = self.drain_limit.saturating_add(Duration::from_secs(5));
+        self.roles.stop(limit).await.exit(Exit::RoleDied)?;
+        withdrawn
+    }
+}
+
+/// What the roles share.
+struct Stage {
+    log: Arc<dyn Log>,
+    views: Views,
+    feed: Feed,
+    pools: PoolBoard,
+    clock: Arc<dyn Clock>,
+    drain_limit: Duration,
+}
+
+impl Stage {
+    async fn start(
+        &self,
+        config: &Config,
+        state: CaughtUp,
+        listener: TcpListener,
+        auth: Authenticator,
+        roles: &mut Roles,
+    ) -> CommandResult {
+        let queue = InProcessQueue::new(Arc::clone(&self.clock));
+        let sequencer = self.start_sequencer(state, Arc::new(queue.clone()), roles);
+        let gateway: Arc<dyn CommandGateway> = Arc::new(sequencer);
+        self.start_projector(roles).await?;
+        bootstrap(gateway.as_ref()).await?;
+        for backend in &config.backends {
+            self.start_executor(config, backend, Arc::new(queue.clone()), Arc::clone(&gateway), roles)?;
+        }
+        self.wait_for_backends(&config.backends).await;
+        self.start_api(config, listener, auth, gateway, roles);
+        Ok(())
+    }
+
+    fn start_sequencer(
+        &self,
+        state: CaughtUp,
+        queue: Arc<dyn WorkQueue>,
+        roles: &mut Roles,
+    ) -> SequencerHandle {
+        let cancel = CancellationToken::new();
+        let parts = SequencerParts {
+            log: Arc::clone(&self.log),
+            pools: self.pools.clone(),
+            queue,
+            feed: self.feed.clone(),
+            clock: Arc::clone(&self.clock),
+            cancel: cancel.clone(),
+        };
+        let handle = Sequencer::start(SequencerConfig::default(), state, parts);
+        let watched = handle.clone();
+        roles.add(RoleKind::Sequencer, cancel, async move {
+            watched.drained().await.map_err(|error| error.to_string())
+        });
+        handle
+    }
+
+    /// Starts the projector and waits until it is up with the journal.
+    async fn start_projector(&self, roles: &mut Roles) -> CommandResult {
+        let cancel = CancellationToken::new();
+        let handle = Projector::start(
+            self.views.clone(),
+            Arc::clone(&self.log),
+            Some(self.feed.clone()),
+            cancel.clone(),
+        );
+        let (mut ready, mut ended) = (handle.watch_health(), handle.watch_health());
+        roles.add(RoleKind::Projector, cancel, async move {
+            let over =
+                ended.wait_for(|health| matches!(health, Health::Stopped | Health::Failed { .. })).await;
+            match over.map(|health| health.clone()) {
+                Ok(Health::Failed { reason }) => Err(reason),
+                Ok(Health::Stopped | Health::CatchingUp { .. } | Health::Following) => Ok(()),
+                Err(_) => Err("its task is gone".to_owned()),
+            }
+        });
+        let first = ready.wait_for(|health| !matches!(health, Health::CatchingUp { .. })).await;
+        match first.map(|health| health.clone()) {
+            Ok(Health::Following) => Ok(()),
+            Ok(Health::Failed { reason }) => Err(CommandError::new(Exit::Error, reason)),
+            Ok(Health::Stopped | Health::CatchingUp { .. }) | Err(_) => {
+                Err(CommandError::new(Exit::Error, "the projector stopped before it was up with the journal"))
+            }
+        }
+    }
+
+    fn start_executor(
+        &self,
+        config: &Config,
+        backend: &BackendConfig,
+        queue: Arc<dyn WorkQueue>,
+        gateway: Arc<dyn CommandGateway>,
+        roles: &mut Roles,
+    ) -> CommandResult {
+        let opened = open_backend(config, backend)?;
+        let cancel = CancellationToken::new();
+        let runner_config = RunnerConfig {
+            parallelism: backend.parallelism,
+            drain_limit: self.drain_limit,
+            ..RunnerConfig::default()
+        };
+        let (pools, clock) = (self.pools.clone(), Arc::clone(&self.clock));
+        let handle = Runner::start(runner_config, opened, queue, gateway, pools, clock, cancel.clone());
+        roles.add(RoleKind::Executor, cancel, async move {
+            handle.stopped().await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// So that the first volume finds a pool. A backend that cannot say how full it is may come
+    /// later; until then nothing is placed on it.
+    async fn wait_for_backends(&self, backends: &[BackendConfig]) {
+        let names: Vec<BackendName> =
+            backends.iter().map(|backend| BackendName::new(&*backend.name)).collect();
+        let silent = || names.iter().find(|name| self.pools.last_report(name).is_none());
+        let all = async {
+            while silent().is_some() {
+                tokio::time::sleep(BACKEND_POLL).await;
+            }
+        };
+        if tokio::time::timeout(BACKEND_PATIENCE, all).await.is_err()
+            && let Some(backend) = silent()
+        {
+            tracing::warn!(%backend, "the backend has not reported its capacity: no volume is placed on it yet");
+        }
+    }
+
+    fn start_api(
+        &self,
+        config: &Config,
+        listener: TcpListener,
+        auth: Authenticator,
+        gateway: Arc<dyn CommandGateway>,
+        roles: &mut Roles,
+    ) {
+        let clock = Arc::clone(&self.clock);
+        let state = AppState::new(App {
+            gateway,
+            views: self.views.clone(),
+            log: Arc::clone(&self.log),
+            pools: self.pools.clone(),
+            clock: Arc::new(move || clock.now()),
+            auth,
+            settings: ApiSettings { public_endpoint: config.public_endpoint.clone() },
+        });
+        let limits = ServerLimits {
+            connections: config.limits.connections,
+            head_timeout: Duration::from_secs(config.limits.header_timeout_s),
+            request_timeout: Duration::from_secs(config.limits.request_timeout_s),
+            drain_timeout: self.drain_limit,
+        };
+        let cancel = CancellationToken::new();
+        let serving =
+            tokio::spawn(tephra_api::server::serve(listener, router(state), limits, cancel.clone()));
+        roles.add(RoleKind::Api, cancel, async move {
+            match serving.await {
+                Ok(served) => served.map_err(|error| error.to_string()),
+                Err(panic) => Err(panic.to_string()),
+            }
+        });
+    }
+}
+
+/// The views, and the state at the end of the journal.
+async fn load(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<(Views, CaughtUp)> {
+    let mut views = open_views(log, path, output).await?;
+    let ledger = match views.verify().and_then(|()| views.load_ledger()) {
+        Ok(ledger) => ledger,
+        Err(ViewsError::MustRebuild { reason }) => {
+            tracing::warn!(views = %path.display(), %reason, "the views are damaged and are made again from the journal");
+            drop(views);
+            views = rebuild_views(log, path, output).await?;
+            views.load_ledger().map_err(views_error)?
+        }
+        Err(error) => return Err(views_error(error)),
+    };
+    let from = views.checkpoint().block;
+    let state = catch_up(ledger, from, log.as_ref()).await.map_err(journal_error)?;
+    Ok((views, state))
+}
+
+fn make_data_dir(path: &Path) -> CommandResult {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make the data directory {}", path.display()))?;
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> CommandResult<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let in_use = error.kind() == std::io::ErrorKind::AddrInUse;
+        let failed = CommandError::from(anyhow::Error::from(error).context(format!("cannot listen at {address}")));
+        if in_use {
+            failed.hint("another server is there (Cinder's own?); choose another address with --listen, port 0 for a free one")
+        } else {
+            failed
+        }
+    })
+}
+
+/// The address as a client on this machine reaches it: nobody can connect to "any address".
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        std::net::IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn authenticator(config: &Config) -> CommandResult<Authenticator> {
+    match (config.auth.mode, &config.auth.token_file) {
+        (AuthMode::Tokens, Some(path)) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read the token file {}", path.display()))
+                .exit(Exit::Usage)?;
+            let tokens =
+                TokenFile::parse(&text).with_context(|| path.display().to_string()).exit(Exit::Usage)?;
+            Ok(Authenticator::TokenFile(tokens))
+        }
+        (AuthMode::Tokens, None) => Err(CommandError::new(Exit::Usage, "auth.token_file is missing")),
+        (AuthMode::Noauth, _) => Ok(Authenticator::NoAuth(NoAuth {
+            everybody_is_admin: config.auth.everybody_is_admin,
+            allow_any_address: config.auth.i_know_that_noauth_lets_everybody_in,
+        })),
+    }
+}
+
+fn open_to_all(address: SocketAddr) -> CommandError {
+    let message = format!(
+        "{address} can be reached from other machines, and noauth believes everybody who says to be an administrator"
+    );
+    CommandError::new(Exit::Usage, message).hint(
+        "listen at 127.0.0.1, configure tokens ([auth] mode = \"tokens\"), or set [auth] i_know_that_noauth_lets_everybody_in = true",
+    )
+}
+
+fn open_backend(config: &Config, backend: &BackendConfig) -> CommandResult<Arc<dyn Backend>> {
+    let name = BackendName::new(&*backend.name);
+    let driver = match (backend.driver, &backend.export) {
+        (Driver::Nfs, Some(export)) => directory::Driver::Nfs { export: export.clone() },
+        (Driver::Nfs | Driver::Directory, _) => directory::Driver::Directory,
+    };
+    let settings = DirectoryConfig {
+        driver,
+        availability_zone: ZoneName::new(&*backend.availability_zone),
+        max_over_subscription_ratio: backend.max_over_subscription_ratio,
+        reserved_percentage: backend.reserved_percentage,
+        native_revert: backend.native_revert,
+        ..DirectoryConfig::new(name, config.host(), config.backend_directory(backend))
+    };
+    let opened = DirectoryBackend::open(settings)
+        .with_context(|| format!("the backend {} cannot be used", backend.name))?;
+    Ok(Arc::new(opened))
+}
+
+/// The data directory in full, for messages.
+pub fn full_path(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
