@@ -1,13 +1,15 @@
 //! The router, the listener's limits, and the road that every request takes.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -127,6 +129,19 @@ async fn edge(mut request: Request, next: Next) -> Response {
 #[derive(Clone, Copy)]
 struct RequestTimeout(Duration);
 
+/// Cancelled when the server stops: answers that go on for long must end then. Without a server
+/// (a request that is handed to the router itself) it never is.
+#[derive(Clone, Debug, Default)]
+pub struct Stopping(pub CancellationToken);
+
+impl<S: Sync> FromRequestParts<S> for Stopping {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+    }
+}
+
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()
@@ -197,9 +212,11 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot turn Nagle's algorithm off");
     }
+    let stopping = cancel.clone();
     let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(RequestTimeout(limits.request_timeout));
+        request.extensions_mut().insert(Stopping(stopping.clone()));
         request.map(axum::body::Body::new)
     });
     let connection = hyper::server::conn::http1::Builder::new()

@@ -2,5 +2,6 @@
 //! that need several crates at once. See README.md for which test proves what.
 
 pub mod docs;
+pub mod served;
 pub mod sim_backend;
 pub mod world;
