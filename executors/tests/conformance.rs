@@ -1,5 +1,7 @@
 //! The conformance suite over every backend that needs nothing but this host.
 
+#![allow(clippy::unwrap_used, reason = "in a test, whatever is not as expected is a failure")]
+
 use std::any::Any;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;

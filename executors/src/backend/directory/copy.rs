@@ -194,3 +194,78 @@ fn interrupted_unless(go_on: bool) -> io::Result<()> {
 pub fn is_zero(block: &[u8]) -> bool {
     block.iter().all(|byte| *byte == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn file_of(length: u64, pieces: &[(u64, Vec<u8>)]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(length).unwrap();
+        for (at, bytes) in pieces {
+            file.write_all_at(bytes, *at).unwrap();
+        }
+        file
+    }
+
+    fn bytes_of(file: &File) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    fn noise(length: u64) -> Vec<u8> {
+        (0..length).map(|n| u8::try_from(n.wrapping_mul(0x9E37_79B9) >> 13 & 0xFF).unwrap() | 1).collect()
+    }
+
+    fn check(length: u64, pieces: &[(u64, Vec<u8>)]) -> File {
+        let from = file_of(length, pieces);
+        let to = file_of(length, &[]);
+        copy_sparse(&from, &to, length, &|| true).unwrap();
+        assert!(bytes_of(&from) == bytes_of(&to));
+        to
+    }
+
+    #[test]
+    fn copies_are_exact_whatever_the_layout() {
+        check(MIB, &[]);
+        check(MIB, &[(0, noise(1))]);
+        check(MIB, &[(MIB - 1, noise(1))]);
+        check(9 * MIB, &[(5, noise(3)), (MIB + 4095, noise(2)), (7 * MIB, noise(2 * MIB))]);
+        check(20 * MIB, &[(MIB, noise(17 * MIB))]);
+    }
+
+    #[test]
+    fn zeroes_in_a_file_without_holes_become_holes() {
+        use std::os::unix::fs::MetadataExt;
+        let mut whole = noise(6 * MIB);
+        let stretch = usize::try_from(MIB).unwrap();
+        whole[stretch..4 * stretch].fill(0);
+        let copy = check(6 * MIB, &[(0, whole)]);
+        assert!(copy.metadata().unwrap().blocks() * 512 <= 3 * MIB + 65_536);
+    }
+
+    #[test]
+    fn a_copy_stops_when_it_is_told() {
+        let from = file_of(20 * MIB, &[(MIB, noise(17 * MIB))]);
+        let to = file_of(20 * MIB, &[]);
+        let looks = std::cell::Cell::new(0);
+        let go_on = || {
+            looks.set(looks.get() + 1);
+            looks.get() < 2
+        };
+        let error = copy_sparse(&from, &to, 20 * MIB, &go_on).unwrap_err();
+        assert_eq!((error.kind(), looks.get()), (io::ErrorKind::Interrupted, 2));
+    }
+
+    #[test]
+    fn zeroes_that_take_space_are_no_data() {
+        let file = file_of(4 * MIB, &[(0, noise(MIB)), (2 * MIB, vec![0; 70_000])]);
+        assert!(!has_data(&file, MIB, 4 * MIB).unwrap());
+        assert!(has_data(&file, MIB - 1, 4 * MIB).unwrap());
+        file.write_all_at(&[1], 4 * MIB - 1).unwrap();
+        assert!(has_data(&file, MIB, 4 * MIB).unwrap());
+    }
+}

@@ -154,3 +154,155 @@ fn fits(source: BackendObject, length: u64, target: BackendObject, room: u64) ->
     let message = format!("{source} is {length} bytes long, more than the {room} bytes of {target}");
     Err(Failure::new(FailureKind::Mismatch, message))
 }
+
+#[cfg(test)]
+mod tests {
+    use tephra_domain::ids::{OperationId, SnapshotId, VolumeId};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn volume() -> BackendObject {
+        BackendObject::Volume(VolumeId::from_uuid(Uuid::from_u128(1)))
+    }
+
+    fn other() -> BackendObject {
+        BackendObject::Volume(VolumeId::from_uuid(Uuid::from_u128(2)))
+    }
+
+    fn snapshot() -> BackendObject {
+        let snapshot = SnapshotId::from_uuid(Uuid::from_u128(3));
+        BackendObject::Snapshot { volume: volume().volume(), snapshot }
+    }
+
+    fn check(effect: &Effect, cases: &[(Option<u64>, Option<u64>, Result<Action, FailureKind>)]) {
+        for (target, source, expected) in cases {
+            let observed = Observed { target: *target, source: *source };
+            let planned = plan(effect, observed).map_err(|failure| failure.kind);
+            assert_eq!(planned, *expected, "{effect:?} with {observed:?}");
+        }
+    }
+
+    #[test]
+    fn a_blank_volume_is_made_once_and_never_replaced() {
+        let effect = Effect::CreateVolume { volume: volume(), size: SizeGib::new(2).unwrap() };
+        check(
+            &effect,
+            &[
+                (None, None, Ok(Action::CreateBlank { bytes: 2 * GIB })),
+                (Some(2 * GIB), None, Ok(Action::MakeDurable)),
+                (Some(GIB), None, Err(FailureKind::Mismatch)),
+                (Some(0), None, Err(FailureKind::Mismatch)),
+                (Some(3 * GIB), None, Err(FailureKind::Mismatch)),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_copy_needs_a_whole_source_that_fits() {
+        let size = SizeGib::new(2).unwrap();
+        for effect in [
+            Effect::CloneVolume { volume: other(), size, source: volume() },
+            Effect::CreateVolumeFromSnapshot { volume: other(), size, snapshot: snapshot() },
+        ] {
+            check(
+                &effect,
+                &[
+                    (None, Some(GIB), Ok(Action::CreateCopy { bytes: 2 * GIB })),
+                    (None, Some(2 * GIB), Ok(Action::CreateCopy { bytes: 2 * GIB })),
+                    (None, Some(3 * GIB), Err(FailureKind::Mismatch)),
+                    (None, None, Err(FailureKind::ObjectMissing)),
+                    (None, Some(0), Err(FailureKind::ObjectMissing)),
+                    (None, Some(GIB - 512), Err(FailureKind::ObjectMissing)),
+                    (Some(2 * GIB), Some(GIB), Ok(Action::MakeDurable)),
+                    (Some(2 * GIB), None, Ok(Action::MakeDurable)),
+                    (Some(GIB), Some(GIB), Err(FailureKind::Mismatch)),
+                ],
+            );
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_as_large_as_its_volume_was() {
+        check(
+            &Effect::CreateSnapshot { snapshot: snapshot() },
+            &[
+                (None, Some(3 * GIB), Ok(Action::CreateCopy { bytes: 3 * GIB })),
+                (None, None, Err(FailureKind::ObjectMissing)),
+                (None, Some(5), Err(FailureKind::ObjectMissing)),
+                (Some(GIB), Some(GIB), Ok(Action::MakeDurable)),
+                (Some(GIB), None, Ok(Action::MakeDurable)),
+                (Some(7), Some(GIB), Err(FailureKind::ObjectMissing)),
+            ],
+        );
+    }
+
+    #[test]
+    fn deleting_asks_for_nothing() {
+        for effect in [Effect::delete(volume()), Effect::delete(snapshot())] {
+            check(&effect, &[(None, None, Ok(Action::Remove)), (Some(5), None, Ok(Action::Remove))]);
+        }
+    }
+
+    #[test]
+    fn a_volume_grows_and_never_shrinks_by_an_extend() {
+        check(
+            &Effect::ExtendVolume { volume: volume(), to: SizeGib::new(2).unwrap() },
+            &[
+                (Some(GIB), None, Ok(Action::Lengthen { bytes: 2 * GIB })),
+                (Some(2 * GIB), None, Ok(Action::MakeDurable)),
+                (Some(3 * GIB), None, Ok(Action::MakeDurable)),
+                (None, None, Err(FailureKind::ObjectMissing)),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_volume_shrinks_to_its_old_size_and_never_grows_by_that() {
+        check(
+            &Effect::ShrinkVolume { volume: volume(), to: SizeGib::new(2).unwrap() },
+            &[
+                (Some(3 * GIB), None, Ok(Action::CutZeroes { bytes: 2 * GIB })),
+                (Some(2 * GIB), None, Ok(Action::MakeDurable)),
+                (Some(GIB), None, Err(FailureKind::Mismatch)),
+                (None, None, Err(FailureKind::ObjectMissing)),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_revert_and_an_overwrite_keep_the_volumes_size() {
+        let operation = OperationId::from_uuid(Uuid::from_u128(4));
+        let temporary = BackendObject::TemporaryVolume { volume: volume().volume(), operation };
+        for effect in [
+            Effect::RevertToSnapshot { volume: volume(), snapshot: snapshot() },
+            Effect::OverwriteVolume { volume: volume(), source: temporary },
+        ] {
+            check(
+                &effect,
+                &[
+                    (Some(2 * GIB), Some(2 * GIB), Ok(Action::ReplaceByCopy { bytes: 2 * GIB })),
+                    (Some(2 * GIB), Some(GIB), Ok(Action::ReplaceByCopy { bytes: 2 * GIB })),
+                    (Some(GIB), Some(2 * GIB), Err(FailureKind::Mismatch)),
+                    (Some(GIB), Some(GIB / 2), Err(FailureKind::ObjectMissing)),
+                    (Some(GIB), None, Err(FailureKind::ObjectMissing)),
+                    (None, Some(GIB), Err(FailureKind::ObjectMissing)),
+                ],
+            );
+        }
+    }
+
+    #[test]
+    fn verifying_only_looks() {
+        check(
+            &Effect::Verify { object: snapshot(), size: SizeGib::new(1).unwrap() },
+            &[
+                (Some(GIB), None, Ok(Action::Nothing)),
+                (Some(GIB - 1), None, Err(FailureKind::Mismatch)),
+                (None, None, Err(FailureKind::ObjectMissing)),
+            ],
+        );
+    }
+}

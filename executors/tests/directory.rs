@@ -1,0 +1,336 @@
+//! What a directory backend does with what only a file system can do to it.
+
+#![allow(clippy::unwrap_used, reason = "in a test, whatever is not as expected is a failure")]
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
+use tephra_domain::ids::{BackendName, OperationId, PoolName, SnapshotId, VolumeId};
+use tephra_domain::units::{SizeGib, Timestamp};
+use tephra_executors::backend::Backend;
+use tephra_executors::backend::conformance::Fingerprint;
+use tephra_executors::backend::directory::{DirectoryBackend, DirectoryConfig, OpenError};
+use uuid::Uuid;
+
+const NAMES: [&str; 4] = ["volume", "snapshot", "safety", "temporary"];
+
+fn config(directory: &Path) -> DirectoryConfig {
+    DirectoryConfig::new(BackendName::new("files"), "host", directory)
+}
+
+fn open(directory: &Path) -> DirectoryBackend {
+    DirectoryBackend::open(config(directory)).unwrap()
+}
+
+fn volume(n: u128) -> BackendObject {
+    BackendObject::Volume(VolumeId::from_uuid(Uuid::from_u128(n)))
+}
+
+fn snapshot(n: u128) -> BackendObject {
+    BackendObject::Snapshot {
+        volume: volume(n).volume(),
+        snapshot: SnapshotId::from_uuid(Uuid::from_u128(n)),
+    }
+}
+
+fn create(volume: BackendObject) -> Effect {
+    Effect::CreateVolume { volume, size: SizeGib::new(1).unwrap() }
+}
+
+async fn perform(backend: &DirectoryBackend, effect: Effect) -> Result<(), Failure> {
+    backend.perform(&PoolName::new("files"), &effect).await
+}
+
+async fn refusal(backend: &DirectoryBackend, effect: Effect) -> FailureKind {
+    perform(backend, effect).await.unwrap_err().kind
+}
+
+fn path(directory: &TempDir, object: BackendObject) -> PathBuf {
+    directory.path().join(object.to_string())
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name != ".tephra.lock");
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn files_are_named_as_cinder_names_them_sparse_and_for_the_owner_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(directory.path());
+    perform(&backend, create(volume(1))).await.unwrap();
+    let found = std::fs::metadata(path(&directory, volume(1))).unwrap();
+    assert_eq!(names(directory.path()), ["volume-00000000-0000-0000-0000-000000000001"]);
+    assert_eq!(found.permissions().mode() & 0o7777, 0o600);
+    assert_eq!(found.len(), 1 << 30);
+    assert!(found.blocks() * 512 < 1 << 20, "{} blocks", found.blocks());
+}
+
+#[tokio::test]
+async fn the_mode_of_new_files_is_the_configured_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = DirectoryConfig { file_mode: 0o666, ..config(directory.path()) };
+    let backend = DirectoryBackend::open(config).unwrap();
+    perform(&backend, create(volume(1))).await.unwrap();
+    let mode = std::fs::metadata(path(&directory, volume(1))).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o666);
+}
+
+#[tokio::test]
+async fn a_copy_keeps_holes() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(directory.path());
+    perform(&backend, create(volume(1))).await.unwrap();
+    let file = OpenOptions::new().write(true).open(path(&directory, volume(1))).unwrap();
+    for megabyte in [0, 100, 900] {
+        file.write_all_at(&vec![0xA5; 1 << 20], megabyte << 20).unwrap();
+    }
+    perform(&backend, Effect::CreateSnapshot { snapshot: snapshot(1) }).await.unwrap();
+    let copy = path(&directory, snapshot(1));
+    assert!(std::fs::metadata(&copy).unwrap().blocks() * 512 < 4 << 20);
+    let original = Fingerprint::of_file(&path(&directory, volume(1))).unwrap();
+    assert_eq!(Fingerprint::of_file(&copy).unwrap(), original);
+}
+
+#[tokio::test]
+async fn a_start_sweeps_our_unfinished_files_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = Uuid::from_u128(5);
+    for name in NAMES {
+        std::fs::write(directory.path().join(format!("{name}-{id}.partial")), b"half").unwrap();
+    }
+    let kept = [
+        "notes.partial".to_owned(),
+        "volume-5.partial".to_owned(),
+        format!("volume-{}.partial", id.simple()),
+        format!("backup-{id}.partial"),
+        format!("volume-{id}"),
+        format!("volume-{id}.partial.old"),
+    ];
+    for name in &kept {
+        std::fs::write(directory.path().join(name), b"kept").unwrap();
+    }
+    let _backend = open(directory.path());
+    let mut expected = kept.to_vec();
+    expected.sort();
+    assert_eq!(names(directory.path()), expected);
+}
+
+#[tokio::test]
+async fn undoing_a_create_takes_its_unfinished_file_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(directory.path());
+    std::fs::write(directory.path().join(format!("{}.partial", volume(1))), b"half").unwrap();
+    perform(&backend, Effect::DeleteVolume { volume: volume(1) }).await.unwrap();
+    assert!(names(directory.path()).is_empty());
+}
+
+#[test]
+fn one_directory_is_served_by_one_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = open(directory.path());
+    let second = DirectoryBackend::open(config(directory.path()));
+    assert!(matches!(second, Err(OpenError::Taken { .. })), "{:?}", second.err());
+    drop(first);
+    open(directory.path());
+}
+
+#[test]
+fn a_directory_that_cannot_be_is_refused_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    for unusable in [file.clone(), file.join("below"), PathBuf::from("/proc/no-such-place")] {
+        let opened = DirectoryBackend::open(config(&unusable));
+        assert!(matches!(opened, Err(OpenError::Unusable { .. })), "{}", unusable.display());
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_vanishes_is_unavailable_not_empty() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("volumes");
+    let backend = open(&directory);
+    perform(&backend, create(volume(1))).await.unwrap();
+    std::fs::rename(&directory, parent.path().join("elsewhere")).unwrap();
+    let unavailable = FailureKind::BackendUnavailable;
+    let delete = || Effect::DeleteVolume { volume: volume(1) };
+    assert_eq!(refusal(&backend, delete()).await, unavailable);
+    assert_eq!(backend.stats(Timestamp(0)).await.unwrap_err().kind, unavailable);
+
+    // an empty directory in its place is what a missing mount looks like
+    std::fs::create_dir(&directory).unwrap();
+    assert_eq!(refusal(&backend, delete()).await, unavailable);
+    assert_eq!(refusal(&backend, create(volume(2))).await, unavailable);
+    std::fs::remove_dir(&directory).unwrap();
+    std::fs::rename(parent.path().join("elsewhere"), &directory).unwrap();
+    perform(&backend, delete()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_link_in_the_place_of_a_volume_is_not_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(directory.path());
+    let outside = tempfile::NamedTempFile::new().unwrap();
+    outside.as_file().set_len(1 << 30).unwrap();
+    std::os::unix::fs::symlink(outside.path(), path(&directory, volume(1))).unwrap();
+    for effect in [
+        create(volume(1)),
+        Effect::ExtendVolume { volume: volume(1), to: SizeGib::new(2).unwrap() },
+        Effect::CreateSnapshot { snapshot: snapshot(1) },
+        Effect::DeleteVolume { volume: volume(1) },
+    ] {
+        assert_eq!(refusal(&backend, effect).await, FailureKind::BackendError);
+    }
+    assert_eq!(outside.as_file().metadata().unwrap().len(), 1 << 30);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_lost_its_end_is_not_restored() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(directory.path());
+    perform(&backend, create(volume(1))).await.unwrap();
+    perform(&backend, Effect::CreateSnapshot { snapshot: snapshot(1) }).await.unwrap();
+    OpenOptions::new().write(true).open(path(&directory, snapshot(1))).unwrap().set_len(12_345).unwrap();
+    let revert = Effect::RevertToSnapshot { volume: volume(1), snapshot: snapshot(1) };
+    let failure = perform(&backend, revert).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::ObjectMissing);
+    assert!(failure.message.contains("12345 bytes"), "{}", failure.message);
+    assert_eq!(names(directory.path()).len(), 2);
+}
+
+#[tokio::test]
+async fn a_size_that_no_file_system_has_is_unsupported_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(directory.path());
+    let size = SizeGib::new(SizeGib::MAX).unwrap();
+    let result = perform(&backend, Effect::CreateVolume { volume: volume(1), size }).await;
+    match result {
+        Ok(()) => eprintln!("skipped: this file system has files of 2 EiB"),
+        Err(failure) => {
+            assert_eq!(failure.kind, FailureKind::Unsupported, "{failure}");
+            assert!(names(directory.path()).is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_volume_that_is_written_elsewhere_is_not_copied_without_a_reflink() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(directory.path());
+    perform(&backend, create(volume(1))).await.unwrap();
+    let user = File::open(path(&directory, volume(1))).unwrap();
+    rustix::fs::flock(&user, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    match perform(&backend, Effect::CreateSnapshot { snapshot: snapshot(1) }).await {
+        Ok(()) => eprintln!("skipped: this file system has reflinks"),
+        Err(failure) => {
+            assert_eq!(failure.kind, FailureKind::Busy);
+            assert_eq!(names(directory.path()).len(), 1);
+        }
+    }
+}
+
+/// QEMU locks single bytes of its images with `fcntl`, and such locks are seen by other processes
+/// only.
+#[tokio::test]
+async fn a_volume_that_qemu_has_open_is_busy() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(directory.path());
+    perform(&backend, create(volume(1))).await.unwrap();
+    let qemu = Command::new("qemu-io")
+        .args(["-f", "raw", "-c", "write 0 4k", "-c", "sleep 60000"])
+        .arg(path(&directory, volume(1)))
+        .stdout(Stdio::null())
+        .spawn();
+    let Ok(mut qemu) = qemu else {
+        eprintln!("skipped: qemu-io is not installed");
+        return;
+    };
+    // it has the volume open once it has written
+    let blank = Fingerprint::of_blocks(1 << 30, []);
+    while Fingerprint::of_file(&path(&directory, volume(1))).unwrap() == blank {
+        assert!(qemu.try_wait().unwrap().is_none(), "qemu-io ended");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let delete = Effect::DeleteVolume { volume: volume(1) };
+    let while_open = perform(&backend, delete.clone()).await;
+    qemu.kill().unwrap();
+    qemu.wait().unwrap();
+    assert_eq!(while_open.unwrap_err().kind, FailureKind::Busy);
+    perform(&backend, delete).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_figures_are_the_file_systems_and_follow_the_volumes() {
+    let directory = tempfile::tempdir().unwrap();
+    let provisioned = |pools: Vec<tephra_domain::scheduler::PoolStats>| pools[0].provisioned_gib;
+    let backend = open(directory.path());
+    assert_eq!(provisioned(backend.stats(Timestamp(0)).await.unwrap()), 0.0);
+    perform(&backend, create(volume(1))).await.unwrap();
+    perform(&backend, create(volume(2))).await.unwrap();
+    perform(&backend, Effect::CreateSnapshot { snapshot: snapshot(1) }).await.unwrap();
+    perform(&backend, Effect::ExtendVolume { volume: volume(2), to: SizeGib::new(5).unwrap() })
+        .await
+        .unwrap();
+    assert_eq!(provisioned(backend.stats(Timestamp(0)).await.unwrap()), 6.0);
+    perform(&backend, Effect::DeleteVolume { volume: volume(1) }).await.unwrap();
+    assert_eq!(provisioned(backend.stats(Timestamp(0)).await.unwrap()), 5.0);
+    drop(backend);
+    let stats = open(directory.path()).stats(Timestamp(7)).await.unwrap();
+    assert_eq!(provisioned(stats.clone()), 5.0);
+    assert!(stats[0].thin && stats[0].total_gib > stats[0].free_gib && stats[0].free_gib > 0.0);
+    assert_eq!(stats[0].reported_at, Timestamp(7));
+}
+
+/// A tmpfs of 8 MiB, unmounted when dropped.
+struct SmallFileSystem(TempDir);
+
+impl SmallFileSystem {
+    fn mount() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"])
+            .arg(directory.path())
+            .stderr(Stdio::null())
+            .status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(directory))
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "{} stays mounted", self.0.path().display());
+    }
+}
+
+#[tokio::test]
+async fn a_full_file_system_is_no_space_and_keeps_what_there_was() {
+    let Some(small) = SmallFileSystem::mount() else {
+        eprintln!("skipped: mounting a tmpfs is not allowed here");
+        return;
+    };
+    let backend = open(small.0.path());
+    perform(&backend, create(volume(1))).await.unwrap();
+    let file = OpenOptions::new().write(true).open(path(&small.0, volume(1))).unwrap();
+    file.write_all_at(&vec![1; 6 << 20], 0).unwrap();
+    let before = Fingerprint::of_file(&path(&small.0, volume(1))).unwrap();
+    drop(file);
+
+    let full = Effect::CreateSnapshot { snapshot: snapshot(1) };
+    assert_eq!(refusal(&backend, full).await, FailureKind::NoSpace);
+    let operation = OperationId::from_uuid(Uuid::from_u128(9));
+    let safety = BackendObject::SafetySnapshot { volume: volume(1).volume(), operation };
+    assert_eq!(refusal(&backend, Effect::CreateSnapshot { snapshot: safety }).await, FailureKind::NoSpace);
+    assert_eq!(names(small.0.path()), [volume(1).to_string()]);
+    assert_eq!(Fingerprint::of_file(&path(&small.0, volume(1))).unwrap(), before);
+    drop(backend);
+}
