@@ -108,3 +108,77 @@ impl Drop for VolumeGuard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
+    use futures::future::join_all;
+    use tephra_domain::effect::BackendObject;
+    use tephra_domain::units::SizeGib;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn volume(n: u128) -> BackendObject {
+        BackendObject::Volume(VolumeId::from_uuid(Uuid::from_u128(n)))
+    }
+
+    fn delete(n: u128) -> Effect {
+        Effect::DeleteVolume { volume: volume(n) }
+    }
+
+    fn clone(of: u128, to: u128) -> Effect {
+        Effect::CloneVolume { volume: volume(to), size: SizeGib::new(1).unwrap(), source: volume(of) }
+    }
+
+    #[test]
+    fn an_effect_holds_its_target_alone_and_its_source_beside_others() {
+        let holds: Vec<_> = needed(&clone(9, 1)).into_iter().collect();
+        let id = |n| volume(n).volume();
+        assert_eq!(holds, [(id(1), Hold::Alone), (id(9), Hold::Shared)]);
+        let revert = Effect::OverwriteVolume { volume: volume(1), source: volume(1) };
+        assert_eq!(needed(&revert).into_iter().collect::<Vec<_>>(), [(id(1), Hold::Alone)]);
+    }
+
+    #[tokio::test]
+    async fn readers_share_a_volume_and_a_writer_waits_for_them() {
+        let locks = VolumeLocks::default();
+        let first = locks.acquire(&clone(1, 2)).await;
+        let second = locks.acquire(&clone(1, 3)).now_or_never().expect("two clones of one source");
+        assert!(locks.acquire(&delete(1)).now_or_never().is_none());
+        drop(first);
+        assert!(locks.acquire(&delete(1)).now_or_never().is_none());
+        drop(second);
+        assert!(locks.acquire(&delete(1)).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_remembered_of_volumes_that_nobody_holds() {
+        let locks = VolumeLocks::default();
+        let held = locks.acquire(&delete(1)).await;
+        assert_eq!(locks.len(), 1);
+        // it holds its new volume already when it gives up waiting for the source
+        assert!(locks.acquire(&clone(1, 0)).now_or_never().is_none());
+        assert_eq!(locks.len(), 1);
+        drop(held);
+        assert!(locks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn effects_that_need_each_others_volumes_do_not_block_each_other() {
+        let locks = VolumeLocks::default();
+        let crossing = (0..200_u128).map(|n| {
+            let locks = locks.clone();
+            tokio::spawn(async move {
+                let effect = if n % 2 == 0 { clone(1, 2) } else { clone(2, 1) };
+                let _held = locks.acquire(&effect).await;
+                tokio::task::yield_now().await;
+            })
+        });
+        let all = tokio::time::timeout(Duration::from_secs(20), join_all(crossing)).await;
+        assert!(all.expect("they wait for each other").iter().all(Result::is_ok));
+        assert!(locks.is_empty());
+    }
+}

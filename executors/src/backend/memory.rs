@@ -188,6 +188,9 @@ fn shrink(objects: &mut Objects, volume: BackendObject, to: SizeGib) -> Result<(
     if found.size < to {
         return Err(mismatch(format!("{volume} is {} GiB, smaller than {to} GiB", found.size)));
     }
+    if found.in_use && found.size > to {
+        return Err(busy(volume));
+    }
     let end = to.bytes() / BLOCK_BYTES;
     if found.blocks.range(end..).any(|(_, block)| block.iter().any(|byte| *byte != 0)) {
         return Err(mismatch(format!("{volume} holds data beyond {to} GiB")));

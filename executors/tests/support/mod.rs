@@ -181,9 +181,10 @@ impl CommandGateway for Gateway {
             return Err(SubmitError::Unavailable { reason: "the test says so".to_owned() });
         }
         self.submitted.lock().unwrap().push(submission.clone());
-        let stale = match &submission.command {
-            Command::CheckAttempt { key } => self.overtaken.lock().unwrap().contains(key),
-            command => is_report(command) && *self.refuse_reports.lock().unwrap(),
+        let stale = if let Command::CheckAttempt { key } = &submission.command {
+            self.overtaken.lock().unwrap().contains(key)
+        } else {
+            is_report(&submission.command) && *self.refuse_reports.lock().unwrap()
         };
         if stale {
             return Err(Rejection::StaleReport.into());

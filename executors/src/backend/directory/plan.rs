@@ -177,7 +177,10 @@ mod tests {
         BackendObject::Snapshot { volume: volume().volume(), snapshot }
     }
 
-    fn check(effect: &Effect, cases: &[(Option<u64>, Option<u64>, Result<Action, FailureKind>)]) {
+    /// The target's length, the source's, and what follows.
+    type Row = (Option<u64>, Option<u64>, Result<Action, FailureKind>);
+
+    fn check(effect: &Effect, cases: &[Row]) {
         for (target, source, expected) in cases {
             let observed = Observed { target: *target, source: *source };
             let planned = plan(effect, observed).map_err(|failure| failure.kind);
