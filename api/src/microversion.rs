@@ -114,3 +114,66 @@ impl<S: Sync> FromRequestParts<S> for Microversion {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(value: Option<&'static str>) -> Result<Microversion, (u16, String)> {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = value {
+            headers.insert(HEADER, HeaderValue::from_static(value));
+        }
+        Microversion::negotiate(&headers)
+            .map_err(|fault| (fault.status().as_u16(), fault.message().to_owned()))
+    }
+
+    #[test]
+    fn versions_in_range_are_spoken() {
+        for (value, minor) in [
+            (None, 0),
+            (Some("volume 3.0"), 0),
+            (Some("volume 3.44"), 44),
+            (Some("volume latest"), 71),
+            (Some("compute 2.1,volume 3.7"), 7),
+            (Some("compute 2.1, volume 3.7"), 7),
+        ] {
+            assert_eq!(asked(value), Ok(Microversion(minor)), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn other_versions_are_refused_in_cinders_words() {
+        let out_of_range = |version| {
+            format!("Version {version} is not supported by the API. Minimum is 3.0 and maximum is 3.71.")
+        };
+        let malformed = |version| {
+            format!("API Version String {version} is of invalid format. Must be of format MajorNum.MinorNum.")
+        };
+        for (value, status, message) in [
+            ("volume 3.72", 406, out_of_range("3.72")),
+            ("volume 2.0", 406, out_of_range("2.0")),
+            ("volume 4.0", 406, out_of_range("4.0")),
+            ("volume 3.99999999999", 406, out_of_range("3.99999999999")),
+            ("volume 3", 400, malformed("3")),
+            ("volume 3.", 400, malformed("3.")),
+            ("volume 3.01", 400, malformed("3.01")),
+            ("volume 03.1", 400, malformed("03.1")),
+            ("volume 3.1.4", 400, malformed("3.1.4")),
+            ("volume -3.1", 400, malformed("-3.1")),
+            ("volume", 400, malformed("volume")),
+            ("compute 2.1", 404, "The resource could not be found.".to_owned()),
+            ("", 404, "The resource could not be found.".to_owned()),
+        ] {
+            assert_eq!(asked(Some(value)), Err((status, message)), "{value}");
+        }
+    }
+
+    #[test]
+    fn answers_say_which_version_they_speak() {
+        let mut headers = HeaderMap::new();
+        Microversion(59).announce(&mut headers);
+        assert_eq!(headers[HEADER], "volume 3.59");
+        assert_eq!(headers["vary"], "OpenStack-API-Version");
+    }
+}

@@ -143,3 +143,116 @@ pub struct OpenToAll {
     /// Where it was to listen.
     pub address: SocketAddr,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKENS: &str = r#"
+        [[token]]
+        token = "0123456789abcdef"
+        user = "alice"
+        project = "demo"
+        role = "member"
+
+        [[token]]
+        # of "the-admins-own-token"
+        sha256 = "DIGEST"
+        user = "root"
+        project = "ops"
+        role = "admin"
+    "#;
+
+    fn who(
+        auth: &Authenticator,
+        token: Option<&str>,
+        path: Option<&str>,
+    ) -> Result<(String, String, Role), u16> {
+        auth.authenticate(token, path)
+            .map(|actor| (actor.user.to_string(), actor.project.to_string(), actor.role))
+            .map_err(|fault| fault.status().as_u16())
+    }
+
+    #[test]
+    fn without_authentication_the_token_says_who_one_is() {
+        let auth = Authenticator::NoAuth(NoAuth::default());
+        for (token, path, user, project, role) in [
+            (Some("alice:demo"), Some("demo"), "alice", "demo", Role::Member),
+            (Some("alice:demo"), None, "alice", "demo", Role::Member),
+            (Some("admin:demo"), Some("other"), "admin", "other", Role::Admin),
+            (Some("notused"), None, "notused", "default", Role::Member),
+            (Some("notused"), Some("p-1"), "notused", "p-1", Role::Member),
+            (Some("admin"), None, "admin", "default", Role::Admin),
+            (Some(""), Some("demo"), "anonymous", "demo", Role::Member),
+            (Some("sp ace:demo"), None, "anonymous", "demo", Role::Member),
+            (None, Some("demo"), "anonymous", "demo", Role::Member),
+            (None, None, "anonymous", "default", Role::Member),
+        ] {
+            let expected = Ok((user.to_owned(), project.to_owned(), role));
+            assert_eq!(who(&auth, token, path), expected, "{token:?} at {path:?}");
+        }
+        assert_eq!(who(&auth, Some("alice:demo"), Some("other")), Err(400));
+        assert_eq!(who(&auth, None, Some("../../etc")), Err(400));
+        assert_eq!(who(&auth, None, Some(&"x".repeat(256))), Err(400));
+    }
+
+    #[test]
+    fn everybody_can_be_made_an_administrator() {
+        let auth = Authenticator::NoAuth(NoAuth { everybody_is_admin: true, ..NoAuth::default() });
+        assert_eq!(
+            who(&auth, Some("bob:demo"), None),
+            Ok(("bob".to_owned(), "demo".to_owned(), Role::Admin))
+        );
+    }
+
+    #[test]
+    fn a_token_file_knows_its_tokens_and_no_others() {
+        let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest("the-admins-own-token"));
+        let text =
+            TOKENS.replace("DIGEST", &digest);
+        let auth = Authenticator::TokenFile(TokenFile::parse(&text).unwrap());
+        let alice = Ok(("alice".to_owned(), "demo".to_owned(), Role::Member));
+        assert_eq!(who(&auth, Some("0123456789abcdef"), Some("demo")), alice);
+        assert_eq!(who(&auth, Some("0123456789abcdef"), Some("ops")), Err(400));
+        let root = Ok(("root".to_owned(), "demo".to_owned(), Role::Admin));
+        assert_eq!(who(&auth, Some("the-admins-own-token"), Some("demo")), root);
+        for unknown in [None, Some(""), Some("admin:demo"), Some(digest.as_str()), Some("0123456789abcdeF")] {
+            assert_eq!(who(&auth, unknown, Some("demo")), Err(401), "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_token_file_is_refused_without_telling_a_token() {
+        let secret = "a-secret-of-my-own";
+        let row = |fields: &str| format!("[[token]]\n{fields}\n");
+        for (text, expected) in [
+            (String::new(), "the token file lists no [[token]]"),
+            (row("token = 'short'\nuser='u'\nproject='p'\nrole='member'"), "at least 16 characters"),
+            (row("user='u'\nproject='p'\nrole='member'"), "either token or sha256"),
+            (row("sha256='ab'\nuser='u'\nproject='p'\nrole='member'"), "64 hexadecimal digits"),
+            (row(&format!("token='{secret}'\nuser='u u'\nproject='p'\nrole='member'")), "letters, digits"),
+            (row(&format!("token='{secret}'\nuser='u'\nproject='p'\nrole='king'")), "cannot be read"),
+            (
+                row(&format!("token='{secret}'\nuser='u'\nproject='p'\nrole='member'")).repeat(2),
+                "listed before",
+            ),
+        ] {
+            let error = TokenFile::parse(&text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error:?} for {text:?}");
+            assert!(!error.contains(secret), "{error}");
+        }
+    }
+
+    #[test]
+    fn without_authentication_only_this_machine_is_listened_to() {
+        let open = Authenticator::NoAuth(NoAuth::default());
+        for address in ["127.0.0.1:8776", "[::1]:8776"] {
+            assert!(check_listen(address.parse().unwrap(), &open).is_ok(), "{address}");
+        }
+        for address in ["0.0.0.0:8776", "192.0.2.1:8776", "[::]:8776"] {
+            assert!(check_listen(address.parse().unwrap(), &open).is_err(), "{address}");
+        }
+        let meant = Authenticator::NoAuth(NoAuth { allow_any_address: true, ..NoAuth::default() });
+        assert!(check_listen("0.0.0.0:8776".parse().unwrap(), &meant).is_ok());
+    }
+}

@@ -177,7 +177,7 @@ async fn update(
     fields.deny_unknown(KNOWN)?;
     if fields.is_empty() {
         return Err(
-            fields.refuse(&format!("{} is not valid under any of the given schemas", repr(&fields.value())))
+            fields.refuse(&format!("{} is not valid under any of the given schemas", repr(fields.value())))
         );
     }
     state.submit(&identity, None, Command::UpdateSnapshot { snapshot: id, name, description }).await?;

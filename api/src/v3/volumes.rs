@@ -246,7 +246,7 @@ async fn update(
     fields.deny_unknown(KNOWN)?;
     if version.is_at_least(STRICT_FIELDS) && fields.is_empty() {
         return Err(
-            fields.refuse(&format!("{} is not valid under any of the given schemas", repr(&fields.value())))
+            fields.refuse(&format!("{} is not valid under any of the given schemas", repr(fields.value())))
         );
     }
     state.submit(&identity, None, Command::UpdateVolume { volume: id, name, description, metadata }).await?;

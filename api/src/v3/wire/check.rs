@@ -430,3 +430,7 @@ pub fn boolean_word(word: &str) -> Option<bool> {
         None
     }
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;
