@@ -1,0 +1,202 @@
+//! `tephra bench`: the figures in the README, measured on this machine by one command.
+//!
+//! It starts the server that it measures as a child process with a data directory of its own, drives
+//! it over HTTP from this process, and so shares the cores with it: the figures are what both get.
+
+mod client;
+mod fill;
+mod server;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde::Serialize;
+use tephra_domain::ids::VolumeId;
+use tephra_domain::ledger::Ledger;
+use tephra_journal::embedded::EmbeddedLog;
+use tephra_journal::log::BlockNumber;
+
+use client::{Connection, load, request};
+use server::Server;
+
+/// What to measure, and for how long.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// Seconds for each figure of a load.
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+
+    /// Volumes in the large project.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub volumes: usize,
+
+    /// Where to put the data directories; they are removed afterwards.
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<std::path::PathBuf>,
+}
+
+/// One measured figure.
+#[derive(Debug, Serialize)]
+pub struct Figure {
+    /// What was measured.
+    pub name: String,
+    /// The number.
+    pub value: f64,
+    /// Its unit.
+    pub unit: &'static str,
+}
+
+/// Measures everything, calling `show` with each figure as it is there.
+///
+/// # Errors
+/// If a server cannot be started or answers wrongly.
+pub async fn run(args: &BenchArgs, mut show: impl FnMut(&Figure)) -> anyhow::Result<Vec<Figure>> {
+    let place = args.directory.clone().unwrap_or_else(std::env::temp_dir);
+    std::fs::create_dir_all(&place)?;
+    let mut figures = Vec::new();
+    let mut add = |name: String, value: f64, unit: &'static str| {
+        let figure = Figure { name, value, unit };
+        show(&figure);
+        figures.push(figure);
+    };
+
+    let small = tempfile::tempdir_in(&place)?;
+    let server = Server::start(small.path()).await?;
+    server.lift_quotas().await?;
+    create_to_available(&server, &mut add).await?;
+    let volumes = first_volumes(&server, 1000).await?;
+    reads(&server, args, "1,000", volumes, &mut add).await?;
+    creates(&server, args, &mut add).await?;
+    server.stop().await?;
+    drop(small);
+
+    let large = tempfile::tempdir_in(&place)?;
+    let filled = fill::fill(large.path(), args.volumes, |_| {}).await?;
+    let size = grouped(args.volumes);
+    replay_into_state(large.path(), filled.events, &mut add).await?;
+    let started = Instant::now();
+    let server = Server::start(large.path()).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    add(format!("first start with {size} volumes, views built"), seconds, "s");
+    add("  that is, replay into views".to_owned(), filled.events as f64 / seconds, "events/s");
+    server.stop().await?;
+    let started = Instant::now();
+    let server = Server::start(large.path()).await?;
+    add(format!("start with {size} volumes"), started.elapsed().as_secs_f64(), "s");
+    add(format!("resident memory with {size} volumes"), server.resident_mib()?, "MiB");
+    reads(&server, args, &size, filled.sample, &mut add).await?;
+    server.stop().await?;
+    Ok(figures)
+}
+
+type Add<'a> = &'a mut dyn FnMut(String, f64, &'static str);
+
+const CREATE: &str = r#"{"volume":{"size":1,"name":"bench"}}"#;
+
+async fn creates(server: &Server, args: &BenchArgs, add: Add<'_>) -> anyhow::Result<()> {
+    for connections in [1, 8, 64] {
+        let body = request("POST", "/v3/bench/volumes", Some(CREATE));
+        let load = load(server.address, connections, args.seconds, 202, move |_| body.clone()).await?;
+        let plural = if connections == 1 { "connection" } else { "connections" };
+        add(format!("durable creates, {connections} {plural}"), load.rate(), "creates/s");
+        add("  p50".to_owned(), load.percentile_ms(0.50), "ms");
+        add("  p99".to_owned(), load.percentile_ms(0.99), "ms");
+        server.wait_until_quiet().await?;
+    }
+    Ok(())
+}
+
+async fn create_to_available(server: &Server, add: Add<'_>) -> anyhow::Result<()> {
+    const ROUNDS: usize = 100;
+    let mut connection = Connection::open(server.address).await?;
+    let mut latencies = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        let started = Instant::now();
+        let answer = connection.send(&request("POST", "/v3/bench/volumes", Some(CREATE))).await?;
+        let id = volume_id(&answer.body)?;
+        let show = request("GET", &format!("/v3/bench/volumes/{id}"), None);
+        loop {
+            let answer = connection.send(&show).await?;
+            let body: serde_json::Value = serde_json::from_slice(&answer.body)?;
+            match body.pointer("/volume/status").and_then(|status| status.as_str()) {
+                Some("available") => break,
+                Some("creating") => tokio::time::sleep(Duration::from_micros(200)).await,
+                status => anyhow::bail!("the volume is {status:?}"),
+            }
+        }
+        latencies.push(started.elapsed());
+    }
+    latencies.sort_unstable();
+    let median = latencies.get(ROUNDS / 2).map_or(0.0, |latency| latency.as_secs_f64() * 1000.0);
+    add("create to available, median of 100".to_owned(), median, "ms");
+    Ok(())
+}
+
+fn volume_id(body: &[u8]) -> anyhow::Result<VolumeId> {
+    let body: serde_json::Value = serde_json::from_slice(body)?;
+    let id = body.pointer("/volume/id").and_then(|id| id.as_str()).context("an id in the answer")?;
+    Ok(id.parse()?)
+}
+
+async fn first_volumes(server: &Server, wanted: usize) -> anyhow::Result<Vec<VolumeId>> {
+    let mut connection = Connection::open(server.address).await?;
+    let mut volumes = Vec::with_capacity(wanted);
+    while volumes.len() < wanted {
+        let answer = connection.send(&request("POST", "/v3/bench/volumes", Some(CREATE))).await?;
+        volumes.push(volume_id(&answer.body)?);
+    }
+    server.wait_until_quiet().await?;
+    Ok(volumes)
+}
+
+async fn reads(
+    server: &Server,
+    args: &BenchArgs,
+    size: &str,
+    volumes: Vec<VolumeId>,
+    add: Add<'_>,
+) -> anyhow::Result<()> {
+    const CONNECTIONS: usize = 16;
+    let shows: Vec<Vec<u8>> =
+        volumes.iter().map(|id| request("GET", &format!("/v3/bench/volumes/{id}"), None)).collect();
+    let count = shows.len().max(1);
+    let show = move |number: usize| shows.get(number % count).cloned().unwrap_or_default();
+    let done = load(server.address, CONNECTIONS, args.seconds, 200, show).await?;
+    add(format!("shows, {size} volumes in the project"), done.rate(), "shows/s");
+
+    let page = request("GET", "/v3/bench/volumes/detail?limit=50", None);
+    let done = load(server.address, CONNECTIONS, args.seconds, 200, move |_| page.clone()).await?;
+    add(format!("pages of 50, {size} volumes, the first"), done.rate(), "pages/s");
+
+    let markers: Vec<Vec<u8>> = volumes
+        .iter()
+        .map(|id| request("GET", &format!("/v3/bench/volumes/detail?limit=50&marker={id}"), None))
+        .collect();
+    let next = move |number: usize| markers.get(number.wrapping_mul(7919) % count).cloned().unwrap_or_default();
+    let done = load(server.address, CONNECTIONS, args.seconds, 200, next).await?;
+    add(format!("pages of 50, {size} volumes, anywhere"), done.rate(), "pages/s");
+    Ok(())
+}
+
+async fn replay_into_state(data_dir: &Path, events: u64, add: Add<'_>) -> anyhow::Result<()> {
+    let log = EmbeddedLog::open(&data_dir.join("ledger.redb"))?;
+    let started = Instant::now();
+    let replayed = tephra_journal::sequencer::catch_up(Ledger::default(), BlockNumber(0), &log).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    anyhow::ensure!(!replayed.ledger.volumes.is_empty(), "the replay found volumes");
+    add("replay into state, bytes verified and decoded".to_owned(), events as f64 / seconds, "events/s");
+    Ok(())
+}
+
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
