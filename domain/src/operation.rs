@@ -343,8 +343,12 @@ pub fn abandon(ledger: &Ledger, operation: &Operation, keep_data: bool) -> Vec<E
         Phase::Forward { step } => step.saturating_add(1),
         Phase::Undo { below } => below,
     };
-    // the first step takes the safety snapshot; until it is done, the data is untouched
-    let held = keep_data && operation.kind.is_revert() && reached > 1;
+    // before the step that changes the data, and once it is done or undone, the data is whole
+    let changes_data = |step: u16| {
+        let planned = steps.get(usize::from(step));
+        planned.is_some_and(|planned| planned.if_undo_fails == IfUndoFails::NeedsOperator)
+    };
+    let held = keep_data && operation.current(&steps).is_some_and(|(_, step)| changes_data(step));
     saga.owe_below(reached, &failure, held, is_temporary);
     saga.events.extend(operation.kind.abandoned());
     saga.operation_event(OperationEvent::Closed { end: OperationEnd::Abandoned });

@@ -4,4 +4,5 @@
 pub mod docs;
 pub mod served;
 pub mod sim_backend;
+pub mod walk;
 pub mod world;

@@ -142,19 +142,6 @@ impl OperationKind {
         each!(self, saga => saga.abandoned())
     }
 
-    /// Whether a safety snapshot of it may be the only copy of somebody's data.
-    pub const fn is_revert(&self) -> bool {
-        match self {
-            Self::VolumeRevert(_) | Self::VolumeRecover(_) => true,
-            Self::VolumeCreate(_)
-            | Self::VolumeDelete(_)
-            | Self::VolumeExtend(_)
-            | Self::SnapshotCreate(_)
-            | Self::SnapshotDelete(_)
-            | Self::StatusVerify(_) => false,
-        }
-    }
-
     /// Where it begins again after a failure, if it may: only creating a volume goes elsewhere.
     pub fn rescheduled(
         &self,

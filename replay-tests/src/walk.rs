@@ -1,0 +1,377 @@
+//! A random walk: clients ask for anything, executors are late, die, lie and repeat themselves, and
+//! operators interfere at the worst moment. One seed decides everything.
+//!
+//! Executors are modelled as closely as matters: an order may be delivered any number of times, at
+//! any time; an executor locks the volumes concerned, asks whether the attempt is still due, acts,
+//! reports and unlocks, and may die between any two of these.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tephra_domain::actor::{Actor, Role};
+use tephra_domain::command::{Command, MetadataChange};
+use tephra_domain::decide::Verdict;
+use tephra_domain::effect::{BackendObject, DueEffect, Effect, Failure, FailureKind, Outcome};
+use tephra_domain::event::{Commit, Event};
+use tephra_domain::ids::{ProjectId, SnapshotId, VolumeId};
+use tephra_domain::operation::ResourceKey;
+use tephra_domain::quota::QuotaResource;
+use tephra_domain::rejection::Rejection;
+use tephra_domain::snapshot::{SnapshotEvent, SnapshotState};
+use tephra_domain::volume::{VolumeEvent, VolumeSource, VolumeState};
+
+use crate::world::{PROJECT, World, actor, gib};
+
+/// An executor that has taken an order and found it due.
+struct Busy {
+    order: DueEffect,
+    locked: BTreeSet<VolumeId>,
+}
+
+/// The walk: the world, the orders under way, and what the data should be.
+pub struct Walk {
+    /// The control plane and its storage.
+    pub world: World,
+    random: fastrand::Rng,
+    /// Every order that was ever published: queues deliver late, and twice.
+    published: Vec<DueEffect>,
+    busy: Vec<Busy>,
+    /// What each volume's data should be, by what clients were told.
+    volume_data: BTreeMap<VolumeId, u64>,
+    snapshot_data: BTreeMap<SnapshotId, u64>,
+    seen: usize,
+    next_tag: u64,
+    faults: bool,
+}
+
+impl Walk {
+    /// A world with three backends, decided by the seed.
+    pub fn new(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut world = World::with_backends(&["one", "two", "three"], random.bool());
+        let limits = [(QuotaResource::Volumes, 12), (QuotaResource::Snapshots, 12)].into();
+        world.must(Command::SetQuotaLimits { project: ProjectId::new(PROJECT), limits });
+        let seen = world.history.len();
+        Self {
+            world,
+            random,
+            published: Vec::new(),
+            busy: Vec::new(),
+            volume_data: BTreeMap::new(),
+            snapshot_data: BTreeMap::new(),
+            seen,
+            next_tag: 0,
+            faults: true,
+        }
+    }
+
+    /// Takes so many steps, then lets everything come to rest and checks it.
+    ///
+    /// # Panics
+    /// If an invariant does not hold.
+    pub fn run(&mut self, steps: usize) {
+        for step in 0..steps {
+            self.step();
+            if step % 16 == 0 {
+                self.world.check_invariants();
+            }
+        }
+        self.come_to_rest();
+        self.world.check_at_rest();
+        self.check_data();
+    }
+
+    fn step(&mut self) {
+        match self.random.u8(0..10) {
+            0..=3 => self.client(),
+            4 => self.operator(),
+            5..=6 => self.take_an_order(),
+            _ => self.go_on_with_one(),
+        }
+        self.observe();
+    }
+
+    fn client(&mut self) {
+        let command = match self.random.u8(0..11) {
+            0 | 1 => {
+                let size_gib = self.random.u32(1..4);
+                self.world.new_volume(size_gib).1
+            }
+            2 => {
+                let source = match (self.random.bool(), self.any_volume(), self.any_snapshot()) {
+                    (true, Some(volume), _) => VolumeSource::Volume(volume),
+                    (_, _, Some(snapshot)) => VolumeSource::Snapshot(snapshot),
+                    (_, _, None) => return,
+                };
+                self.world.new_volume_from(None, source).1
+            }
+            3 => {
+                let Some(volume) = self.any_volume() else { return };
+                Command::ExtendVolume { volume, to: gib(self.random.u32(1..8)) }
+            }
+            4 | 5 => {
+                let Some(volume) = self.any_volume() else { return };
+                self.world.new_snapshot(volume).1
+            }
+            6 => {
+                let Some(snapshot) = self.any_snapshot() else { return };
+                Command::DeleteSnapshot { snapshot, force: false }
+            }
+            7 => {
+                let Some(volume) = self.any_volume() else { return };
+                let latest = self.world.ledger.volumes.get(&volume).and_then(|row| row.snapshots.last());
+                Command::RevertVolume { volume, snapshot: latest.copied() }
+            }
+            8 => {
+                let Some(volume) = self.any_volume() else { return };
+                Command::DeleteVolume { volume, cascade: self.random.bool(), force: false }
+            }
+            9 => {
+                let Some(volume) = self.any_volume() else { return };
+                let change = MetadataChange::Merge([("k".to_owned(), "v".to_owned())].into());
+                Command::ChangeVolumeMetadata { volume, change }
+            }
+            _ => return self.write_somewhere(),
+        };
+        let who = if self.random.u8(0..20) == 0 {
+            actor("stranger", Role::Member)
+        } else {
+            actor(PROJECT, Role::Member)
+        };
+        self.submit(who, &command);
+    }
+
+    /// A server with the volume attached writes, while no operation is at work on the volume.
+    fn write_somewhere(&mut self) {
+        let Some(volume) = self.any_volume() else { return };
+        let is_free = self.world.ledger.claimants(ResourceKey::Volume(volume)).is_empty();
+        if is_free && self.world.volume_state(volume) == VolumeState::Available {
+            self.next_tag += 1;
+            self.world.write(volume, self.next_tag);
+            self.volume_data.insert(volume, self.next_tag);
+        }
+    }
+
+    fn operator(&mut self) {
+        if self.random.u8(0..4) != 0 {
+            return;
+        }
+        let command = match self.random.u8(0..6) {
+            0 => {
+                let Some(volume) = self.any_volume() else { return };
+                Command::DeleteVolume { volume, cascade: self.random.bool(), force: true }
+            }
+            1 | 2 => {
+                let Some(volume) = self.any_volume() else { return };
+                let states = [VolumeState::Available, VolumeState::Error, VolumeState::Maintenance];
+                let to = self.random.choice(states).unwrap_or(VolumeState::Error);
+                Command::ResetVolumeStatus { volume, to }
+            }
+            3 => {
+                let Some(snapshot) = self.any_snapshot() else { return };
+                let to = if self.random.bool() { SnapshotState::Available } else { SnapshotState::Error };
+                Command::ResetSnapshotStatus { snapshot, to }
+            }
+            4 => {
+                let Some(volume) = self.any_volume() else { return };
+                Command::RecoverVolume { volume }
+            }
+            _ => {
+                let Some(snapshot) = self.any_snapshot() else { return };
+                Command::DeleteSnapshot { snapshot, force: true }
+            }
+        };
+        self.submit(actor(PROJECT, Role::Admin), &command);
+    }
+
+    fn submit(&mut self, who: Actor, command: &Command) {
+        let before = self.world.ledger.position();
+        match self.world.submit_as(who, command) {
+            Verdict::Accepted { .. } | Verdict::NothingToDo | Verdict::Repeated { .. } => {}
+            Verdict::Rejected(_) => assert_eq!(self.world.ledger.position(), before, "{command:?}"),
+        }
+    }
+
+    /// An executor takes an order: a fresh one, or one that the queue delivers late or again.
+    fn take_an_order(&mut self) {
+        let due = self.world.ledger.all_due();
+        let order = if self.faults && !self.published.is_empty() && self.random.u8(0..4) == 0 {
+            self.random.choice(&self.published).cloned()
+        } else {
+            self.random.choice(&due).cloned()
+        };
+        let Some(order) = order else { return };
+        if !self.published.iter().any(|known| known.key == order.key) {
+            self.published.push(order.clone());
+        }
+        let locked: BTreeSet<VolumeId> = std::iter::once(order.effect.target())
+            .chain(order.effect.source())
+            .map(|object| object.volume())
+            .collect();
+        if self.busy.iter().any(|busy| !busy.locked.is_disjoint(&locked)) {
+            return;
+        }
+        self.world.now = self.world.now.max(order.not_before);
+        let check = Command::CheckAttempt { key: order.key };
+        if self.world.when_as(Actor::system(), check).is_ok() {
+            self.busy.push(Busy { order, locked });
+        }
+    }
+
+    /// A busy executor acts and reports; or fails, or dies, before or after acting.
+    fn go_on_with_one(&mut self) {
+        if self.busy.is_empty() {
+            return;
+        }
+        let Busy { order, .. } = self.busy.swap_remove(self.random.usize(0..self.busy.len()));
+        let act = |walk: &mut Self| walk.world.storage.perform(&order.pool, &order.effect);
+        let kinds = [FailureKind::BackendError, FailureKind::NoSpace, FailureKind::Busy, FailureKind::TimedOut];
+        let kind = self.random.choice(kinds).unwrap_or(FailureKind::BackendError);
+        let fault = if self.faults { self.random.u8(0..12) } else { u8::MAX };
+        let outcome = match fault {
+            0 => return,
+            1 => {
+                drop(act(self));
+                return;
+            }
+            2 => Outcome::Failed(Failure::new(kind, "before acting")),
+            // a busy object is one that was not touched
+            3 if kind != FailureKind::Busy => {
+                self.half_do(&order);
+                Outcome::Failed(Failure::new(kind, "after acting"))
+            }
+            _ => match act(self) {
+                Ok(()) => Outcome::Done,
+                Err(failure) => Outcome::Failed(failure),
+            },
+        };
+        let reports = if fault == 4 { 2 } else { 1 };
+        for _ in 0..reports {
+            match self.world.report(order.key, outcome.clone()) {
+                Ok(_) | Err(Rejection::StaleReport) => {}
+                Err(other) => panic!("{order:?}: {other}"),
+            }
+        }
+    }
+
+    /// Acts, and where data is written, perhaps only in part.
+    fn half_do(&mut self, order: &DueEffect) {
+        drop(self.world.storage.perform(&order.pool, &order.effect));
+        let writes = matches!(order.effect, Effect::RevertToSnapshot { .. } | Effect::OverwriteVolume { .. });
+        if writes && self.random.bool() {
+            self.world.storage.write(&order.pool, order.effect.target(), u64::MAX);
+        }
+    }
+
+    /// No more faults: everything that is due gets done.
+    fn come_to_rest(&mut self) {
+        self.faults = false;
+        for _ in 0..20_000 {
+            while !self.busy.is_empty() {
+                self.go_on_with_one();
+                self.observe();
+            }
+            let Some(due) = self.world.next_due() else { return };
+            let check = Command::CheckAttempt { key: due.key };
+            self.world.when_as(Actor::system(), check).unwrap_or_else(|rejection| panic!("{rejection}"));
+            self.busy.push(Busy { order: due, locked: BTreeSet::new() });
+        }
+        panic!("it does not come to rest: {:?}", self.world.ledger.all_due());
+    }
+
+    /// Follows the history as a client would, to know what the data should be.
+    fn observe(&mut self) {
+        let fresh: Vec<Commit> = self.world.history.get(self.seen..).unwrap_or_default().to_vec();
+        self.seen = self.world.history.len();
+        for event in fresh.iter().flat_map(|commit| &commit.events) {
+            match event {
+                Event::Volume(id, VolumeEvent::Created) => {
+                    let data = match self.world.ledger.volumes.get(id).map(|volume| volume.source) {
+                        Some(VolumeSource::Volume(source)) => self.volume_data.get(&source).copied(),
+                        Some(VolumeSource::Snapshot(source)) => self.snapshot_data.get(&source).copied(),
+                        Some(VolumeSource::Blank) | None => Some(0),
+                    };
+                    self.volume_data.insert(*id, data.unwrap_or_else(|| panic!("{id} has no source")));
+                }
+                Event::Volume(id, VolumeEvent::RevertAccepted { snapshot, .. }) => {
+                    self.snapshot_data.entry(*snapshot).or_insert_with(|| {
+                        // a recovery: the data from before the revert that failed
+                        self.volume_data.get(id).copied().unwrap_or(0)
+                    });
+                }
+                Event::Volume(id, VolumeEvent::Reverted) => {
+                    if let Some(data) = self.reverted_to(*id) {
+                        self.volume_data.insert(*id, data);
+                    }
+                }
+                Event::Snapshot(id, SnapshotEvent::Created) => {
+                    let volume = self.world.ledger.snapshots.get(id).map(|snapshot| snapshot.volume);
+                    let data = volume.and_then(|volume| self.volume_data.get(&volume)).copied();
+                    self.snapshot_data.insert(*id, data.unwrap_or_else(|| panic!("{id} has no volume")));
+                }
+                // an operator believes the backend: whatever is there is the data now
+                Event::Volume(id, VolumeEvent::StatusReset { to: VolumeState::Available }) => {
+                    if let Some(tag) = self.world.tag(*id) {
+                        self.volume_data.insert(*id, tag);
+                    }
+                }
+                Event::Snapshot(id, SnapshotEvent::StatusReset { to: SnapshotState::Available }) => {
+                    if let Some(snapshot) = self.world.ledger.snapshots.get(id) {
+                        let object = BackendObject::Snapshot { volume: snapshot.volume, snapshot: *id };
+                        let tag = self.world.storage.contents(&snapshot.pool, object).map(|c| c.tag);
+                        self.snapshot_data.insert(*id, tag.unwrap_or(0));
+                    }
+                }
+                Event::Volume(..)
+                | Event::Snapshot(..)
+                | Event::VolumeType(..)
+                | Event::Quota(_)
+                | Event::Backend(..)
+                | Event::Operation(..)
+                | Event::Debt(..) => {}
+            }
+        }
+    }
+
+    /// The data of the snapshot that a volume was last reverted to.
+    fn reverted_to(&self, id: VolumeId) -> Option<u64> {
+        let commits = self.world.history.iter().rev();
+        commits.flat_map(|commit| &commit.events).find_map(|event| match event {
+            Event::Volume(volume, VolumeEvent::RevertAccepted { snapshot, .. }) if *volume == id => {
+                self.snapshot_data.get(snapshot).copied()
+            }
+            Event::Volume(..)
+            | Event::Snapshot(..)
+            | Event::VolumeType(..)
+            | Event::Quota(_)
+            | Event::Backend(..)
+            | Event::Operation(..)
+            | Event::Debt(..) => None,
+        })
+    }
+
+    /// Whatever is available holds what clients were told it holds.
+    fn check_data(&self) {
+        for (id, volume) in self.world.ledger.volumes.sorted() {
+            if volume.status.state() == VolumeState::Available {
+                assert_eq!(self.world.tag(*id), self.volume_data.get(id).copied(), "the data of volume {id}");
+            }
+        }
+        for (id, snapshot) in self.world.ledger.snapshots.sorted() {
+            if snapshot.status.state() == SnapshotState::Available {
+                let object = BackendObject::Snapshot { volume: snapshot.volume, snapshot: *id };
+                let tag = self.world.storage.contents(&snapshot.pool, object).map(|contents| contents.tag);
+                assert_eq!(tag, self.snapshot_data.get(id).copied(), "the data of snapshot {id}");
+            }
+        }
+    }
+
+    fn any_volume(&mut self) -> Option<VolumeId> {
+        let ids: Vec<VolumeId> = self.world.ledger.volumes.sorted().into_iter().map(|(id, _)| *id).collect();
+        self.random.choice(ids)
+    }
+
+    fn any_snapshot(&mut self) -> Option<SnapshotId> {
+        let ids: Vec<SnapshotId> = self.world.ledger.snapshots.sorted().into_iter().map(|(id, _)| *id).collect();
+        self.random.choice(ids)
+    }
+}
