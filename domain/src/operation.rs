@@ -40,6 +40,9 @@ pub enum IfItFails {
 pub enum IfUndoFails {
     /// Note what stays behind as a debt and go on undoing.
     OweCleanup,
+    /// Go on undoing: the object belongs to a resource that stays, in error, and goes when that is
+    /// deleted. A debt would remove it even after an operator had made it available again.
+    LeaveToOwner,
     /// Stop here; the resource ends in an error status and what later undo steps would remove is
     /// held, because it may be needed to put things right.
     NeedsOperator,
@@ -416,6 +419,10 @@ impl Saga<'_> {
                 if let Some(undo) = &planned.undo {
                     self.owe(undo.target(), failure, false);
                 }
+                self.operation_event(OperationEvent::UndoWaived { step, failure: failure.clone() });
+                self.continue_undo(step, true);
+            }
+            IfUndoFails::LeaveToOwner => {
                 self.operation_event(OperationEvent::UndoWaived { step, failure: failure.clone() });
                 self.continue_undo(step, true);
             }

@@ -17,8 +17,8 @@ pub enum SnapshotStatus {
     Creating { operation: OperationId },
     /// At rest, usable.
     Available,
-    /// An operation is removing it.
-    Deleting { operation: OperationId },
+    /// An operation is removing it. If that touches nothing, it is again what it was.
+    Deleting { operation: OperationId, from: SnapshotState },
     /// Its volume is being reverted to it.
     Restoring { operation: OperationId },
     /// An operator asked for a status, and the backend is being asked whether it is true.
@@ -77,7 +77,9 @@ pub const TRANSITIONS: &[(SnapshotState, SnapshotEventKind, SnapshotState)] = &[
     (S::Verifying, K::DeleteAccepted, S::Deleting),
     (S::Deleting, K::Deleted, S::Absent),
     (S::Deleting, K::DeleteFailed, S::ErrorDeleting),
+    // if it certainly touched nothing, back to what it was
     (S::Deleting, K::DeleteFailed, S::Available),
+    (S::Deleting, K::DeleteFailed, S::Error),
     // its volume's revert: back to available however that ends
     (S::Available, K::RestoreAccepted, S::Restoring),
     (S::Restoring, K::RestoreEnded, S::Available),
@@ -181,11 +183,24 @@ impl SnapshotStatus {
         }
     }
 
+    /// What it was when its deletion was accepted, if it is being deleted.
+    const fn deleting_from(&self) -> Option<SnapshotState> {
+        match self {
+            Self::Deleting { from, .. } => Some(*from),
+            Self::Creating { .. }
+            | Self::Available
+            | Self::Restoring { .. }
+            | Self::Verifying { .. }
+            | Self::Error
+            | Self::ErrorDeleting => None,
+        }
+    }
+
     /// The operation that owns a transitional status.
     pub const fn operation(&self) -> Option<OperationId> {
         match self {
             Self::Creating { operation }
-            | Self::Deleting { operation }
+            | Self::Deleting { operation, .. }
             | Self::Restoring { operation }
             | Self::Verifying { operation, .. } => Some(*operation),
             Self::Available | Self::Error | Self::ErrorDeleting => None,
@@ -231,7 +246,7 @@ pub enum SnapshotEvent {
         operation: OperationId,
     },
     Deleted,
-    /// Back to available if the backend refused because it is in use, else `error_deleting`.
+    /// Back to what it was if it certainly was not touched, else `error_deleting`.
     DeleteFailed {
         operation: OperationId,
         failure: Failure,
@@ -347,7 +362,7 @@ impl Snapshot {
                 self.status = SnapshotStatus::Available;
             }
             SnapshotEvent::DeleteAccepted { operation } => {
-                self.status = SnapshotStatus::Deleting { operation: *operation };
+                self.status = SnapshotStatus::Deleting { operation: *operation, from };
             }
             SnapshotEvent::RestoreAccepted { operation } => {
                 self.status = SnapshotStatus::Restoring { operation: *operation };
@@ -386,11 +401,9 @@ impl Snapshot {
             SnapshotEvent::DeleteAccepted { .. } => S::Deleting,
             SnapshotEvent::Deleted => S::Absent,
             SnapshotEvent::DeleteFailed { failure, .. } => {
-                if failure.kind.leaves_object_untouched() {
-                    S::Available
-                } else {
-                    S::ErrorDeleting
-                }
+                let from = self.status.deleting_from().filter(|from| !from.is_transitional());
+                let untouched = failure.kind.leaves_object_untouched();
+                from.filter(|_| untouched).unwrap_or(S::ErrorDeleting)
             }
             SnapshotEvent::RestoreAccepted { .. } => S::Restoring,
             SnapshotEvent::ResetAccepted { .. } => S::Verifying,

@@ -19,8 +19,8 @@ pub enum VolumeStatus {
     Creating { operation: OperationId },
     /// At rest, usable.
     Available,
-    /// An operation is removing it.
-    Deleting { operation: OperationId },
+    /// An operation is removing it. If that touches nothing, it is again what it was.
+    Deleting { operation: OperationId, from: VolumeState },
     /// An operation is growing it; the new size already counts against the quota.
     Extending { operation: OperationId, to: SizeGib },
     /// An operation is putting a snapshot's data back.
@@ -91,7 +91,14 @@ pub const TRANSITIONS: &[(VolumeState, VolumeEventKind, VolumeState)] = &[
     (S::Verifying, K::DeleteAccepted, S::Deleting),
     (S::Deleting, K::Deleted, S::Absent),
     (S::Deleting, K::DeleteFailed, S::ErrorDeleting),
+    // if it certainly touched nothing, back to what it was
     (S::Deleting, K::DeleteFailed, S::Available),
+    (S::Deleting, K::DeleteFailed, S::Error),
+    (S::Deleting, K::DeleteFailed, S::ErrorExtending),
+    (S::Deleting, K::DeleteFailed, S::ErrorRestoring),
+    (S::Deleting, K::DeleteFailed, S::ErrorManaging),
+    (S::Deleting, K::DeleteFailed, S::ErrorBackingUp),
+    (S::Deleting, K::DeleteFailed, S::Maintenance),
     (S::Available, K::ExtendAccepted, S::Extending),
     (S::Extending, K::Extended, S::Available),
     (S::Extending, K::ExtendFailed, S::Available),
@@ -257,11 +264,30 @@ impl VolumeStatus {
         }
     }
 
+    /// What it was when its deletion was accepted, if it is being deleted.
+    const fn deleting_from(&self) -> Option<VolumeState> {
+        match self {
+            Self::Deleting { from, .. } => Some(*from),
+            Self::Creating { .. }
+            | Self::Available
+            | Self::Extending { .. }
+            | Self::Reverting { .. }
+            | Self::Verifying { .. }
+            | Self::Error
+            | Self::ErrorDeleting
+            | Self::ErrorExtending
+            | Self::ErrorRestoring
+            | Self::ErrorManaging
+            | Self::ErrorBackingUp
+            | Self::Maintenance => None,
+        }
+    }
+
     /// The operation that owns a transitional status.
     pub const fn operation(&self) -> Option<OperationId> {
         match self {
             Self::Creating { operation }
-            | Self::Deleting { operation }
+            | Self::Deleting { operation, .. }
             | Self::Extending { operation, .. }
             | Self::Reverting { operation, .. }
             | Self::Verifying { operation, .. } => Some(*operation),
@@ -380,7 +406,7 @@ impl Volume {
             }
             VolumeEvent::Reverted => self.status = VolumeStatus::Available,
             VolumeEvent::DeleteAccepted { operation } => {
-                self.status = VolumeStatus::Deleting { operation: *operation };
+                self.status = VolumeStatus::Deleting { operation: *operation, from };
             }
             VolumeEvent::ExtendAccepted { operation, to } => {
                 self.status = VolumeStatus::Extending { operation: *operation, to: *to };
@@ -430,11 +456,9 @@ impl Volume {
             VolumeEvent::DeleteAccepted { .. } => S::Deleting,
             VolumeEvent::Deleted => S::Absent,
             VolumeEvent::DeleteFailed { failure, .. } => {
-                if failure.kind.leaves_object_untouched() {
-                    S::Available
-                } else {
-                    S::ErrorDeleting
-                }
+                let from = self.status.deleting_from().filter(|from| !from.is_transitional());
+                let untouched = failure.kind.leaves_object_untouched();
+                from.filter(|_| untouched).unwrap_or(S::ErrorDeleting)
             }
             VolumeEvent::ExtendAccepted { .. } => S::Extending,
             VolumeEvent::ExtendFailed { restored, .. } => {

@@ -155,7 +155,7 @@ impl Walk {
         if self.random.u8(0..4) != 0 {
             return;
         }
-        let command = match self.random.u8(0..6) {
+        let command = match self.random.u8(0..7) {
             0 => {
                 let Some(volume) = self.any_volume() else { return };
                 Command::DeleteVolume { volume, cascade: self.random.bool(), force: true }
@@ -174,6 +174,11 @@ impl Walk {
             4 => {
                 let Some(volume) = self.any_volume() else { return };
                 Command::RecoverVolume { volume }
+            }
+            5 => {
+                let debts: Vec<_> = self.world.ledger.debts.sorted().into_iter().map(|(id, _)| *id).collect();
+                let Some(debt) = self.random.choice(debts) else { return };
+                Command::ReleaseDebt { debt }
             }
             _ => {
                 let Some(snapshot) = self.any_snapshot() else { return };
@@ -224,7 +229,8 @@ impl Walk {
         }
         let Busy { order, .. } = self.busy.swap_remove(self.random.usize(0..self.busy.len()));
         let act = |walk: &mut Self| walk.world.storage.perform(&order.pool, &order.effect);
-        let kinds = [FailureKind::BackendError, FailureKind::NoSpace, FailureKind::Busy, FailureKind::TimedOut];
+        let kinds =
+            [FailureKind::BackendError, FailureKind::NoSpace, FailureKind::Busy, FailureKind::TimedOut];
         let kind = self.random.choice(kinds).unwrap_or(FailureKind::BackendError);
         let fault = if self.faults { self.random.u8(0..12) } else { u8::MAX };
         let outcome = match fault {
@@ -233,7 +239,10 @@ impl Walk {
                 drop(act(self));
                 return;
             }
-            2 => Outcome::Failed(Failure::new(kind, "before acting")),
+            // what is not there cannot be in use
+            2 if kind != FailureKind::Busy || self.is_there(&order) => {
+                Outcome::Failed(Failure::new(kind, "before acting"))
+            }
             // a busy object is one that was not touched
             3 if kind != FailureKind::Busy => {
                 self.half_do(&order);
@@ -251,6 +260,10 @@ impl Walk {
                 Err(other) => panic!("{order:?}: {other}"),
             }
         }
+    }
+
+    fn is_there(&self, order: &DueEffect) -> bool {
+        self.world.storage.contents(&order.pool, order.effect.target()).is_some()
     }
 
     /// Acts, and where data is written, perhaps only in part.
@@ -371,7 +384,8 @@ impl Walk {
     }
 
     fn any_snapshot(&mut self) -> Option<SnapshotId> {
-        let ids: Vec<SnapshotId> = self.world.ledger.snapshots.sorted().into_iter().map(|(id, _)| *id).collect();
+        let ids: Vec<SnapshotId> =
+            self.world.ledger.snapshots.sorted().into_iter().map(|(id, _)| *id).collect();
         self.random.choice(ids)
     }
 }

@@ -60,6 +60,7 @@ fn table<P>(name: &str, title: &str, steps: &[Step<P>], samples: &[P]) -> String
         let undo_fails = match (undo.is_some(), step.if_undo_fails) {
             (false, _) => "",
             (true, IfUndoFails::OweCleanup) => "owe cleanup, go on",
+            (true, IfUndoFails::LeaveToOwner) => "leave it to the resource in error",
             (true, IfUndoFails::NeedsOperator) => "needs operator",
         };
         let undo = undo.unwrap_or_else(|| "–".to_owned());

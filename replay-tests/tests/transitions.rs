@@ -58,15 +58,18 @@ fn volume_events() -> Vec<VolumeEvent> {
     events
 }
 
-fn volume_status(state: VolumeState) -> Option<VolumeStatus> {
+/// Every status in a state, more than once where its data decides where events lead.
+fn volume_statuses(state: VolumeState) -> Vec<VolumeStatus> {
     let operation = OPERATION;
     match state {
-        VolumeState::Absent => None,
-        VolumeState::Creating => Some(VolumeStatus::Creating { operation }),
-        VolumeState::Deleting => Some(VolumeStatus::Deleting { operation }),
-        VolumeState::Extending => Some(VolumeStatus::Extending { operation, to: gib(2) }),
-        VolumeState::Reverting => Some(VolumeStatus::Reverting { operation, snapshot: SNAPSHOT }),
-        VolumeState::Verifying => Some(VolumeStatus::Verifying { operation, from: VolumeState::Error }),
+        VolumeState::Absent => Vec::new(),
+        VolumeState::Creating => vec![VolumeStatus::Creating { operation }],
+        VolumeState::Deleting => {
+            VolumeState::ALL.iter().map(|from| VolumeStatus::Deleting { operation, from: *from }).collect()
+        }
+        VolumeState::Extending => vec![VolumeStatus::Extending { operation, to: gib(2) }],
+        VolumeState::Reverting => vec![VolumeStatus::Reverting { operation, snapshot: SNAPSHOT }],
+        VolumeState::Verifying => vec![VolumeStatus::Verifying { operation, from: VolumeState::Error }],
         VolumeState::Available
         | VolumeState::Error
         | VolumeState::ErrorDeleting
@@ -74,7 +77,7 @@ fn volume_status(state: VolumeState) -> Option<VolumeStatus> {
         | VolumeState::ErrorRestoring
         | VolumeState::ErrorManaging
         | VolumeState::ErrorBackingUp
-        | VolumeState::Maintenance => VolumeStatus::at_rest(state),
+        | VolumeState::Maintenance => VolumeStatus::at_rest(state).into_iter().collect(),
     }
 }
 
@@ -85,8 +88,9 @@ fn a_volume_goes_exactly_where_its_table_says() {
     let template = world.ledger.volumes.get(&id).unwrap().clone();
     let mut taken: BTreeSet<(VolumeState, VolumeEventKind, VolumeState)> = BTreeSet::new();
     for from in VolumeState::ALL {
-        let Some(status) = volume_status(*from) else { continue };
-        for event in volume_events() {
+        let statuses = volume_statuses(*from);
+        for (status, event) in statuses.iter().flat_map(|s| volume_events().into_iter().map(move |e| (s, e)))
+        {
             let mut row = template.clone();
             row.status = status.clone();
             let before = row.clone();
@@ -127,16 +131,22 @@ fn snapshot_events() -> Vec<SnapshotEvent> {
     events
 }
 
-fn snapshot_status(state: SnapshotState) -> Option<SnapshotStatus> {
+/// Every status in a state, more than once where its data decides where events lead.
+fn snapshot_statuses(state: SnapshotState) -> Vec<SnapshotStatus> {
     let operation = OPERATION;
     match state {
-        SnapshotState::Absent => None,
-        SnapshotState::Creating => Some(SnapshotStatus::Creating { operation }),
-        SnapshotState::Deleting => Some(SnapshotStatus::Deleting { operation }),
-        SnapshotState::Restoring => Some(SnapshotStatus::Restoring { operation }),
-        SnapshotState::Verifying => Some(SnapshotStatus::Verifying { operation, from: SnapshotState::Error }),
+        SnapshotState::Absent => Vec::new(),
+        SnapshotState::Creating => vec![SnapshotStatus::Creating { operation }],
+        SnapshotState::Deleting => SnapshotState::ALL
+            .iter()
+            .map(|from| SnapshotStatus::Deleting { operation, from: *from })
+            .collect(),
+        SnapshotState::Restoring => vec![SnapshotStatus::Restoring { operation }],
+        SnapshotState::Verifying => {
+            vec![SnapshotStatus::Verifying { operation, from: SnapshotState::Error }]
+        }
         SnapshotState::Available | SnapshotState::Error | SnapshotState::ErrorDeleting => {
-            SnapshotStatus::at_rest(state)
+            SnapshotStatus::at_rest(state).into_iter().collect()
         }
     }
 }
@@ -149,8 +159,10 @@ fn a_snapshot_goes_exactly_where_its_table_says() {
     let template = world.ledger.snapshots.get(&id).unwrap().clone();
     let mut taken: BTreeSet<(SnapshotState, SnapshotEventKind, SnapshotState)> = BTreeSet::new();
     for from in SnapshotState::ALL {
-        let Some(status) = snapshot_status(*from) else { continue };
-        for event in snapshot_events() {
+        let statuses = snapshot_statuses(*from);
+        for (status, event) in
+            statuses.iter().flat_map(|s| snapshot_events().into_iter().map(move |e| (s, e)))
+        {
             let mut row = template.clone();
             row.status = status.clone();
             let before = row.clone();

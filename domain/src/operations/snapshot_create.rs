@@ -2,7 +2,7 @@
 //!
 //! | step   | effect         | undo           | if the undo fails |
 //! |--------|----------------|----------------|-------------------|
-//! | create | CreateSnapshot | DeleteSnapshot | owe cleanup       |
+//! | create | CreateSnapshot | DeleteSnapshot | leave to owner    |
 //!
 //! A failure leaves the snapshot in `error` with its reason and nothing on the backend.
 
@@ -44,7 +44,7 @@ pub const STEPS: &[Step<SnapshotCreate>] = &[Step {
     effect: |p, _| Effect::CreateSnapshot { snapshot: p.object() },
     if_it_fails: IfItFails::Undo,
     undo: Some(|p, _| Effect::DeleteSnapshot { snapshot: p.object() }),
-    if_undo_fails: IfUndoFails::OweCleanup,
+    if_undo_fails: IfUndoFails::LeaveToOwner,
 }];
 
 /// Checks, in this order: role; id not taken; the volume exists and is visible; it is available;

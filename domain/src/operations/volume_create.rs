@@ -2,7 +2,7 @@
 //!
 //! | step   | effect                                                  | undo         | if the undo fails |
 //! |--------|---------------------------------------------------------|--------------|-------------------|
-//! | create | CreateVolume, CreateVolumeFromSnapshot or CloneVolume   | DeleteVolume | owe cleanup       |
+//! | create | CreateVolume, CreateVolumeFromSnapshot or CloneVolume   | DeleteVolume | leave to owner    |
 //!
 //! A failure goes to the next backend that the scheduler put on the list, at most
 //! [`MAX_ATTEMPTS`] in all, and leaves a cleanup debt on the one that failed. Backends tried before
@@ -81,7 +81,7 @@ pub const STEPS: &[Step<VolumeCreate>] = &[Step {
     },
     if_it_fails: IfItFails::Undo,
     undo: Some(|p, _| Effect::DeleteVolume { volume: BackendObject::Volume(p.volume) }),
-    if_undo_fails: IfUndoFails::OweCleanup,
+    if_undo_fails: IfUndoFails::LeaveToOwner,
 }];
 
 /// Checks, in this order: role; id not taken; source exists, belongs to the project and is usable;

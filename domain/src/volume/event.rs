@@ -85,7 +85,7 @@ pub enum VolumeEvent {
         operation: OperationId,
     },
     Deleted,
-    /// Back to available if the backend refused because it is in use, else `error_deleting`.
+    /// Back to what it was if it certainly was not touched, else `error_deleting`.
     DeleteFailed {
         operation: OperationId,
         failure: Failure,

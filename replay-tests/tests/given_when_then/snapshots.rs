@@ -36,6 +36,25 @@ fn a_failure_leaves_it_in_error_and_nothing_on_the_backend() {
     world.check_at_rest();
 }
 
+/// Found by a random walk: a debt removed a snapshot that an operator had made available again.
+#[test]
+fn what_could_not_be_undone_belongs_to_the_row_in_error() {
+    let mut world = World::default();
+    let volume = world.given_volume(1, 0);
+    let (snapshot, create) = world.new_snapshot(volume);
+    world.when(create).unwrap();
+    let due = world.next_due().unwrap();
+    world.storage.perform(&due.pool, &due.effect).unwrap();
+    world.fail_next(broken());
+    world.fail_next(broken());
+    assert_eq!(world.snapshot_state(snapshot), SnapshotState::Error);
+    assert!(world.ledger.debts.is_empty());
+    world.must(Command::ResetSnapshotStatus { snapshot, to: SnapshotState::Available });
+    world.settle();
+    assert_eq!(world.snapshot_state(snapshot), SnapshotState::Available);
+    world.check_at_rest();
+}
+
 #[test]
 fn busy_leads_back_to_available_and_anything_else_to_error_deleting() {
     let ends = [

@@ -77,6 +77,21 @@ fn busy_leads_back_to_available_and_anything_else_to_error_deleting() {
     }
 }
 
+/// Found by a random walk: a snapshot without an object became available because a cascade that
+/// never reached it failed.
+#[test]
+fn what_a_failed_cascade_did_not_reach_is_what_it_was() {
+    let mut world = World::default();
+    let volume = world.given_volume(1, 0);
+    let older = world.given_snapshot(volume);
+    world.given_snapshot(volume);
+    world.must(Command::ResetSnapshotStatus { snapshot: older, to: SnapshotState::Error });
+    world.when(cascade(volume)).unwrap();
+    world.fail_next(broken());
+    assert_eq!(world.snapshot_state(older), SnapshotState::Error);
+    world.check_at_rest();
+}
+
 #[test]
 fn force_ends_the_operation_that_is_open() {
     let mut world = World::default();

@@ -107,7 +107,7 @@ wire_enum! {
     VolumeStatusV1 for VolumeStatus {
         0 Creating { operation: Id } = { VolumeStatus::Creating { operation } };
         1 Available {} = { VolumeStatus::Available };
-        2 Deleting { operation: Id } = { VolumeStatus::Deleting { operation } };
+        2 Deleting { operation: Id, from: VolumeStateV1 } = { VolumeStatus::Deleting { operation, from } };
         3 Extending { operation: Id, to: u32 } = { VolumeStatus::Extending { operation, to } };
         4 Reverting { operation: Id, snapshot: Id } = { VolumeStatus::Reverting { operation, snapshot } };
         5 Verifying { operation: Id, from: VolumeStateV1 } = { VolumeStatus::Verifying { operation, from } };
@@ -123,7 +123,7 @@ wire_enum! {
     SnapshotStatusV1 for SnapshotStatus {
         0 Creating { operation: Id } = { SnapshotStatus::Creating { operation } };
         1 Available {} = { SnapshotStatus::Available };
-        2 Deleting { operation: Id } = { SnapshotStatus::Deleting { operation } };
+        2 Deleting { operation: Id, from: SnapshotStateV1 } = { SnapshotStatus::Deleting { operation, from } };
         3 Restoring { operation: Id } = { SnapshotStatus::Restoring { operation } };
         4 Verifying { operation: Id, from: SnapshotStateV1 } = { SnapshotStatus::Verifying { operation, from } };
         5 Error {} = { SnapshotStatus::Error };
