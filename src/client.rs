@@ -184,9 +184,11 @@ impl Remote {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> CommandResult<reqwest::Response> {
-        let response = request
-            .header("X-Auth-Token", &self.token)
-            .send()
+        let request = request.header("X-Auth-Token", &self.token).build()?;
+        let method = request.method().clone();
+        let response = self
+            .http
+            .execute(request)
             .await
             .with_context(|| format!("the server at {} does not answer", self.base))
             .map_err(unreachable_server)?;
@@ -195,7 +197,7 @@ impl Remote {
             return Ok(response);
         }
         let body = response.bytes().await.map_err(|error| unreachable_server(error.into()))?;
-        let error = fault(status, &body);
+        let error = fault(&method, status, &body);
         Err(if status == StatusCode::UNAUTHORIZED && !self.token_given {
             error.hint("this server knows its users: give a token with --token or TEPHRA_TOKEN")
         } else {
@@ -229,7 +231,7 @@ impl Remote {
 impl OfflineLedger {
     async fn json(&self, method: Method, path: &str) -> CommandResult<Value> {
         let request = Request::builder()
-            .method(method)
+            .method(method.clone())
             .uri(path)
             .header("X-Auth-Token", ADMIN_TOKEN)
             .body(Body::empty())?;
@@ -239,7 +241,7 @@ impl OfflineLedger {
         };
         let status = response.status();
         let body = axum::body::to_bytes(response.into_body(), MAX_LOCAL_BODY_BYTES).await?;
-        if status.is_success() { parse(&body) } else { Err(fault(status, &body)) }
+        if status.is_success() { parse(&body) } else { Err(fault(&method, status, &body)) }
     }
 }
 
@@ -255,19 +257,21 @@ fn unreachable_server(cause: anyhow::Error) -> CommandError {
 }
 
 /// What the API said instead of an answer, in Cinder's form: `{"itemNotFound": {"message": …}}`.
-fn fault(status: StatusCode, body: &[u8]) -> CommandError {
+fn fault(method: &Method, status: StatusCode, body: &[u8]) -> CommandError {
     let parsed: Option<Value> = serde_json::from_slice(body).ok();
     let message = parsed
         .as_ref()
         .and_then(Value::as_object)
         .and_then(|object| object.values().find_map(|inner| inner.get("message")?.as_str()))
         .map_or_else(|| format!("the server answered {status}"), str::to_owned);
-    CommandError::new(exit_of(status), message)
+    CommandError::new(exit_of(method, status), message)
 }
 
-fn exit_of(status: StatusCode) -> Exit {
+fn exit_of(method: &Method, status: StatusCode) -> Exit {
     match status {
         StatusCode::NOT_FOUND => Exit::NotFound,
+        // a question can only be put wrongly; a command can be refused for what is the case
+        StatusCode::BAD_REQUEST if method == Method::GET => Exit::Usage,
         status if status.is_client_error() => Exit::Refused,
         _ => Exit::Error,
     }
@@ -340,13 +344,15 @@ mod tests {
     #[test]
     fn a_fault_of_the_server_becomes_a_message_and_an_exit_code() {
         let body = br#"{"itemNotFound": {"code": 404, "message": "Volume x could not be found."}}"#;
-        let error = fault(StatusCode::NOT_FOUND, body);
+        let error = fault(&Method::GET, StatusCode::NOT_FOUND, body);
         assert_eq!(
             (error.exit, error.cause.to_string().as_str()),
             (Exit::NotFound, "Volume x could not be found.")
         );
-        assert_eq!(fault(StatusCode::CONFLICT, b"").exit, Exit::Refused);
-        assert_eq!(fault(StatusCode::BAD_GATEWAY, b"<html>").exit, Exit::Error);
+        assert_eq!(fault(&Method::GET, StatusCode::BAD_REQUEST, b"").exit, Exit::Usage);
+        assert_eq!(fault(&Method::POST, StatusCode::BAD_REQUEST, b"").exit, Exit::Refused);
+        assert_eq!(fault(&Method::GET, StatusCode::FORBIDDEN, b"").exit, Exit::Refused);
+        assert_eq!(fault(&Method::GET, StatusCode::BAD_GATEWAY, b"<html>").exit, Exit::Error);
     }
 
     #[test]

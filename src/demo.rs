@@ -15,7 +15,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::client::Remote;
-use crate::commands::event_table::{event_row, events_table, text};
+use crate::commands::event_table::{history_row, history_table, text};
 use crate::commands::verify;
 use crate::config::Config;
 use crate::failure::{CommandError, CommandResult, Exit};
@@ -158,24 +158,18 @@ impl Tour {
 
     async fn history(&mut self, cloud: &Cloud, volume: &str) -> CommandResult {
         self.next(&format!("Look back: tephra history {volume}"))?;
-        let events = cloud.history(volume).await?;
-        if events.is_empty() {
+        let timeline = cloud.history(volume).await?;
+        if timeline.is_empty() {
             return Err(wrong("the volume has no history"));
         }
-        let mut table = events_table();
-        for event in &events {
-            table.row(event_row(event));
+        let mut table = history_table();
+        for line in &timeline {
+            table.row(history_row(line));
         }
-        let count = events.len();
-        self.done(
-            &format!("{count} events, each with its author and its time"),
-            json!({ "events": events }),
-        )?;
-        if self.output.is_json() {
-            Ok(())
-        } else {
-            self.output.text(&indented(&table.render(self.output.paint(), true)))
-        }
+        let count = timeline.len();
+        let told = format!("{count} events, each with its time and its author");
+        self.done(&told, json!({ "timeline": timeline }))?;
+        self.block(&table.render(self.output.paint(), true))
     }
 
     async fn verify(&mut self, cloud: &Cloud) -> CommandResult {
@@ -203,13 +197,14 @@ impl Tour {
         self.say(&format!("    {what} {took}"))
     }
 
+    fn block(&self, text: &str) -> CommandResult {
+        let indented: String = text.lines().map(|line| format!("    {line}\n")).collect();
+        if self.output.is_json() { Ok(()) } else { self.output.text(&indented) }
+    }
+
     fn say(&self, line: &str) -> CommandResult {
         if self.output.is_json() { Ok(()) } else { self.output.line(line) }
     }
-}
-
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("    {line}\n")).collect()
 }
 
 fn wrong(message: &str) -> CommandError {

@@ -26,8 +26,23 @@ pub fn event_row(event: &Value) -> Vec<Cell> {
         Cell::new(Ink::Dim, short_moment(text(event, "time"))),
         Cell::new(Ink::of_event(name), name),
         Cell::plain(format!("{} {}", text(&event["resource"], "kind"), text(&event["resource"], "id"))),
-        Cell::plain(author(event)),
+        Cell::plain(author(&event["actor"])),
         Cell::plain(details(&event["data"])),
+    ]
+}
+
+/// An empty table of a history.
+pub fn history_table() -> Table {
+    Table::new(&["SEQUENCE", "TIME", "WHAT HAPPENED", "BY"])
+}
+
+/// A row for a line of a history: what happened, in a sentence.
+pub fn history_row(line: &Value) -> Vec<Cell> {
+    vec![
+        Cell::new(Ink::Dim, text(line, "sequence")),
+        Cell::new(Ink::Dim, short_moment(text(line, "time"))),
+        Cell::new(Ink::of_event(text(line, "kind")), text(line, "what")),
+        Cell::plain(author(&line["by"])),
     ]
 }
 
@@ -44,8 +59,7 @@ pub fn short_moment(moment: &str) -> String {
     }
 }
 
-fn author(event: &Value) -> String {
-    let actor = &event["actor"];
+fn author(actor: &Value) -> String {
     match (text(actor, "user"), text(actor, "project")) {
         ("tephra", "tephra") => "tephra".to_owned(),
         (user, project) => format!("{user}:{project}"),

@@ -4,8 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::client::{LedgerArgs, LedgerClient};
-use crate::commands::event_table::{event_row, events_table};
-use crate::commands::log::each_event;
+use crate::commands::event_table::{history_row, history_table, text};
 use crate::failure::{CommandError, CommandResult, Exit};
 use crate::output::{Ink, Output};
 
@@ -21,7 +20,7 @@ const KINDS: [&str; 6] = ["volume", "snapshot", "operation", "type", "debt", "ba
 Examples:
   tephra history 6a1f2c1e-0a4b-4a6e-9d55-5d4f5b2f1a10
   tephra history backend:directory
-  tephra history 6a1f2c1e-0a4b-4a6e-9d55-5d4f5b2f1a10 --json | jq '.events[].kind'
+  tephra history 6a1f2c1e-0a4b-4a6e-9d55-5d4f5b2f1a10 --json | jq -r '.timeline[].what'
 
 Exits with 3 if nothing of that id was ever there.")]
 pub struct HistoryArgs {
@@ -39,24 +38,26 @@ pub struct HistoryArgs {
 /// [`Exit::NotFound`] if nothing of that id was ever there, and what the ledger says.
 pub async fn run(args: &HistoryArgs, output: Output) -> CommandResult {
     let ledger = args.ledger.open(output).await?;
-    let (kind, id, events) = find(&ledger, &args.id).await?;
+    let (resource, timeline) = find(&ledger, &args.id).await?;
     if output.is_json() {
-        return output.document(&json!({ "resource": { "kind": kind, "id": id }, "events": events }));
+        return output.document(&json!({ "resource": resource, "timeline": timeline }));
     }
-    let title = format!("{kind} {id}: {} events", events.len());
+    let title = format!("{} {}", text(&resource, "kind"), text(&resource, "id"));
     output.line(&output.ink(Ink::Heading, &title))?;
-    let mut table = events_table();
-    for event in &events {
-        table.row(event_row(event));
+    let mut table = history_table();
+    for line in &timeline {
+        table.row(history_row(line));
     }
     output.table(&table)
 }
 
-async fn find<'a>(ledger: &LedgerClient, text: &'a str) -> CommandResult<(&'a str, &'a str, Vec<Value>)> {
+/// The first resource that has the id, and its history.
+async fn find(ledger: &LedgerClient, text: &str) -> CommandResult<(Value, Vec<Value>)> {
     for (kind, id) in candidates(text) {
-        let events = history(ledger, kind, id).await?;
-        if !events.is_empty() {
-            return Ok((kind, id, events));
+        match history(ledger, kind, id).await {
+            Ok(found) => return Ok(found),
+            Err(error) if error.exit == Exit::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     Err(CommandError::new(Exit::NotFound, format!("nothing in the ledger has the id {text}")))
@@ -79,23 +80,31 @@ fn can_be(kind: &str, text: &str) -> bool {
     }
 }
 
-/// The whole history of a resource; nothing if there is none.
-///
-/// # Errors
-/// What the ledger says.
-pub async fn history(ledger: &LedgerClient, kind: &str, id: &str) -> CommandResult<Vec<Value>> {
-    let mut history = Vec::new();
-    let filter = [("resource", format!("{kind}:{id}"))];
-    let read = each_event(ledger, &filter, 0, None, |events| {
-        history.extend_from_slice(events);
-        Ok(())
-    })
-    .await;
-    match read {
-        Ok(()) => Ok(history),
-        Err(error) if error.exit == Exit::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
+/// The whole history of a resource, page after page.
+async fn history(ledger: &LedgerClient, kind: &str, id: &str) -> CommandResult<(Value, Vec<Value>)> {
+    let path = format!("/ledger/v1/history/{kind}/{}", escape(id));
+    let mut timeline = Vec::new();
+    let mut query = Vec::new();
+    loop {
+        let page = ledger.get(&path, &query).await?;
+        timeline.extend(page["timeline"].as_array().cloned().unwrap_or_default());
+        match page["next"].as_u64() {
+            Some(next) => query = vec![("after", next.to_string())],
+            None => return Ok((page["resource"].clone(), timeline)),
+        }
     }
+}
+
+/// An id as one segment of a path: ids of backends are names.
+fn escape(id: &str) -> String {
+    id.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -103,6 +112,12 @@ mod tests {
     use super::*;
 
     const ID: &str = "6a1f2c1e-0a4b-4a6e-9d55-5d4f5b2f1a10";
+
+    #[test]
+    fn names_stay_one_segment_of_a_path() {
+        assert_eq!(escape("a/b?c"), "a%2Fb%3Fc");
+        assert_eq!(escape(ID), ID);
+    }
 
     #[test]
     fn an_id_is_looked_up_among_the_kinds_that_it_can_be_of() {

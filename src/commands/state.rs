@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::client::LedgerArgs;
 use crate::commands::event_table::{short_moment, text};
-use crate::failure::{CommandResult, Exit, WithExit as _};
+use crate::failure::{CommandError, CommandResult, Exit, WithExit as _};
 use crate::moment::{PointInHistory, parse_point};
 use crate::output::{Cell, Ink, Output, Table, properties};
 
@@ -48,27 +48,32 @@ pub async fn run(args: &StateArgs, output: Output) -> CommandResult {
         PointInHistory::Moment(moment) => moment.to_string(),
     };
     let ledger = args.ledger.open(output).await?;
-    let query = [("at", at)];
-    match args.volume {
-        Some(volume) => {
-            let state = ledger.get(&format!("/ledger/v1/volumes/{volume}/state"), &query).await?;
-            if output.is_json() { output.document(&state) } else { show_volume(&state["volume"], output) }
+    let path = args
+        .volume
+        .map_or_else(|| "/ledger/v1/state".to_owned(), |volume| format!("/ledger/v1/volumes/{volume}/state"));
+    let state = ledger.get(&path, &[("at", at)]).await.map_err(|error| match point {
+        // the number was read here, so the server can only mean that the ledger is not there yet
+        PointInHistory::Position(_) if error.exit == Exit::Usage => {
+            CommandError { exit: Exit::NotFound, ..error }
         }
-        None => {
-            let state = ledger.get("/ledger/v1/state", &query).await?;
-            if output.is_json() { output.document(&state) } else { show_all(&state, output) }
-        }
+        PointInHistory::Position(_) | PointInHistory::Moment(_) => error,
+    })?;
+    if output.is_json() {
+        output.document(&state)
+    } else if args.volume.is_some() {
+        show_volume(&state["volume"], output)
+    } else {
+        show_all(&state, output)
     }
 }
 
 fn show_all(state: &Value, output: Output) -> CommandResult {
     let volumes = state["volumes"].as_array().map(Vec::as_slice).unwrap_or_default();
     let snapshots = state["snapshots"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let (position, counts) = (&state["position"], &state["counts"]);
     let title = format!(
-        "after position {}: {} volumes, {} snapshots",
-        state["position"],
-        volumes.len(),
-        snapshots.len()
+        "after position {position}: {} volumes, {} snapshots",
+        counts["volumes"], counts["snapshots"]
     );
     output.line(&output.ink(Ink::Heading, &title))?;
     if !volumes.is_empty() {
@@ -78,6 +83,10 @@ fn show_all(state: &Value, output: Output) -> CommandResult {
     if !snapshots.is_empty() {
         output.line("")?;
         output.table(&snapshots_table(snapshots))?;
+    }
+    let shown = |rows: &[Value], count: &Value| count.as_u64() == u64::try_from(rows.len()).ok();
+    if !shown(volumes, &counts["volumes"]) || !shown(snapshots, &counts["snapshots"]) {
+        output.line(&output.ink(Ink::Dim, "… only the first are shown; ask for one volume with --volume"))?;
     }
     Ok(())
 }
