@@ -10,6 +10,7 @@
 
 pub mod block;
 pub mod kind;
+pub mod message;
 pub mod readable;
 pub mod state;
 pub mod upcast;

@@ -1,0 +1,401 @@
+//! Whether a server would lose what it acknowledged.
+//!
+//! A server syncs before it acknowledges only with `sync_interval: always`, which is a setting of
+//! the whole server. An ordinary account is not told: neither the server's greeting nor any answer
+//! of the JetStream API has it. The system account is (`$SYS.REQ.SERVER.PING.JSZ`, field
+//! `config.sync_always`, one answer a server), and it can export that one question to our account.
+//! So there are three ways to know: the export, a user of the system account, or the operator's
+//! word ([`DurabilityClaim`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
+};
+use async_nats::{Client, StatusCode};
+use futures::StreamExt;
+use serde::Deserialize;
+
+use super::connect::{DurabilityClaim, NatsConfig, NatsError, connect_as};
+use super::log::{HEADER_BYTES, MAX_BLOCK_BYTES};
+
+/// The oldest server that the ledger is safe on: from here on, one sync a Raft entry holds for
+/// replicated streams too.
+pub const OLDEST_SERVER: (u64, u64, u64) = (2, 15, 1);
+
+/// What the system account is asked.
+const QUESTION: &str = "$SYS.REQ.SERVER.PING.JSZ";
+
+/// How long servers may take to answer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// A server or a stream that would lose what it acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedServer {
+    /// What is wrong, one thing each.
+    pub problems: Vec<String>,
+    /// The configuration that would not lose anything.
+    pub remedy: String,
+}
+
+impl fmt::Display for RefusedServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "the ledger would not be safe on this NATS:")?;
+        for problem in &self.problems {
+            writeln!(f, "  - {problem}")?;
+        }
+        write!(f, "{}", self.remedy)
+    }
+}
+
+impl std::error::Error for RefusedServer {}
+
+/// How it is known that acknowledged means synced, or that it is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DurabilityProof {
+    /// These servers said so.
+    Verified {
+        /// By name.
+        servers: Vec<String>,
+    },
+    /// The operator said so.
+    Stated,
+    /// These servers said that they do not sync; only with `allow_unsynced`.
+    Unsynced {
+        /// By name.
+        servers: Vec<String>,
+    },
+    /// Nobody said anything; only with `allow_unsynced`.
+    Unknown,
+    /// Not asked: this process only reads.
+    NotAsked,
+}
+
+/// What is known about the servers under a log: for `/readyz` and for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogHealth {
+    /// The version of the server that we were connected to at the start.
+    pub server_version: String,
+    /// On how many servers the log is kept.
+    pub replicas: usize,
+    /// Whether acknowledged means synced.
+    pub durability: DurabilityProof,
+}
+
+impl LogHealth {
+    /// What is not as it should be, in words; nothing if all is well.
+    pub fn warning(&self) -> Option<String> {
+        match &self.durability {
+            DurabilityProof::Verified { .. } | DurabilityProof::Stated | DurabilityProof::NotAsked => None,
+            DurabilityProof::Unsynced { servers } => Some(format!(
+                "acknowledged commands may be lost on power loss: {} acknowledge before they sync",
+                servers.join(", ")
+            )),
+            DurabilityProof::Unknown => Some(
+                "acknowledged commands may be lost on power loss: it is not known whether the NATS servers \
+                 sync before they acknowledge"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// Checks the server that we are connected to, before anything is made on it.
+pub(super) fn check_server(client: &Client) -> Result<(), RefusedServer> {
+    let info = client.server_info();
+    let mut problems = Vec::new();
+    if let Some(problem) = too_old(&info.server_name, &info.version) {
+        problems.push(problem);
+    }
+    if info.max_payload < MAX_BLOCK_BYTES + HEADER_BYTES {
+        problems.push(format!(
+            "its max_payload is {} bytes; blocks of the ledger need {}",
+            info.max_payload,
+            MAX_BLOCK_BYTES + HEADER_BYTES
+        ));
+    }
+    refuse_if(problems, server_remedy)
+}
+
+fn too_old(server: &str, version: &str) -> Option<String> {
+    let (major, minor, patch) = OLDEST_SERVER;
+    match parse_version(version) {
+        Some(found) if found >= OLDEST_SERVER => None,
+        Some(_) | None => Some(format!(
+            "server `{server}` is version {version}; {major}.{minor}.{patch} or newer is needed"
+        )),
+    }
+}
+
+fn parse_version(version: &str) -> Option<(u64, u64, u64)> {
+    let numbers = version.split(['-', '+']).next()?;
+    let mut parts = numbers.split('.').map(str::parse);
+    let parsed = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
+    parts.next().is_none().then_some(parsed)
+}
+
+/// Checks a stream of blocks against what the configuration asks for.
+pub(super) fn check_stream(info: &Info, wanted: &Config) -> Result<(), RefusedServer> {
+    let found = &info.config;
+    let name = &wanted.name;
+    let mut problems = Vec::new();
+    let mut require = |holds: bool, problem: String| {
+        if !holds {
+            problems.push(format!("stream {name} {problem}"));
+        }
+    };
+    require(found.storage == StorageType::File, "is in memory: it does not survive its server".into());
+    require(
+        found.num_replicas >= wanted.num_replicas,
+        format!("is on {} servers, not on {} as configured", found.num_replicas, wanted.num_replicas),
+    );
+    require(found.deny_delete, "lets messages be deleted (deny_delete is off)".into());
+    require(found.deny_purge, "lets itself be purged (deny_purge is off)".into());
+    require(found.max_age.is_zero(), "forgets old messages (max_age)".into());
+    require(found.discard == DiscardPolicy::New, "discards old messages when it is full".into());
+    require(found.max_messages_per_subject <= 0, "keeps a limited number of messages".into());
+    require(found.retention == RetentionPolicy::Limits, "forgets what was read (retention)".into());
+    require(!found.allow_rollup, "lets a message replace all before it (allow_rollup_hdrs)".into());
+    require(!found.allow_message_ttl, "lets messages expire (allow_msg_ttl)".into());
+    require(!found.no_ack, "does not acknowledge (no_ack)".into());
+    require(!found.sealed, "is sealed".into());
+    require(
+        found.persist_mode.as_ref().is_none_or(|mode| *mode == PersistenceMode::Default),
+        "acknowledges before it stores (persist_mode: async)".into(),
+    );
+    require(
+        found.mirror.is_none() && found.sources.as_ref().is_none_or(Vec::is_empty),
+        "gets messages from other streams, which are not ours".into(),
+    );
+    require(
+        found.subjects == wanted.subjects && found.subject_transform.is_none(),
+        format!("listens on {:?}, not on {:?} alone", found.subjects, wanted.subjects),
+    );
+    require(
+        found.max_message_size <= 0
+            || usize::try_from(found.max_message_size).is_ok_and(|max| max >= MAX_BLOCK_BYTES),
+        format!("takes messages of {} bytes at most", found.max_message_size),
+    );
+    require(
+        info.state.messages == info.state.last_sequence,
+        format!(
+            "lacks messages: it has {} of {}. Restore it from a copy; nothing in here can",
+            info.state.messages, info.state.last_sequence
+        ),
+    );
+    refuse_if(problems, || {
+        format!(
+            "Stop all writers, keep the stream's messages (nats stream backup), and make the stream again with:\n{}",
+            serde_json::to_string_pretty(wanted).unwrap_or_default()
+        )
+    })
+}
+
+fn refuse_if(problems: Vec<String>, remedy: impl FnOnce() -> String) -> Result<(), RefusedServer> {
+    if problems.is_empty() { Ok(()) } else { Err(RefusedServer { problems, remedy: remedy() }) }
+}
+
+fn server_remedy() -> String {
+    let (major, minor, patch) = OLDEST_SERVER;
+    format!(
+        "Run nats-server {major}.{minor}.{patch} or newer, each server with:\n\
+         \x20 max_payload: 1MB\n\
+         \x20 jetstream {{ store_dir: \"/var/lib/nats\", sync_interval: always }}"
+    )
+}
+
+fn durability_remedy() -> String {
+    format!(
+        "{}\nand let the ledger's account ask whether it is so:\n\
+         \x20 accounts {{\n\
+         \x20   SYS: {{ exports: [{{ service: \"{QUESTION}\", response: stream }}], users: [...] }}\n\
+         \x20   TEPHRA: {{ jetstream: enabled, imports: [{{ service: {{ account: SYS, subject: \"{QUESTION}\" }} }}], users: [...] }}\n\
+         \x20 }}\n\
+         \x20 system_account: SYS\n\
+         Or name a user of the system account in the configuration, or state there that the servers sync.\n\
+         --allow-unsynced goes on without: acknowledged commands may then be lost on power loss.",
+        server_remedy()
+    )
+}
+
+/// Finds out whether the servers of a stream sync before they acknowledge.
+pub(super) async fn check_durability(
+    client: &Client,
+    config: &NatsConfig,
+    info: &Info,
+) -> Result<DurabilityProof, NatsError> {
+    let peers = stream_servers(client, info);
+    let answers = match &config.durability {
+        DurabilityClaim::Stated | DurabilityClaim::Ask => ask(client, &peers).await,
+        DurabilityClaim::AskAs(auth) => {
+            let system = connect_as(config, auth, "tephra: is everything synced?").await?;
+            ask(&system, &peers).await
+        }
+    };
+    let proof = judge(&answers, &peers, config.durability == DurabilityClaim::Stated);
+    let mut problems: Vec<String> = answers
+        .iter()
+        .filter(|(server, _)| peers.contains(*server))
+        .filter_map(|(server, answer)| too_old(server, &answer.version))
+        .collect();
+    if !problems.is_empty() {
+        return Err(RefusedServer { problems, remedy: server_remedy() }.into());
+    }
+    match &proof {
+        DurabilityProof::Verified { .. } | DurabilityProof::Stated | DurabilityProof::NotAsked => {
+            return Ok(proof);
+        }
+        DurabilityProof::Unsynced { servers } => {
+            for server in servers {
+                problems.push(format!(
+                    "server `{server}` acknowledges before it syncs: power loss takes what it acknowledged"
+                ));
+            }
+        }
+        DurabilityProof::Unknown => problems.push(
+            "no server says whether it syncs before it acknowledges: it tells only its system account".into(),
+        ),
+    }
+    if !config.allow_unsynced {
+        return Err(RefusedServer { problems, remedy: durability_remedy() }.into());
+    }
+    for problem in problems {
+        tracing::error!(%problem, "ACKNOWLEDGED COMMANDS MAY BE LOST: going on because of --allow-unsynced");
+    }
+    Ok(proof)
+}
+
+fn judge(answers: &BTreeMap<String, Answer>, peers: &BTreeSet<String>, stated: bool) -> DurabilityProof {
+    let asked = answers.iter().filter(|(server, _)| peers.contains(*server));
+    let (synced, unsynced): (Vec<_>, Vec<_>) = asked.partition(|(_, answer)| answer.synced);
+    let names = |found: Vec<(&String, &Answer)>| found.into_iter().map(|(name, _)| name.clone()).collect();
+    if !unsynced.is_empty() {
+        return DurabilityProof::Unsynced { servers: names(unsynced) };
+    }
+    if synced.is_empty() {
+        return if stated { DurabilityProof::Stated } else { DurabilityProof::Unknown };
+    }
+    let silent: Vec<_> = peers.iter().filter(|peer| !answers.contains_key(*peer)).collect();
+    if !silent.is_empty() {
+        // One of three may be down: that must not keep a sequencer from starting.
+        tracing::warn!(servers = ?silent, "these servers did not say whether they sync before they acknowledge");
+    }
+    DurabilityProof::Verified { servers: names(synced) }
+}
+
+/// The servers that a stream is kept on.
+fn stream_servers(client: &Client, info: &Info) -> BTreeSet<String> {
+    let mut servers = BTreeSet::new();
+    if let Some(cluster) = &info.cluster {
+        servers.extend(cluster.leader.clone());
+        servers.extend(cluster.replicas.iter().map(|peer| peer.name.clone()));
+    }
+    if servers.is_empty() {
+        servers.insert(client.server_info().server_name);
+    }
+    servers
+}
+
+struct Answer {
+    version: String,
+    synced: bool,
+}
+
+#[derive(Deserialize)]
+struct AnswerJson {
+    server: ServerJson,
+    data: DataJson,
+}
+
+#[derive(Deserialize)]
+struct ServerJson {
+    name: String,
+    ver: String,
+}
+
+#[derive(Deserialize)]
+struct DataJson {
+    #[serde(default)]
+    config: ConfigJson,
+}
+
+#[derive(Default, Deserialize)]
+struct ConfigJson {
+    #[serde(default)]
+    sync_always: bool,
+}
+
+/// What servers say, by name. Nothing if they do not answer us.
+async fn ask(client: &Client, peers: &BTreeSet<String>) -> BTreeMap<String, Answer> {
+    let mut answers = BTreeMap::new();
+    let inbox = client.new_inbox();
+    let Ok(mut subscription) = client.subscribe(inbox.clone()).await else { return answers };
+    if client.publish_with_reply(QUESTION, inbox, "".into()).await.is_err() {
+        return answers;
+    }
+    let gathering = async {
+        while let Some(message) = subscription.next().await {
+            if message.status == Some(StatusCode::NO_RESPONDERS) {
+                return;
+            }
+            if let Ok(AnswerJson { server, data }) = serde_json::from_slice(&message.payload) {
+                let answer = Answer { version: server.ver, synced: data.config.sync_always };
+                answers.insert(server.name, answer);
+            }
+            if peers.iter().all(|peer| answers.contains_key(peer)) {
+                return;
+            }
+        }
+    };
+    let _in_time = tokio::time::timeout(ANSWERS_WITHIN, gathering).await.is_ok();
+    answers
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::{Answer, DurabilityProof, judge, parse_version, too_old};
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert_eq!(parse_version("2.15.1"), Some((2, 15, 1)));
+        assert_eq!(parse_version("2.16.0-RC.1"), Some((2, 16, 0)));
+        assert_eq!(parse_version("2.15"), None);
+        for old in ["2.9.10", "2.15.0", "2.14.6", "1.99.99", "unknown"] {
+            assert!(too_old("n1", old).is_some(), "{old}");
+        }
+        for new in ["2.15.1", "2.15.10", "2.16.0", "3.0.0"] {
+            assert!(too_old("n1", new).is_none(), "{new}");
+        }
+    }
+
+    fn verdict(answers: &[(&str, bool)], stated: bool) -> DurabilityProof {
+        let peers: BTreeSet<String> = ["a", "b", "c"].map(str::to_owned).into();
+        let answer = |synced: bool| Answer { version: "2.15.1".into(), synced };
+        let answers: BTreeMap<_, _> =
+            answers.iter().map(|(name, synced)| ((*name).to_owned(), answer(*synced))).collect();
+        judge(&answers, &peers, stated)
+    }
+
+    #[test]
+    fn one_server_that_does_not_sync_spoils_it_whatever_the_operator_says() {
+        let unsynced = DurabilityProof::Unsynced { servers: vec!["b".into()] };
+        assert_eq!(verdict(&[("a", true), ("b", false), ("c", true)], false), unsynced);
+        assert_eq!(verdict(&[("a", true), ("b", false)], true), unsynced);
+    }
+
+    #[test]
+    fn a_server_that_does_not_hold_the_stream_does_not_matter() {
+        let verified = DurabilityProof::Verified { servers: vec!["a".into()] };
+        assert_eq!(verdict(&[("a", true), ("x", false)], false), verified);
+    }
+
+    #[test]
+    fn silence_is_no_proof_unless_the_operator_gives_one() {
+        assert_eq!(verdict(&[], false), DurabilityProof::Unknown);
+        assert_eq!(verdict(&[], true), DurabilityProof::Stated);
+    }
+}

@@ -1,0 +1,18 @@
+//! Everything on NATS: the log, the work queue, commands from afar, leases, pool reports.
+//!
+//! * [`connect`]: how servers are reached, and as whom.
+//! * [`log`]: the log on a JetStream stream. [`tail`]: how readers hear of new blocks. [`checks`]:
+//!   whether a server would lose what it acknowledged.
+//! * [`work_queue`]: work orders on a stream.
+//! * [`gateway`]: commands by request and reply. [`leadership`]: whose turn it is to decide them.
+//! * [`pools`]: how full the pools of other hosts are.
+//!
+//! Names of streams and subjects are in [`crate::subjects`].
+
+pub mod checks;
+pub mod connect;
+pub mod log;
+mod tail;
+pub use checks::{DurabilityProof, LogHealth, RefusedServer};
+pub use connect::{DurabilityClaim, NatsAuth, NatsConfig, NatsError, NatsTls, connect};
+pub use log::{JetStreamLog, MAX_BLOCK_BYTES};
