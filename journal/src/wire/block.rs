@@ -26,7 +26,6 @@ use uuid::Uuid;
 
 use super::v1::codec::Wire;
 use super::v1::commit::CommitHeadV1;
-use super::v1::events::Payload;
 use super::{Invalid, upcast};
 use crate::log::{Block, BlockNumber, LogError, Sequenced};
 
@@ -85,19 +84,17 @@ pub fn encode_commit(sequenced: &Sequenced, out: &mut Vec<u8>) {
         idempotency: commit.idempotency.to_wire(),
         events: u32::try_from(commit.events.len()).unwrap_or(u32::MAX),
     };
-    write_postcard(&head, out);
+    super::write_postcard(&head, out);
     for event in &commit.events {
-        let (kind, payload) = Payload::of(event);
-        out.extend(kind.number().to_le_bytes());
-        out.extend(upcast::written_version(kind).to_le_bytes());
-        let length_at = out.len();
-        out.extend([0; 4]);
-        write_postcard(&payload, out);
-        let length = out.len().saturating_sub(length_at).saturating_sub(4);
-        let length = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
-        if let Some(place) = out.get_mut(length_at..length_at.saturating_add(4)) {
-            place.copy_from_slice(&length);
-        }
+        let header_at = out.len();
+        out.extend([0; EVENT_HEADER_BYTES]);
+        let (kind, version) = upcast::encode_event(event, out);
+        let length = out.len().saturating_sub(header_at).saturating_sub(EVENT_HEADER_BYTES);
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        let header = out.iter_mut().skip(header_at).take(EVENT_HEADER_BYTES);
+        let bytes = kind.number().to_le_bytes().into_iter();
+        let bytes = bytes.chain(version.to_le_bytes()).chain(length.to_le_bytes());
+        header.zip(bytes).for_each(|(place, byte)| *place = byte);
     }
 }
 
@@ -261,13 +258,4 @@ fn split_event(bytes: &[u8]) -> Result<(RawEvent<'_>, &[u8]), Invalid> {
     let (payload, rest) = rest.split_at_checked(length).ok_or_else(truncated)?;
     let (kind, version) = (u16::from_le_bytes(*kind), u16::from_le_bytes(*version));
     Ok((RawEvent { kind, version, payload }, rest))
-}
-
-fn write_postcard<T: serde::Serialize>(value: &T, out: &mut Vec<u8>) {
-    let start = out.len();
-    match postcard::to_extend(value, std::mem::take(out)) {
-        Ok(written) => *out = written,
-        // Writing to a vector cannot fail, and wire structs have no parts of unknown length.
-        Err(error) => unreachable!("a wire struct at byte {start} has no encoding: {error}"),
-    }
 }

@@ -19,6 +19,7 @@ pub mod v1;
 pub use block::{BlockHeader, EncodedBlock, decode_block, encode_block, verify_hash};
 pub use kind::Kind;
 pub use readable::ReadableEvent;
+pub use upcast::{decode_event, encode_event, kind_of};
 
 /// Why bytes cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,5 +84,15 @@ impl Invalid {
         let (value, rest) =
             postcard::take_from_bytes(bytes).map_err(|source| Self::Encoding { what, source })?;
         if rest.is_empty() { Ok(value) } else { Err(Self::Excess { what, excess: rest.len() }) }
+    }
+}
+
+/// Appends a wire struct's postcard bytes to `out`.
+pub(crate) fn write_postcard<T: serde::Serialize>(value: &T, out: &mut Vec<u8>) {
+    let start = out.len();
+    match postcard::to_extend(value, std::mem::take(out)) {
+        Ok(written) => *out = written,
+        // Writing to a vector cannot fail, and wire structs have no parts of unknown length.
+        Err(error) => unreachable!("a wire struct at byte {start} has no encoding: {error}"),
     }
 }

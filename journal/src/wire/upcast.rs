@@ -13,6 +13,18 @@ pub const fn written_version(_kind: Kind) -> u16 {
     1
 }
 
+/// Appends an event's payload to `out`, in the version in which it is written today.
+pub fn encode_event(event: &Event, out: &mut Vec<u8>) -> (Kind, u16) {
+    let (kind, payload) = v1::events::Payload::of(event);
+    super::write_postcard(&payload, out);
+    (kind, written_version(kind))
+}
+
+/// An event's kind, without encoding it.
+pub fn kind_of(event: &Event) -> Kind {
+    v1::events::Payload::of(event).0
+}
+
 /// Reads an event in whatever version it was written.
 ///
 /// # Errors

@@ -1,0 +1,132 @@
+//! A history as it was once written, replayed by the program of today.
+//!
+//! `TEPHRA_UPDATE_GOLDEN=1 cargo test --test recorded_history` records one where the file is
+//! missing. A recorded one is never replaced: what it leads to is pinned beside it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod recorded;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use recorded::record;
+use tephra_domain::ledger::Ledger;
+use tephra_journal::hash_chain::verify_chain;
+use tephra_journal::log::BlockNumber;
+use tephra_journal::memory::MemoryLog;
+use tephra_journal::sequencer::{CaughtUp, catch_up};
+use tephra_journal::wire::state::state_hash;
+use tephra_journal::wire::{Kind, kind_of};
+
+const SEED: u64 = 1;
+const NAME: &str = "0001-everything";
+
+fn path(ending: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("histories").join(format!("{NAME}.{ending}"))
+}
+
+/// Blocks one after the other, each after its length (four bytes, little endian).
+fn write_blocks(path: &Path, blocks: &[Arc<[u8]>]) {
+    let mut file = Vec::new();
+    for block in blocks {
+        file.extend(u32::try_from(block.len()).unwrap().to_le_bytes());
+        file.extend(block.iter());
+    }
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, file).unwrap();
+}
+
+fn read_blocks(path: &Path) -> Vec<Arc<[u8]>> {
+    let file = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut rest = file.as_slice();
+    let mut blocks = Vec::new();
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (block, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).unwrap());
+        blocks.push(block.into());
+        rest = after;
+    }
+    blocks
+}
+
+async fn replay(blocks: Vec<Arc<[u8]>>) -> CaughtUp {
+    catch_up(Ledger::default(), BlockNumber(0), &MemoryLog::holding(blocks)).await.unwrap()
+}
+
+fn summary(state: &CaughtUp) -> String {
+    let ledger = &state.ledger;
+    let value = serde_json::json!({
+        "blocks": state.head.block.0,
+        "commits": state.head.position.0,
+        "last_block_sha256": hex::encode(state.head.hash),
+        "state_sha256": hex::encode(state_hash(ledger)),
+        "volumes": ledger.volumes.len(),
+        "snapshots": ledger.snapshots.len(),
+        "volume_types": ledger.volume_types.len(),
+        "open_operations": ledger.operations.len(),
+        "cleanup_debts": ledger.debts.len(),
+    });
+    format!("{}\n", serde_json::to_string_pretty(&value).unwrap())
+}
+
+#[tokio::test]
+async fn the_recorded_history_leads_to_the_state_that_it_led_to() {
+    let may_write = std::env::var_os("TEPHRA_UPDATE_GOLDEN").is_some_and(|value| value == "1");
+    if may_write && !path("blocks").exists() {
+        let blocks = record(SEED).blocks;
+        write_blocks(&path("blocks"), &blocks);
+        std::fs::write(path("json"), summary(&replay(blocks).await)).unwrap();
+    }
+    let state = replay(read_blocks(&path("blocks"))).await;
+    assert_eq!(summary(&state), std::fs::read_to_string(path("json")).unwrap());
+}
+
+#[tokio::test]
+async fn the_recorded_history_holds_every_kind_of_event() {
+    let mut kinds = BTreeSet::new();
+    let log = MemoryLog::holding(read_blocks(&path("blocks")));
+    verify_chain(&log, |block, _| {
+        let events = block.commits.iter().flat_map(|sequenced| &sequenced.commit.events);
+        kinds.extend(events.map(kind_of));
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let missing: Vec<&Kind> = Kind::ALL.iter().filter(|kind| !kinds.contains(kind)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[tokio::test]
+async fn the_same_seed_gives_the_same_bytes_and_replay_gives_the_live_state() {
+    for seed in [2, 3] {
+        let one = record(seed);
+        let two = record(seed);
+        assert!(one.blocks == two.blocks, "seed {seed}");
+        let live = state_hash(one.core.ledger());
+        let replayed = replay(one.blocks).await;
+        assert_eq!(state_hash(&replayed.ledger), live, "seed {seed}");
+        assert_eq!(replayed.head, one.core.head(), "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_state_saved_half_way_catches_up_to_the_same_state() {
+    let blocks = read_blocks(&path("blocks"));
+    let half = blocks.len() / 2;
+    let saved = replay(blocks[..half].to_vec()).await;
+    let log = MemoryLog::holding(blocks.clone());
+    let caught_up = catch_up(saved.ledger, saved.head.block, &log).await.unwrap();
+    let whole = replay(blocks).await;
+    assert_eq!(caught_up.head, whole.head);
+    assert_eq!(state_hash(&caught_up.ledger), state_hash(&whole.ledger));
+}
+
+#[tokio::test]
+async fn a_saved_state_that_belongs_to_another_place_is_refused() {
+    let blocks = read_blocks(&path("blocks"));
+    let saved = replay(blocks[..10].to_vec()).await;
+    let log = MemoryLog::holding(blocks);
+    let refused = catch_up(saved.ledger, BlockNumber(11), &log).await.unwrap_err().to_string();
+    assert!(refused.contains("block 11") && refused.contains("the saved state stands at"), "{refused}");
+}
