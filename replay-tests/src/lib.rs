@@ -3,6 +3,7 @@
 
 pub mod docs;
 pub mod served;
+pub mod drawn;
 pub mod sim_backend;
 pub mod walk;
 pub mod world;
