@@ -48,8 +48,12 @@ pub struct Move {
 }
 
 fn one_move() -> impl Strategy<Value = Move> {
-    (0..24_u8, any::<u8>(), any::<u8>(), 0..4_u8)
-        .prop_map(|(what, on, how, pause)| Move { what, on, how, pause_ms: pause.saturating_sub(1) })
+    (0..24_u8, any::<u8>(), any::<u8>(), 0..4_u8).prop_map(|(what, on, how, pause)| Move {
+        what,
+        on,
+        how,
+        pause_ms: pause.saturating_sub(1),
+    })
 }
 
 /// Draws moves.
@@ -161,7 +165,14 @@ fn command(world: &mut World, one: Move) -> Option<(Actor, Command)> {
         }
         15 => {
             let volume = volume?;
-            (admin, Command::DeleteVolume { volume, cascade: how.is_multiple_of(2), force: how.is_multiple_of(5) })
+            (
+                admin,
+                Command::DeleteVolume {
+                    volume,
+                    cascade: how.is_multiple_of(2),
+                    force: how.is_multiple_of(5),
+                },
+            )
         }
         16 => (admin, Command::DeleteSnapshot { snapshot: snapshot?, force: how.is_multiple_of(5) }),
         17 => (admin, Command::ExtendVolume { volume: volume?, to: gib(2 + u32::from(how % 5)) }),
@@ -193,14 +204,17 @@ fn command(world: &mut World, one: Move) -> Option<(Actor, Command)> {
             }
         },
         21 => (admin, Command::ResetVolumeStatus { volume: volume?, to: pick(VolumeState::ALL, how)? }),
-        22 => (admin, Command::ResetSnapshotStatus { snapshot: snapshot?, to: pick(SnapshotState::ALL, how)? }),
+        22 => {
+            (admin, Command::ResetSnapshotStatus { snapshot: snapshot?, to: pick(SnapshotState::ALL, how)? })
+        }
         _rest => (admin, rest(world, on, how)?),
     })
 }
 
 fn rest(world: &mut World, on: u8, how: u8) -> Option<Command> {
     let project = ProjectId::new(PROJECTS[usize::from(on) % PROJECTS.len()]);
-    let types: Vec<VolumeTypeId> = world.ledger.volume_types.sorted().into_iter().map(|(id, _)| *id).collect();
+    let types: Vec<VolumeTypeId> =
+        world.ledger.volume_types.sorted().into_iter().map(|(id, _)| *id).collect();
     let backends: Vec<_> = world.ledger.backends.sorted().into_iter().map(|(name, _)| name.clone()).collect();
     let debts: Vec<_> = world.ledger.debts.sorted().into_iter().map(|(id, _)| *id).collect();
     Some(match how % 8 {
@@ -222,7 +236,9 @@ fn rest(world: &mut World, on: u8, how: u8) -> Option<Command> {
             backend: backends.get(usize::from(on) % backends.len().max(1))?.clone(),
             reason: None,
         },
-        6 => Command::EnableBackend { backend: backends.get(usize::from(on) % backends.len().max(1))?.clone() },
+        6 => {
+            Command::EnableBackend { backend: backends.get(usize::from(on) % backends.len().max(1))?.clone() }
+        }
         _release => Command::ReleaseDebt { debt: pick(&debts, on)? },
     })
 }

@@ -2,8 +2,8 @@
 //! that need several crates at once. See README.md for which test proves what.
 
 pub mod docs;
-pub mod served;
 pub mod drawn;
+pub mod served;
 pub mod sim_backend;
 pub mod walk;
 pub mod world;
