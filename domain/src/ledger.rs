@@ -223,9 +223,12 @@ impl Ledger {
                 (by_id.or_else(|| self.type_by_name(name)), name.clone())
             }
         };
-        found
-            .filter(|volume_type| actor.can_see_type(volume_type))
-            .ok_or(Rejection::VolumeTypeNotFoundByName { name })
+        let is_id = name.parse::<VolumeTypeId>().is_ok();
+        found.filter(|volume_type| actor.can_see_type(volume_type)).ok_or(if is_id {
+            Rejection::VolumeTypeNotFound { name }
+        } else {
+            Rejection::VolumeTypeNotFoundByName { name }
+        })
     }
 
     /// A type by its name, whoever asks. Types are few: this looks at all of them.
