@@ -213,6 +213,13 @@ impl Client<'_> {
         self
     }
 
+    /// The same on whole paths, from the root on.
+    #[must_use]
+    pub fn at_root(mut self) -> Self {
+        self.prefix.clear();
+        self
+    }
+
     /// Sends a request with a body of these bytes.
     ///
     /// # Panics

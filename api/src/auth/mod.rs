@@ -208,8 +208,7 @@ mod tests {
     #[test]
     fn a_token_file_knows_its_tokens_and_no_others() {
         let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest("the-admins-own-token"));
-        let text =
-            TOKENS.replace("DIGEST", &digest);
+        let text = TOKENS.replace("DIGEST", &digest);
         let auth = Authenticator::TokenFile(TokenFile::parse(&text).unwrap());
         let alice = Ok(("alice".to_owned(), "demo".to_owned(), Role::Member));
         assert_eq!(who(&auth, Some("0123456789abcdef"), Some("demo")), alice);

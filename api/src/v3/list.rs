@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use serde_json::Value;
 use tephra_domain::ids::{ProjectId, VolumeTypeId};
 use tephra_domain::units::Timestamp;
+use tephra_projector::QueryError;
 use tephra_projector::query::{Filter, SortDirection, SortKey, TimeFilter};
 use utoipa::IntoParams;
 
@@ -228,6 +229,17 @@ impl Scope {
             Some(_) => self.filters.push(Filter::Nothing),
             None => self.project = Some(ProjectId::new(project)),
         }
+    }
+}
+
+/// The fault of a list that cannot be given. A marker that is not there is a thing that is not there:
+/// `kind` says which kind.
+pub fn unlisted(error: QueryError, kind: &str) -> Fault {
+    match error {
+        QueryError::MarkerNotFound { marker } => {
+            Fault::not_found(format!("{kind} {marker} could not be found."))
+        }
+        error @ (QueryError::BeyondHead { .. } | QueryError::Views(_)) => error.into(),
     }
 }
 

@@ -12,7 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::list::{ListRequest, Listed};
+use super::list::{ListRequest, Listed, unlisted};
 use super::wire::check::{KeyPattern, Object};
 use super::wire::links::Links;
 use super::wire::python::repr;
@@ -127,7 +127,7 @@ fn listed(
     next: impl FnOnce(&str) -> [super::wire::links::Link; 1],
 ) -> Result<Json<SnapshotList>, Fault> {
     let scope = request.scope(Listed::Snapshots, identity, version)?;
-    let page: Page<Snapshot> = state.views.snapshots(&ListQuery {
+    let query = ListQuery {
         project: scope.project,
         filters: scope.filters,
         sort: request.sort.clone(),
@@ -135,7 +135,8 @@ fn listed(
         offset: request.offset,
         limit: request.limit,
         with_count: request.with_count,
-    })?;
+    };
+    let page: Page<Snapshot> = state.views.snapshots(&query).map_err(|error| unlisted(error, "Snapshot"))?;
     let last = page.rows.last().filter(|_| page.rows.len() >= request.limit);
     let snapshots_links = last.map(|last| next(&request.next_query(&last.id.to_string())));
     let snapshots =

@@ -12,7 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::list::{ListRequest, Listed, boolean_param};
+use super::list::{ListRequest, Listed, boolean_param, unlisted};
 use super::wire::check::{KeyPattern, Object};
 use super::wire::links::Links;
 use super::wire::python::repr;
@@ -195,7 +195,7 @@ fn page(
     request: &ListRequest,
 ) -> Result<Page<Volume>, Fault> {
     let scope = request.scope(Listed::Volumes, identity, version)?;
-    Ok(state.views.volumes(&ListQuery {
+    let query = ListQuery {
         project: scope.project,
         filters: scope.filters,
         sort: request.sort.clone(),
@@ -203,7 +203,8 @@ fn page(
         offset: request.offset,
         limit: request.limit,
         with_count: request.with_count,
-    })?)
+    };
+    state.views.volumes(&query).map_err(|error| unlisted(error, "Volume"))
 }
 
 fn next(page: &Page<Volume>, request: &ListRequest) -> Option<String> {
