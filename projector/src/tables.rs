@@ -5,6 +5,7 @@ use tephra_domain::debt::CleanupDebt;
 use tephra_domain::event::IdempotencyScope;
 use tephra_domain::ids::{BackendName, DebtId, OperationId, PoolId, PoolName, ProjectId, VolumeTypeId};
 use tephra_domain::ledger::RememberedCommand;
+use tephra_domain::operation::Operation;
 use tephra_domain::quota::{QuotaLimits, Usage};
 use tephra_domain::volume_type::VolumeType;
 
@@ -122,6 +123,18 @@ impl Views {
         let opened = RowTable::open(&txn, schema::OPERATION_IDS)?.get::<u64>(id.as_uuid().as_bytes())?;
         let records = RowTable::open(&txn, schema::OPERATION_RECORDS)?;
         opened.map(|opened| records.must_get(&opened.to_be_bytes())).transpose()
+    }
+
+    /// Every open operation with all that its engine knows, the one that opened first first.
+    ///
+    /// # Errors
+    /// If the file fails or is damaged.
+    pub fn open_operations(&self) -> Result<Vec<Operation>, ViewsError> {
+        let txn = self.begin_read()?;
+        let rows = RowTable::open(&txn, schema::OPEN_OPERATIONS)?;
+        let mut open = rows.all()?.map(|row| Ok(row?.1)).collect::<Result<Vec<Operation>, ViewsError>>()?;
+        open.sort_by_key(|operation| (operation.opened, operation.id));
+        Ok(open)
     }
 
     /// A page of operations, open and ended, the one that opened last first. Asked for a kind, it
