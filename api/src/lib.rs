@@ -10,13 +10,17 @@
 //!   [`lookup`]: what an asker may see.
 //! * [`auth`], [`microversion`], [`request`]: what is known of a request before its handler runs.
 //! * [`error`]: everything that is not a success.
+//! * [`ledger_v1`]: the ledger's own API. [`health`], [`metrics`], [`openapi`]: for those who run it.
 //! * [`v3`]: one file per resource of Cinder's API; `v3::wire`: its bodies, in and out.
 
 pub mod auth;
 pub mod error;
+pub mod health;
 pub mod ledger_v1;
 pub mod lookup;
+pub mod metrics;
 pub mod microversion;
+pub mod openapi;
 pub mod request;
 pub mod server;
 pub mod state;

@@ -28,7 +28,7 @@ use crate::error::Fault;
 use crate::microversion::Microversion;
 use crate::request::{MAX_BODY_BYTES, REQUEST_ID_HEADER, RequestIds};
 use crate::state::AppState;
-use crate::v3;
+use crate::{metrics, openapi, v3};
 
 /// What bounds a server. Each has a default that fits one machine.
 #[derive(Clone, Copy, Debug)]
@@ -63,10 +63,11 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// Every route.
 pub fn router(state: AppState) -> Router {
+    metrics::install();
     let (v3, _) = v3::routes().split_for_parts();
-    let (versions, _) = v3::versions::routes().split_for_parts();
+    let (unversioned, _) = openapi::unversioned().split_for_parts();
     Router::new()
-        .merge(versions)
+        .merge(unversioned)
         .nest("/v3", v3.clone())
         .nest("/v3/{project_id}", v3)
         .fallback(|| async { Fault::no_such_route() })
@@ -75,6 +76,7 @@ pub fn router(state: AppState) -> Router {
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(edge))
+        .layer(middleware::from_fn(metrics::track))
         .with_state(state)
 }
 

@@ -6,6 +6,7 @@
 
 pub mod event;
 pub mod operation;
+pub mod sentence;
 pub mod state;
 
 use serde::Serialize;

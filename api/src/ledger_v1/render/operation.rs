@@ -1,13 +1,15 @@
 //! Operations, their parameters and their steps.
 
 use serde_json::{Value, json};
-use tephra_domain::effect::Effect;
-use tephra_domain::ids::{BackendName, PoolId, SnapshotId};
-use tephra_domain::operation::{Operation, Phase, PlannedStep, ResourceKey};
+use tephra_domain::effect::{Direction, Effect, EffectKey};
+use tephra_domain::ids::{BackendName, OperationId, PoolId, SnapshotId};
+use tephra_domain::operation::{Access, Operation, ResourceKey};
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{OperationKind, VolumeCreate, VolumeDelete, VolumeRevert};
 use tephra_domain::units::Timestamp;
+use tephra_projector::operations::OperationRecord;
 
+use super::event::operation_end;
 use super::{failure, moment, object};
 
 /// Everything that an operation's steps depend on.
@@ -111,114 +113,100 @@ pub fn effect(effect: &Effect) -> Value {
     })
 }
 
-/// What has become of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StepOutcome {
-    /// Its turn has not come, or will not come any more.
-    NotStarted,
-    /// It is being done.
-    Running,
-    /// It is done.
-    Completed,
-    /// It is being undone.
-    Undoing,
-    /// It is undone, or had nothing to undo.
-    Undone,
-}
-
-impl StepOutcome {
-    /// The stable word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotStarted => "not_started",
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Undoing => "undoing",
-            Self::Undone => "undone",
-        }
+/// An operation as it went, or goes. `kind` is what it does, where that is known; `open` is what
+/// the engine knows of it while it is open.
+pub fn record(record: &OperationRecord, kind: Option<&OperationKind>, open: Option<Open<'_>>) -> Value {
+    let mut shown = json!({
+        "id": record.id.to_string(),
+        "operation": record.kind,
+        "project": record.project.as_str(),
+        "status": record.end.map_or("open", operation_end),
+        "opened_at": moment(record.opened_at),
+        "opened_position": record.opened.0,
+        "closed_at": record.closed_at.map(moment),
+        "failure": record.failure.as_ref().map(failure),
+        "resources": resources(record, kind),
+        "steps": steps(record, kind),
+        "reschedules": record.reschedules,
+        "parameters": kind.map(parameters),
+    });
+    if let (Value::Object(shown), Some(open)) = (&mut shown, open) {
+        let waits_for = open.waits_for.map(|id| Value::from(id.to_string()));
+        shown.insert("waits_for".to_owned(), waits_for.unwrap_or_default());
+        shown.insert("due".to_owned(), due(open.operation));
     }
-
-    /// What has become of step `index` of `steps`, in an open operation that stands at `phase`.
-    pub fn of(phase: Phase, index: usize, steps: &[PlannedStep]) -> Self {
-        match phase {
-            Phase::Forward { step } => match index.cmp(&usize::from(step)) {
-                std::cmp::Ordering::Less => Self::Completed,
-                std::cmp::Ordering::Equal => Self::Running,
-                std::cmp::Ordering::Greater => Self::NotStarted,
-            },
-            Phase::Undo { below } => {
-                let below = usize::from(below);
-                let next = steps.iter().take(below).rposition(|step| step.undo.is_some());
-                if next == Some(index) {
-                    Self::Undoing
-                } else if index < below && next.is_none_or(|next| index < next) {
-                    Self::Completed
-                } else {
-                    Self::Undone
-                }
-            }
-        }
-    }
+    shown
 }
 
-/// The planned steps of an open operation, with what has become of each.
-pub fn steps(kind: &OperationKind, phase: Phase) -> Vec<Value> {
-    let planned = kind.steps();
-    planned
-        .iter()
-        .enumerate()
-        .map(|(index, step)| {
-            json!({
-                "step": index,
-                "name": step.name,
-                "outcome": StepOutcome::of(phase, index, &planned).as_str(),
-                "effect": effect(&step.effect),
-                "undo": step.undo.as_ref().map(effect),
-            })
-        })
-        .collect()
+/// What the engine knows of an open operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Open<'a> {
+    /// Its row.
+    pub operation: &'a Operation,
+    /// The earlier operation whose turn it is on one of its resources.
+    pub waits_for: Option<OperationId>,
 }
 
-/// The resources that an operation takes turns on.
-pub fn resources(kind: &OperationKind) -> Vec<Value> {
-    kind.uses()
-        .into_iter()
+/// The attempt that an open operation waits for.
+fn due(operation: &Operation) -> Value {
+    let Some(due) = operation.due() else { return Value::Null };
+    let (direction, step) = match due.key {
+        EffectKey::Step { direction, step, .. } => (direction, step),
+        EffectKey::Debt { .. } => return Value::Null,
+    };
+    json!({
+        "step": step,
+        "direction": match direction {
+            Direction::Forward => "do",
+            Direction::Undo => "undo",
+        },
+        "attempt": operation.attempt,
+        "effect": effect(&due.effect),
+        "pool": due.pool.to_string(),
+        "not_before": (due.not_before > Timestamp::default()).then(|| moment(due.not_before)),
+    })
+}
+
+/// The resources that an operation takes turns on; of one whose parameters are not at hand, those
+/// that it changes.
+fn resources(record: &OperationRecord, kind: Option<&OperationKind>) -> Vec<Value> {
+    let uses = kind.map_or_else(
+        || record.changes.iter().map(|key| (*key, Access::Exclusive)).collect(),
+        OperationKind::uses,
+    );
+    uses.into_iter()
         .map(|(key, access)| {
             let (kind, id) = match key {
                 ResourceKey::Volume(id) => ("volume", id.to_string()),
                 ResourceKey::Snapshot(id) => ("snapshot", id.to_string()),
             };
             let access = match access {
-                tephra_domain::operation::Access::Shared => "shared",
-                tephra_domain::operation::Access::Exclusive => "exclusive",
+                Access::Shared => "reads",
+                Access::Exclusive => "changes",
             };
             json!({ "kind": kind, "id": id, "access": access })
         })
         .collect()
 }
 
-/// An open operation. `waits_for` is the earlier operation whose turn it is on one of its resources.
-pub fn open(operation: &Operation, waits_for: Option<tephra_domain::ids::OperationId>) -> Value {
-    let phase = match operation.phase {
-        Phase::Forward { .. } => "forward",
-        Phase::Undo { .. } => "undo",
-    };
-    json!({
-        "id": operation.id.to_string(),
-        "operation": operation.kind.name(),
-        "project": operation.project.as_str(),
-        "status": "open",
-        "phase": phase,
-        "opened_at": moment(operation.opened_at),
-        "opened_position": operation.opened.0,
-        "parameters": parameters(&operation.kind),
-        "resources": resources(&operation.kind),
-        "steps": steps(&operation.kind, operation.phase),
-        "attempt": operation.attempt,
-        "tries": operation.tries,
-        "not_before": (operation.not_before > Timestamp::default()).then(|| moment(operation.not_before)),
-        "failure": operation.failure.as_ref().map(failure),
-        "waits_for": waits_for.map(|id| id.to_string()),
-        "debts": operation.debts,
-    })
+fn steps(record: &OperationRecord, kind: Option<&OperationKind>) -> Vec<Value> {
+    let planned = kind.map(OperationKind::steps).unwrap_or_default();
+    record
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(index, step)| {
+            let plan = planned.get(index);
+            json!({
+                "step": index,
+                "name": step.name,
+                "outcome": step.outcome.as_str(),
+                "failed_attempts": step.failed_attempts,
+                "failure": step.failure.as_ref().map(failure),
+                "at": step.at.map(moment),
+                "effect": plan.map(|plan| effect(&plan.effect)),
+                "undo": plan.and_then(|plan| plan.undo.as_ref()).map(effect),
+            })
+        })
+        .collect()
 }

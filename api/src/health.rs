@@ -1,0 +1,138 @@
+//! `/healthz`: the process is alive. `/readyz`: it can do its work.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+use tephra_domain::actor::Actor;
+use tephra_domain::command::Command;
+use tephra_domain::ids::{CommandId, Position, RequestId};
+use tephra_domain::quota::QuotaLimits;
+use tephra_journal::gateway::Submission;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::state::AppState;
+
+/// How long a part may take to answer before it counts as not ready.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Health, without a token.
+pub fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz))
+}
+
+/// `{"status": "ok"}`
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Alive {
+    status: &'static str,
+}
+
+/// Says that the process is alive.
+#[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, body = Alive)))]
+async fn healthz() -> Json<Alive> {
+    Json(Alive { status: "ok" })
+}
+
+/// Whether each part can do its work.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Readiness {
+    /// `ready` or `not ready`.
+    status: &'static str,
+    checks: Checks,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Checks {
+    /// The log answers.
+    log: Check,
+    /// The sequencer decides commands.
+    sequencer: Check,
+    /// The views hold everything that was acknowledged.
+    views: Check,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Check {
+    ok: bool,
+    /// What was seen, or what is wrong.
+    detail: String,
+}
+
+impl Check {
+    fn of(result: Result<String, String>) -> Self {
+        match result {
+            Ok(detail) => Self { ok: true, detail },
+            Err(detail) => Self { ok: false, detail },
+        }
+    }
+}
+
+/// Says whether requests can be served now; 503 and what is wrong if not.
+#[utoipa::path(
+    get, path = "/readyz", tag = "health", security(()),
+    responses((status = 200, body = Readiness), (status = 503, body = Readiness))
+)]
+async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<Readiness>) {
+    let (log, (sequencer, views)) = tokio::join!(check_log(&state), check_decisions(&state));
+    let checks = Checks { log: Check::of(log), sequencer: Check::of(sequencer), views: Check::of(views) };
+    if checks.log.ok && checks.sequencer.ok && checks.views.ok {
+        (StatusCode::OK, Json(Readiness { status: "ready", checks }))
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { status: "not ready", checks }))
+    }
+}
+
+fn too_slow() -> String {
+    format!("no answer within {} s", PATIENCE.as_secs())
+}
+
+async fn check_log(state: &AppState) -> Result<String, String> {
+    match tokio::time::timeout(PATIENCE, state.log.head()).await {
+        Ok(Ok(head)) => Ok(format!("ends at block {}", head.0)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(too_slow()),
+    }
+}
+
+/// Has the sequencer decide a command that asks for nothing, and waits until the views have come as
+/// far as it knows.
+async fn check_decisions(state: &AppState) -> (Result<String, String>, Result<String, String>) {
+    let decided = match tokio::time::timeout(PATIENCE, decided_position(state)).await {
+        Ok(decided) => decided,
+        Err(_) => Err(too_slow()),
+    };
+    let position = match &decided {
+        Ok(position) => *position,
+        // Then the views are measured by themselves: they cannot be behind what nobody decides.
+        Err(_) => state.views.checkpoint().position,
+    };
+    let caught_up = tokio::time::timeout(PATIENCE, state.views.wait_for(position)).await;
+    let at = state.views.checkpoint().position;
+    let views = match caught_up {
+        Ok(()) => Ok(format!("at position {at}")),
+        Err(_) => Err(format!("at position {at}, behind {position}")),
+    };
+    (decided.map(|position| format!("at position {position}")), views)
+}
+
+async fn decided_position(state: &AppState) -> Result<Position, String> {
+    let id = Uuid::new_v4();
+    let submission = Submission {
+        id: CommandId::from_uuid(id),
+        request: RequestId::new(format!("req-{}", id.hyphenated())),
+        actor: Actor::system(),
+        idempotency: None,
+        command: Command::SetQuotaDefaults { limits: QuotaLimits::new() },
+    };
+    state
+        .gateway
+        .submit(submission)
+        .await
+        .map(|receipt| receipt.position())
+        .map_err(|error| error.to_string())
+}

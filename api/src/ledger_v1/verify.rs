@@ -1,0 +1,186 @@
+//! `/ledger/v1/verify`: whether nobody edited the log, and the views are what it says.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Serialize;
+use tephra_domain::evolve::apply_commit;
+use tephra_domain::ids::Position;
+use tephra_domain::ledger::Ledger;
+use tephra_journal::hash_chain::{ChainHead, verify_chain};
+use tephra_journal::log::{Block, LogError};
+use tephra_journal::wire::state::state_hash;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::render::moment;
+use crate::auth::Identity;
+use crate::error::Fault;
+use crate::state::AppState;
+
+/// Verifications at a time: each reads the whole log and holds a whole state.
+static VERIFICATIONS: Semaphore = Semaphore::const_new(1);
+
+/// How often a long verification sends a space, so that nobody on the way takes it for dead.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// The verification.
+pub fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(verify))
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Report {
+    /// Whether everything is as it should be.
+    pub intact: bool,
+    /// What is not, naming the block and the position.
+    pub reason: Option<String>,
+    /// Blocks of the log that were verified.
+    pub blocks: u64,
+    /// The last verified position.
+    pub position: u64,
+    /// SHA-256 of the last verified block: keep it elsewhere, and later compare.
+    pub hash: Option<String>,
+    /// The time of the last verified commit.
+    pub time: Option<String>,
+    /// What comparing the views with a replay came to, in words.
+    pub views: Option<String>,
+    /// The position at which views and replay were compared.
+    pub views_position: Option<u64>,
+    /// SHA-256 over the state there.
+    pub state_hash: Option<String>,
+}
+
+/// Verifies every block's hash, the chain, the positions and every event; replays the log, and
+/// compares the result with the views (administrators; one at a time).
+///
+/// The answer is 200 whatever is found: `intact` says it. It may take long; until then it is spaces.
+#[utoipa::path(
+    get, path = "/verify", tag = "ledger",
+    responses((status = 200, body = Report), (status = 403), (status = 503))
+)]
+async fn verify(State(app): State<AppState>, identity: Identity) -> Result<Response, Fault> {
+    identity.actor.require_admin("tephra:ledger:verify")?;
+    let permit = VERIFICATIONS
+        .try_acquire()
+        .map_err(|_| Fault::unavailable("Another verification is under way. Please try again."))?;
+    let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(1);
+    tokio::spawn(answer(app, permit, sender));
+    let mut response = Body::from_stream(ReceiverStream::new(receiver)).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+async fn answer(
+    app: AppState,
+    permit: SemaphorePermit<'static>,
+    sender: mpsc::Sender<Result<Bytes, Infallible>>,
+) {
+    let work = report(&app);
+    tokio::pin!(work);
+    let mut alive = tokio::time::interval(SIGN_OF_LIFE);
+    // The first tick is at once.
+    alive.tick().await;
+    let report = loop {
+        tokio::select! {
+            report = &mut work => break report,
+            _ = alive.tick() => {
+                if sender.send(Ok(Bytes::from_static(b" "))).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    drop(permit);
+    let body = serde_json::to_vec(&report).unwrap_or_default();
+    // If nobody waits for it any more, nobody misses it.
+    drop(sender.send(Ok(body.into())).await);
+}
+
+/// Verifies the log, and the views against it.
+pub async fn report(app: &AppState) -> Report {
+    let shown = match load_views(app).await {
+        Ok(shown) => shown,
+        Err(reason) => {
+            let reason = format!("the views cannot be read: {reason}");
+            return Report { reason: Some(reason), ..Report::default() };
+        }
+    };
+    let mut replay = Replay { ledger: Ledger::default(), compare_at: shown.0, replayed: None };
+    if shown.0 == Position::START {
+        replay.replayed = Some(state_hash(&replay.ledger));
+    }
+    let mut reached = ChainHead::default();
+    let verified = verify_chain(app.log.as_ref(), |block, head| {
+        replay.take(&block)?;
+        reached = head;
+        Ok(())
+    });
+    let outcome = verified.await;
+    let mut report = Report {
+        blocks: reached.block.0,
+        position: reached.position.0,
+        hash: Some(hex::encode(reached.hash)),
+        time: (reached.block.0 > 0).then(|| moment(reached.time)),
+        views_position: Some(shown.0.0),
+        state_hash: replay.replayed.map(hex::encode),
+        ..Report::default()
+    };
+    match (outcome, replay.replayed) {
+        (Err(error), _) => report.reason = Some(error.to_string()),
+        (Ok(_), None) => {
+            report.reason = Some(format!("the views stand at position {}, which the log has not", shown.0));
+        }
+        (Ok(_), Some(replayed)) if replayed == shown.1 => {
+            report.intact = true;
+            report.views = Some("equal to a replay of the journal".to_owned());
+        }
+        (Ok(_), Some(_)) => {
+            report.reason =
+                Some(format!("the views differ from a replay of the journal at position {}", shown.0));
+        }
+    }
+    report
+}
+
+/// Where the views stand, and the digest of the state that they show there.
+async fn load_views(app: &AppState) -> Result<(Position, [u8; 32]), String> {
+    let views = app.views.clone();
+    let load = move || views.load_ledger().map(|ledger| (ledger.position(), state_hash(&ledger)));
+    match tokio::task::spawn_blocking(load).await {
+        Ok(Ok(loaded)) => Ok(loaded),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The state that the log leads to, up to where it is compared.
+struct Replay {
+    ledger: Ledger,
+    compare_at: Position,
+    replayed: Option<[u8; 32]>,
+}
+
+impl Replay {
+    fn take(&mut self, block: &Block) -> Result<(), LogError> {
+        for sequenced in &block.commits {
+            apply_commit(&mut self.ledger, sequenced.position, &sequenced.commit).map_err(|illegal| {
+                let reason = format!("commit {}: {illegal}", sequenced.position);
+                LogError::Corrupt { number: block.number, reason }
+            })?;
+            if sequenced.position == self.compare_at {
+                self.replayed = Some(state_hash(&self.ledger));
+            }
+        }
+        Ok(())
+    }
+}
