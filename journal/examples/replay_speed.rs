@@ -175,7 +175,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for expected in 0..APPENDS {
         match log.append(BlockNumber(expected), Arc::clone(&bytes)).await {
             AppendOutcome::Appended(_) => {}
-            other => return Err(format!("{other:?}").into()),
+            other @ (AppendOutcome::Conflict { .. } | AppendOutcome::Unknown { .. }) => {
+                return Err(format!("{other:?}").into());
+            }
         }
     }
     say("durable appends of 1 KiB, one at a time", usize::try_from(APPENDS)?, started);
