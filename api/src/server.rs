@@ -240,3 +240,7 @@ async fn connection(
         tracing::debug!(%peer, %error, "a connection broke");
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
