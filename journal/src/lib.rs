@@ -14,6 +14,7 @@
 //! * [`work_queue`]: how effects reach executors. [`in_process_queue`]: where those are in the same
 //!   process. [`dispatcher`]: which effects are due.
 //! * [`pool_board`]: how full each pool is, as last reported. [`clock`]: what time it is.
+//! * [`jetstream`]: all of these over NATS, for roles on separate hosts. [`subjects`]: every name there.
 
 pub mod clock;
 pub mod dispatcher;

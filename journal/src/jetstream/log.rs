@@ -224,7 +224,7 @@ fn is_not_found(kind: GetStreamErrorKind) -> bool {
 }
 
 /// The server's error code, if the server answered at all.
-fn code_of(error: &PublishError) -> Option<ErrorCode> {
+pub(super) fn code_of(error: &PublishError) -> Option<ErrorCode> {
     let source = std::error::Error::source(error)?;
     source.downcast_ref::<jetstream::Error>().map(jetstream::Error::error_code)
 }

@@ -11,8 +11,17 @@
 
 pub mod checks;
 pub mod connect;
+pub mod gateway;
+pub mod leadership;
 pub mod log;
+pub mod pools;
 mod tail;
+pub mod work_queue;
+
 pub use checks::{DurabilityProof, LogHealth, RefusedServer};
 pub use connect::{DurabilityClaim, NatsAuth, NatsConfig, NatsError, NatsTls, connect};
+pub use gateway::{GatewayConfig, NatsGateway, Speaker, serve_commands};
+pub use leadership::{Leadership, LeadershipConfig, Term};
 pub use log::{JetStreamLog, MAX_BLOCK_BYTES};
+pub use pools::{follow_pools, publish_pools};
+pub use work_queue::{JetStreamQueue, QueueConfig};

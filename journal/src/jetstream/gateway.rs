@@ -1,0 +1,282 @@
+//! Commands to the sequencer by request and reply.
+//!
+//! Only the sequencer whose term it is listens, and only it answers. An asker that gets no answer
+//! asks again with the same command id, which the sequencer remembers: however often a command
+//! arrives, it happens once. After [`GatewayConfig::total`] the asker is told that the ledger is
+//! not available, which does not say whether the command happened.
+//!
+//! Executors speak on subjects of their own, one a backend, on which only what an executor has to
+//! say is taken. So a storage host's credentials cannot be used to ask for anything else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Message, RequestErrorKind};
+use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use bytes::Bytes;
+use futures::StreamExt;
+use tephra_domain::actor::Actor;
+use tephra_domain::command::Command;
+use tephra_domain::ids::BackendName;
+use tephra_domain::rejection::Rejection;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use super::connect::NatsError;
+use super::leadership::Term;
+use crate::gateway::{CommandGateway, Receipt, Submission, SubmitError};
+use crate::subjects::Cell;
+use crate::wire::message::{decode_answer, decode_submission, encode_answer, encode_submission};
+
+/// The header with the request that a command belongs to: for whoever watches the subject.
+pub const REQUEST_HEADER: &str = "Tephra-Request";
+
+/// Commands that a sequencer has in its hands at a time.
+const SERVED_AT_A_TIME: usize = 4096;
+
+/// The waits between two attempts.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_millis(500);
+
+/// Room that the protocol needs beside a payload.
+const ENVELOPE_BYTES: usize = 1 << 10;
+
+/// Who speaks to the sequencer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Speaker {
+    /// An api: anything.
+    Api,
+    /// The executor of a backend: what executors report.
+    Executor(BackendName),
+}
+
+/// How long an answer is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GatewayConfig {
+    /// For one attempt.
+    pub attempt: Duration,
+    /// For all of them. Above two leases, so that a failover goes unnoticed.
+    pub total: Duration,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self { attempt: Duration::from_secs(4), total: Duration::from_secs(15) }
+    }
+}
+
+/// The asking side.
+#[derive(Clone)]
+pub struct NatsGateway {
+    client: Client,
+    subject: String,
+    config: GatewayConfig,
+}
+
+impl NatsGateway {
+    /// Asks the sequencer of a cell.
+    pub fn new(client: Client, cell: &Cell, speaker: &Speaker, config: GatewayConfig) -> Self {
+        let subject = match speaker {
+            Speaker::Api => cell.command_subject(),
+            Speaker::Executor(backend) => cell.report_subject(backend),
+        };
+        Self { client, subject, config }
+    }
+
+    async fn attempt(&self, payload: Bytes, headers: HeaderMap) -> Result<Receipt, SubmitError> {
+        let unavailable = |reason: String| SubmitError::Unavailable { reason };
+        let request =
+            async_nats::Request::new().payload(payload).headers(headers).timeout(Some(self.config.attempt));
+        match self.client.send_request(self.subject.clone(), request).await {
+            Ok(answer) => match decode_answer(&answer.payload) {
+                Ok(answer) => answer,
+                Err(reason) => Err(unavailable(format!("the sequencer's answer cannot be read: {reason}"))),
+            },
+            Err(error) => Err(unavailable(match error.kind() {
+                RequestErrorKind::NoResponders => "there is no sequencer at the moment".to_owned(),
+                RequestErrorKind::TimedOut => "the sequencer does not answer".to_owned(),
+                RequestErrorKind::InvalidSubject
+                | RequestErrorKind::MaxPayloadExceeded
+                | RequestErrorKind::Other => error.to_string(),
+            })),
+        }
+    }
+}
+
+#[async_trait]
+impl CommandGateway for NatsGateway {
+    async fn submit(&self, submission: Submission) -> Result<Receipt, SubmitError> {
+        let payload = Bytes::from(encode_submission(&submission));
+        let most = self.client.server_info().max_payload.saturating_sub(ENVELOPE_BYTES);
+        if payload.len() > most {
+            let reason = format!("a command of {} bytes; NATS takes {most} at most", payload.len());
+            return Err(SubmitError::Unavailable { reason });
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_HEADER, header_value(submission.request.as_str()).as_str());
+        let until = tokio::time::Instant::now() + self.config.total;
+        let waits = ExponentialBuilder::default()
+            .with_min_delay(RETRY_MIN)
+            .with_max_delay(RETRY_MAX)
+            .with_jitter()
+            .without_max_times()
+            .build();
+        let mut last = SubmitError::Unavailable { reason: "no attempt was made".to_owned() };
+        for wait in waits {
+            match tokio::time::timeout_at(until, self.attempt(payload.clone(), headers.clone())).await {
+                Err(_elapsed) => return Err(last),
+                Ok(Err(unavailable @ SubmitError::Unavailable { .. })) => last = unavailable,
+                Ok(answer @ (Ok(_) | Err(SubmitError::Rejected(_)))) => return answer,
+            }
+            if tokio::time::Instant::now() + wait >= until {
+                return Err(last);
+            }
+            tokio::time::sleep(wait).await;
+        }
+        Err(last)
+    }
+}
+
+/// Request ids come from clients: nothing of them may break a header.
+fn header_value(text: &str) -> String {
+    text.chars().filter(|c| c.is_ascii_graphic()).take(128).collect()
+}
+
+/// Answers commands for as long as the term lasts, or until `stop`; then those under way are still
+/// answered. `gateway` is the sequencer's handle.
+///
+/// # Errors
+/// If NATS does not let us listen.
+pub async fn serve_commands(
+    client: &Client,
+    cell: &Cell,
+    gateway: Arc<dyn CommandGateway>,
+    term: Arc<Term>,
+    stop: CancellationToken,
+) -> Result<(), NatsError> {
+    let listen = async |subject: String| {
+        client
+            .subscribe(subject.clone())
+            .await
+            .map_err(|error| NatsError::jetstream(format!("subject {subject}"), error))
+    };
+    let mut commands = listen(cell.command_subject()).await?;
+    let mut reports = listen(cell.report_subjects()).await?;
+    let over = term.over();
+    let served = TaskTracker::new();
+    let places = Arc::new(Semaphore::new(SERVED_AT_A_TIME));
+    let server = Arc::new(Server { client: client.clone(), cell: cell.clone(), gateway, term });
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+        let message = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            () = over.cancelled() => break,
+            // Reports first: operations that end make room for new ones.
+            Some(message) = reports.next() => message,
+            Some(message) = commands.next() => message,
+            else => break,
+        };
+        let server = Arc::clone(&server);
+        served.spawn(async move {
+            server.serve(message).await;
+            drop(place);
+        });
+    }
+    drop((commands, reports));
+    served.close();
+    served.wait().await;
+    Ok(())
+}
+
+struct Server {
+    client: Client,
+    cell: Cell,
+    gateway: Arc<dyn CommandGateway>,
+    term: Arc<Term>,
+}
+
+impl Server {
+    async fn serve(&self, message: Message) {
+        let Some(reply) = message.reply.clone() else { return };
+        if !self.term.is_certain() {
+            // Another may have the turn by now: whoever asked asks again, and is answered by it.
+            return;
+        }
+        let answer = self.answer(&message).await;
+        let most = self.client.server_info().max_payload.saturating_sub(ENVELOPE_BYTES);
+        let mut payload = encode_answer(&answer);
+        if let (Ok(receipt), true) = (&answer, payload.len() > most) {
+            // The commit is in the log, at this position: that much fits.
+            payload = encode_answer(&Ok(Receipt::Repeated { position: receipt.position() }));
+        }
+        if let Err(error) = self.client.publish(reply, payload.into()).await {
+            tracing::warn!(%error, "an answer was not sent");
+        }
+    }
+
+    async fn answer(&self, message: &Message) -> Result<Receipt, SubmitError> {
+        let submission = decode_submission(&message.payload).map_err(|reason| {
+            tracing::warn!(%reason, subject = %message.subject, "a command cannot be read");
+            SubmitError::Unavailable { reason: format!("the sequencer cannot read the command: {reason}") }
+        })?;
+        if message.subject.as_str() != self.cell.command_subject() && !self.may_report(message, &submission) {
+            tracing::warn!(subject = %message.subject, command = ?submission.command, "an executor asks for more than it may");
+            return Err(Rejection::PolicyNotAuthorized { action: "executor:report" }.into());
+        }
+        let span = tracing::debug_span!("command", request = %submission.request, id = %submission.id);
+        self.gateway.submit(submission).instrument(span).await
+    }
+
+    /// Whether this is what the executor of the subject's backend has to say.
+    fn may_report(&self, message: &Message, submission: &Submission) -> bool {
+        let is_report = match &submission.command {
+            Command::ReportOutcome { .. } | Command::CheckAttempt { .. } => true,
+            Command::RegisterBackend { backend, .. } => {
+                message.subject.as_str() == self.cell.report_subject(backend)
+            }
+            Command::CreateVolume(_)
+            | Command::DeleteVolume { .. }
+            | Command::ExtendVolume { .. }
+            | Command::RevertVolume { .. }
+            | Command::RecoverVolume { .. }
+            | Command::UpdateVolume { .. }
+            | Command::ChangeVolumeMetadata { .. }
+            | Command::SetVolumeBootable { .. }
+            | Command::SetVolumeReadonly { .. }
+            | Command::ResetVolumeStatus { .. }
+            | Command::CreateSnapshot(_)
+            | Command::DeleteSnapshot { .. }
+            | Command::UpdateSnapshot { .. }
+            | Command::ChangeSnapshotMetadata { .. }
+            | Command::ResetSnapshotStatus { .. }
+            | Command::CreateVolumeType(_)
+            | Command::UpdateVolumeType { .. }
+            | Command::DeleteVolumeType { .. }
+            | Command::ChangeExtraSpecs { .. }
+            | Command::GrantTypeAccess { .. }
+            | Command::RevokeTypeAccess { .. }
+            | Command::SetQuotaLimits { .. }
+            | Command::ClearQuotaLimits { .. }
+            | Command::SetQuotaDefaults { .. }
+            | Command::EnableBackend { .. }
+            | Command::DisableBackend { .. }
+            | Command::ReleaseDebt { .. } => false,
+        };
+        is_report && submission.actor == Actor::system()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::header_value;
+
+    #[test]
+    fn a_request_id_cannot_break_a_header() {
+        assert_eq!(header_value("req-1\r\nNats-Rollup: all"), "req-1Nats-Rollup:all");
+        assert_eq!(header_value(&"x".repeat(500)).len(), 128);
+    }
+}

@@ -1,0 +1,288 @@
+//! Whose turn it is to be the sequencer: a lease in a bucket.
+//!
+//! The lease only spares candidates from getting into each other's way. Two sequencers at once are
+//! safe: whoever appends second meets a conflict and catches up. So a term is not over when the
+//! lease could not be renewed for a while, as when the servers elect among themselves, but when
+//! somebody else has it. [`Term::is_certain`] tells the two apart for whoever should keep silent in
+//! doubt.
+//!
+//! No clock of one machine is compared to another's: a candidate takes over when the lease has not
+//! changed for its length, by the candidate's own clock.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::kv::{Config, CreateErrorKind, Entry, Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::stream::{Placement, StorageType};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use super::connect::{NatsConfig, NatsError, jetstream};
+use crate::subjects::SEQUENCER_LEASE;
+
+/// How candidates share the turns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeadershipConfig {
+    /// Who we are, for people: the host.
+    pub candidate: String,
+    /// How long a leader may be silent before another takes over.
+    pub lease: Duration,
+}
+
+impl LeadershipConfig {
+    /// The usual lease.
+    pub fn named(candidate: impl Into<String>) -> Self {
+        Self { candidate: candidate.into(), lease: Duration::from_secs(3) }
+    }
+
+    fn renewal_interval(&self) -> Duration {
+        self.lease / 3
+    }
+
+    fn look_interval(&self) -> Duration {
+        self.lease / 6
+    }
+}
+
+/// What is in the bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Lease {
+    candidate: String,
+    /// Of the candidate's process.
+    id: String,
+    lease_ms: u64,
+    /// False once its holder has resigned.
+    held: bool,
+}
+
+/// A candidate for the sequencer's place.
+pub struct Leadership {
+    store: Store,
+    config: LeadershipConfig,
+    id: String,
+}
+
+impl Leadership {
+    /// Finds the bucket, or makes it.
+    ///
+    /// # Errors
+    /// If neither works.
+    pub async fn open(
+        client: &Client,
+        nats: &NatsConfig,
+        config: LeadershipConfig,
+    ) -> Result<Self, NatsError> {
+        let context = jetstream(client);
+        let bucket = nats.cell.lease_bucket();
+        let failed =
+            |reason: &dyn std::fmt::Display| NatsError::jetstream(format!("bucket {bucket}"), reason);
+        let placement = Placement { cluster: None, tags: nats.placement_tags.clone() };
+        let wanted = Config {
+            bucket: bucket.clone(),
+            description: "Who the sequencer is".to_owned(),
+            history: 1,
+            storage: StorageType::File,
+            num_replicas: nats.replicas,
+            placement: (!nats.placement_tags.is_empty()).then_some(placement),
+            ..Config::default()
+        };
+        let store = match context.get_key_value(&bucket).await {
+            Ok(store) => store,
+            Err(_) => match context.create_key_value(wanted).await {
+                Ok(store) => store,
+                // Another candidate may have been quicker.
+                Err(refused) => context.get_key_value(&bucket).await.map_err(|_| failed(&refused))?,
+            },
+        };
+        Ok(Self { store, config, id: Uuid::new_v4().to_string() })
+    }
+
+    fn lease(&self, held: bool) -> Bytes {
+        let lease = Lease {
+            candidate: self.config.candidate.clone(),
+            id: self.id.clone(),
+            lease_ms: u64::try_from(self.config.lease.as_millis()).unwrap_or(u64::MAX),
+            held,
+        };
+        serde_json::to_vec(&lease).unwrap_or_default().into()
+    }
+
+    /// Waits until it is our turn.
+    pub async fn campaign(&self) -> Term {
+        let mut unchanged: Option<(u64, Instant)> = None;
+        loop {
+            let asked_at = Instant::now();
+            match self.try_once(&mut unchanged).await {
+                Ok(Some(revision)) => {
+                    tracing::info!(candidate = %self.config.candidate, term = revision, "the sequencer's turn is ours");
+                    return Term::begin(self, revision, asked_at);
+                }
+                Ok(None) => {}
+                Err(reason) => tracing::debug!(%reason, "the sequencer's lease cannot be seen"),
+            }
+            tokio::time::sleep(self.config.look_interval()).await;
+        }
+    }
+
+    /// Looks once, and takes the lease if it is free.
+    async fn try_once(
+        &self,
+        unchanged: &mut Option<(u64, Instant)>,
+    ) -> Result<Option<u64>, async_nats::Error> {
+        let Some((entry, lease)) = self.look().await? else {
+            return match self.store.create(SEQUENCER_LEASE, self.lease(true)).await {
+                Ok(revision) => Ok(Some(revision)),
+                Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(None),
+                Err(error) => Err(error.into()),
+            };
+        };
+        let now = Instant::now();
+        let since = match *unchanged {
+            Some((revision, since)) if revision == entry.revision => since,
+            Some(_) | None => {
+                *unchanged = Some((entry.revision, now));
+                now
+            }
+        };
+        let patience = self.config.lease.max(Duration::from_millis(lease.lease_ms));
+        let is_free = !lease.held || lease.id == self.id || now.duration_since(since) >= patience;
+        if !is_free {
+            return Ok(None);
+        }
+        match self.store.update(SEQUENCER_LEASE, self.lease(true), entry.revision).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The lease as it is.
+    async fn look(&self) -> Result<Option<(Entry, Lease)>, async_nats::Error> {
+        let Some(entry) = self.store.entry(SEQUENCER_LEASE).await? else { return Ok(None) };
+        if entry.operation != Operation::Put {
+            return Ok(None);
+        }
+        let lease = serde_json::from_slice(&entry.value)?;
+        Ok(Some((entry, lease)))
+    }
+
+    fn clone_for_term(&self) -> Self {
+        Self { store: self.store.clone(), config: self.config.clone(), id: self.id.clone() }
+    }
+}
+
+/// A turn as the sequencer. Dropping it stops renewing; [`Term::resign`] hands over at once.
+pub struct Term {
+    number: u64,
+    lease: Duration,
+    state: Arc<Mutex<TermState>>,
+    over: CancellationToken,
+    leadership: Arc<Leadership>,
+    stop_renewing: CancellationToken,
+    _stop_with_term: DropGuard,
+}
+
+#[derive(Clone, Copy)]
+struct TermState {
+    revision: u64,
+    renewed_at: Instant,
+}
+
+impl Term {
+    fn begin(leadership: &Leadership, revision: u64, asked_at: Instant) -> Self {
+        let leadership = Arc::new(leadership.clone_for_term());
+        let state = Arc::new(Mutex::new(TermState { revision, renewed_at: asked_at }));
+        let (over, stop) = (CancellationToken::new(), CancellationToken::new());
+        tokio::spawn({
+            let (leadership, state, over, stop) =
+                (Arc::clone(&leadership), Arc::clone(&state), over.clone(), stop.clone());
+            async move {
+                stop.run_until_cancelled(renew(&leadership, &state)).await;
+                over.cancel();
+            }
+        });
+        Self {
+            number: revision,
+            lease: leadership.config.lease,
+            state,
+            over,
+            leadership,
+            stop_renewing: stop.clone(),
+            _stop_with_term: stop.drop_guard(),
+        }
+    }
+
+    fn state(&self) -> TermState {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Larger than that of every term before.
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Cancelled when somebody else has the lease.
+    pub fn over(&self) -> CancellationToken {
+        self.over.clone()
+    }
+
+    /// Whether nobody else can have taken over: the lease was renewed within its length. A process
+    /// that was stopped and goes on finds itself uncertain until it has renewed, or lost.
+    pub fn is_certain(&self) -> bool {
+        !self.over.is_cancelled() && self.state().renewed_at.elapsed() < self.lease
+    }
+
+    /// Hands over: the next candidate need not wait for the lease to end.
+    pub async fn resign(&self) {
+        if self.over.is_cancelled() {
+            return;
+        }
+        self.stop_renewing.cancel();
+        self.over.cancelled().await;
+        let Self { leadership, .. } = self;
+        let resigned = leadership.lease(false);
+        if let Err(error) = leadership.store.update(SEQUENCER_LEASE, resigned, self.state().revision).await {
+            tracing::debug!(%error, "the lease was not handed over; it ends by itself");
+        }
+    }
+}
+
+/// Renews until somebody else has the lease.
+async fn renew(leadership: &Leadership, state: &Mutex<TermState>) {
+    let mut interval = tokio::time::interval(leadership.config.renewal_interval());
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval.tick().await;
+    loop {
+        interval.tick().await;
+        let asked_at = Instant::now();
+        let revision = state.lock().unwrap_or_else(PoisonError::into_inner).revision;
+        let renewed = match leadership.store.update(SEQUENCER_LEASE, leadership.lease(true), revision).await {
+            Ok(renewed) => Some(renewed),
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
+                match leadership.look().await {
+                    // A renewal that was not answered had arrived after all.
+                    Ok(Some((entry, lease))) if lease.id == leadership.id && lease.held => {
+                        Some(entry.revision)
+                    }
+                    Ok(_) => {
+                        tracing::warn!(candidate = %leadership.config.candidate, "the sequencer's turn is over: another has the lease");
+                        return;
+                    }
+                    Err(_) => None,
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the lease is not renewed yet");
+                None
+            }
+        };
+        if let Some(revision) = renewed {
+            *state.lock().unwrap_or_else(PoisonError::into_inner) =
+                TermState { revision, renewed_at: asked_at };
+        }
+    }
+}
