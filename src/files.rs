@@ -1,5 +1,6 @@
 //! The files of a data directory: opened, verified, brought up to date.
 
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use async_trait::async_trait;
 use axum::Router;
 use tephra_api::auth::{Authenticator, NoAuth};
 use tephra_api::state::{ApiSettings, App, AppState};
+use tephra_domain::ledger::Ledger;
 use tephra_domain::units::Timestamp;
 use tephra_journal::clock::{Clock as _, SystemClock};
 use tephra_journal::embedded::EmbeddedLog;
@@ -15,7 +17,7 @@ use tephra_journal::hash_chain::{ChainHead, verify_chain};
 use tephra_journal::log::{BlockNumber, Log, LogError};
 use tephra_journal::pool_board::PoolBoard;
 use tephra_projector::runner::{Health, Projector, rebuild};
-use tephra_projector::{Views, ViewsError};
+use tephra_projector::{Checkpoint, Views, ViewsError};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{CommandError, CommandResult, Exit};
@@ -79,33 +81,65 @@ pub async fn verify_journal(log: &dyn Log, output: Output) -> CommandResult<Chai
     verified.map_err(journal_error)
 }
 
-/// Opens the views; makes them again from the journal if they are damaged, of another schema, or
-/// of another journal.
+/// Views that were read from beginning to end, and the state that they hold.
+pub struct SoundViews {
+    /// The views.
+    pub views: Views,
+    /// The state where they stand.
+    pub ledger: Ledger,
+}
+
+/// Opens the views and reads all of them; makes them again from the journal if they are damaged,
+/// of another schema, or of another journal.
 ///
 /// # Errors
 /// If they can be neither opened nor made.
-pub async fn open_views(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<Views> {
-    let reason = match Views::open(path) {
-        Ok(views) => match stray(log.as_ref(), &views).await? {
-            None => return Ok(views),
+pub async fn open_views(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<SoundViews> {
+    let reason = match read_views(path) {
+        Ok(sound) => match stray(log.as_ref(), &sound.views).await? {
+            None => return Ok(sound),
             Some(reason) => reason,
         },
         Err(ViewsError::MustRebuild { reason }) => reason,
         Err(error) => return Err(views_error(error)),
     };
     let note = format!("the views {} are made again from the journal: {reason}", path.display());
-    tracing::warn!("{note}");
-    if !tracing::enabled!(tracing::Level::WARN) {
+    if tracing::enabled!(tracing::Level::WARN) {
+        tracing::warn!("{note}");
+    } else {
         eprintln!("{} {note}", output.error_paint().ink(Ink::Caution, "note:"));
     }
-    rebuild_views(log, path, output).await
+    rebuild_views(log, path, output).await?;
+    read_views(path).map_err(views_error)
+}
+
+fn read_views(path: &Path) -> Result<SoundViews, ViewsError> {
+    let views = guarded(|| Views::open(path))?;
+    match guarded(|| views.verify().and_then(|()| views.load_ledger())) {
+        Ok(ledger) => Ok(SoundViews { views, ledger }),
+        Err(error) => {
+            // closing a damaged file can fail in the same way as reading it
+            guarded(move || {
+                drop(views);
+                Ok(())
+            })?;
+            Err(error)
+        }
+    }
+}
+
+/// Runs `work` on views; the store panics over some kinds of damage, and that is damage too.
+fn guarded<T>(work: impl FnOnce() -> Result<T, ViewsError>) -> Result<T, ViewsError> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(ViewsError::MustRebuild { reason: "the file's pages contradict each other".to_owned() })
+    })
 }
 
 /// Makes the views again from the journal.
 ///
 /// # Errors
 /// What is wrong with the journal, or with the file.
-pub async fn rebuild_views(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<Views> {
+pub async fn rebuild_views(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<Checkpoint> {
     let last = log.head().await.map_err(journal_error)?;
     let bar = output.progress("rebuilding the views", last.0);
     let rebuilt = rebuild(Arc::clone(log), path, |progress| {
@@ -114,7 +148,15 @@ pub async fn rebuild_views(log: &Arc<dyn Log>, path: &Path, output: Output) -> C
     })
     .await;
     bar.finish_and_clear();
-    rebuilt.map_err(views_error)
+    Ok(rebuilt.map_err(views_error)?.checkpoint())
+}
+
+/// Opens views that must be sound, and changes nothing if they are not.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn open_sound_views(path: &Path) -> CommandResult<SoundViews> {
+    read_views(path).map_err(|error| CommandError { exit: Exit::VerificationFailed, ..views_error(error) })
 }
 
 /// Why the views cannot be of this journal, if they cannot.
@@ -187,7 +229,7 @@ impl OfflineLedger {
     /// What is wrong with the files.
     pub async fn open(lock: DataDirLock, data_dir: &Path, output: Output) -> CommandResult<Self> {
         let log: Arc<dyn Log> = Arc::new(open_journal_to_read(&journal_file(data_dir))?);
-        let views = open_views(&log, &views_file(data_dir), output).await?;
+        let SoundViews { views, .. } = open_views(&log, &views_file(data_dir), output).await?;
         catch_views_up(&log, &views, output).await?;
         let clock = SystemClock::default();
         let state = AppState::new(App {

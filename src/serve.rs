@@ -26,16 +26,14 @@ use tephra_journal::sequencer::{
     CaughtUp, Sequencer, SequencerConfig, SequencerHandle, SequencerParts, bootstrap, catch_up,
 };
 use tephra_journal::work_queue::WorkQueue;
+use tephra_projector::Views;
 use tephra_projector::runner::{Health, Projector};
-use tephra_projector::{Views, ViewsError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{AuthMode, BackendConfig, Config, Driver};
 use crate::failure::{CommandError, CommandResult, Exit, WithExit as _};
-use crate::files::{
-    journal_error, journal_file, open_views, rebuild_views, verify_journal, views_error, views_file,
-};
+use crate::files::{SoundViews, journal_error, journal_file, open_views, verify_journal, views_file};
 use crate::lock::{DataDirLock, ServerInfo};
 use crate::output::Output;
 use crate::roles::{RoleDied, RoleKind, Roles};
@@ -281,17 +279,7 @@ impl Stage {
 
 /// The views, and the state at the end of the journal.
 async fn load(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<(Views, CaughtUp)> {
-    let mut views = open_views(log, path, output).await?;
-    let ledger = match views.verify().and_then(|()| views.load_ledger()) {
-        Ok(ledger) => ledger,
-        Err(ViewsError::MustRebuild { reason }) => {
-            tracing::warn!(views = %path.display(), %reason, "the views are damaged and are made again from the journal");
-            drop(views);
-            views = rebuild_views(log, path, output).await?;
-            views.load_ledger().map_err(views_error)?
-        }
-        Err(error) => return Err(views_error(error)),
-    };
+    let SoundViews { views, ledger } = open_views(log, path, output).await?;
     let from = views.checkpoint().block;
     let state = catch_up(ledger, from, log.as_ref()).await.map_err(journal_error)?;
     Ok((views, state))

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 use tephra_journal::log::{BlockNumber, Log};
-use tephra_projector::Views;
+use tephra_journal::wire::state::state_hash;
 use tephra_projector::as_of::{AsOf, ledger_as_of};
 
 use crate::client::{LedgerArgs, Remote};
 use crate::commands::event_table::text;
 use crate::failure::{CommandError, CommandResult, Exit};
-use crate::files::{journal_file, open_journal_to_read, verify_journal, views_error, views_file};
+use crate::files::{
+    SoundViews, journal_file, open_journal_to_read, open_sound_views, verify_journal, views_file,
+};
 use crate::lock::{Acquired, DataDirLock, announced, in_use};
 use crate::output::{Ink, Output, properties};
 
@@ -116,15 +118,13 @@ async fn compare_views(log: &dyn Log, directory: &std::path::Path) -> CommandRes
     if !path.is_file() {
         return Ok("none yet; a server makes them");
     }
-    let views = Views::open(&path).map_err(views_error)?;
-    views.verify().map_err(views_error)?;
+    let SoundViews { views, ledger } = open_sound_views(&path)?;
     let checkpoint = views.checkpoint();
     if checkpoint.block == BlockNumber::default() {
         return Ok("empty; a server fills them");
     }
     let replayed = ledger_as_of(log, AsOf::Position(checkpoint.position)).await?;
-    let shown = views.state_hash().map_err(views_error)?;
-    if tephra_journal::wire::state::state_hash(&replayed) == shown {
+    if state_hash(&replayed) == state_hash(&ledger) {
         return Ok("equal to a replay of the journal");
     }
     Err(CommandError::new(

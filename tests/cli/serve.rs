@@ -1,17 +1,13 @@
 //! `tephra serve`: what survives a stop, a kill and damage, and what it refuses to start on.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 
+use crate::support::{Server, run, run_on, until};
 use redb::{Database, ReadableTable as _, TableDefinition};
 use reqwest::Method;
 use rustix::process::Signal;
-use support::{Server, run, run_on, until};
 
 const BLOCKS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("blocks");
 

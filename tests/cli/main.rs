@@ -1,0 +1,8 @@
+//! The program as it is run: the server, and everything that can be asked and told on the command
+//! line.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod commands;
+mod serve;
+mod support;
