@@ -22,6 +22,9 @@ use crate::output::Output;
 /// The token of whoever has given none: a server with `noauth` takes it for an administrator.
 const ADMIN_TOKEN: &str = "admin:admin";
 
+/// What Cinder's part of the API is spoken in: reverting, for one, came with 3.40.
+const MICROVERSION: &str = "volume 3.71";
+
 /// How long a server may take to take a connection. Answers may take longer: verifying does.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -184,7 +187,10 @@ impl Remote {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> CommandResult<reqwest::Response> {
-        let request = request.header("X-Auth-Token", &self.token).build()?;
+        let request = request
+            .header("X-Auth-Token", &self.token)
+            .header("OpenStack-API-Version", MICROVERSION)
+            .build()?;
         let method = request.method().clone();
         let response = self
             .http

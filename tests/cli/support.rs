@@ -155,7 +155,10 @@ impl Server {
 
     pub async fn call_as(&self, token: &str, method: Method, path: &str, body: Option<Value>) -> Value {
         let client = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build().unwrap();
-        let mut request = client.request(method, format!("{}{path}", self.url)).header("X-Auth-Token", token);
+        let mut request = client
+            .request(method, format!("{}{path}", self.url))
+            .header("X-Auth-Token", token)
+            .header("OpenStack-API-Version", "volume 3.71");
         if let Some(body) = body {
             request = request.json(&body);
         }
