@@ -453,7 +453,7 @@ pub fn parse_moment(text: &str) -> Option<Timestamp> {
 }
 
 /// Percent-encodes what is not unreserved; a space is a plus sign, as in forms.
-fn encode(out: &mut String, text: &str) {
+pub(super) fn encode(out: &mut String, text: &str) {
     for byte in text.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),

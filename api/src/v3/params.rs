@@ -3,6 +3,7 @@
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 
+use super::list::encode;
 use crate::error::Fault;
 use crate::state::MAX_LIMIT;
 
@@ -30,6 +31,20 @@ impl Params {
     /// The names that are there.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The query with one parameter in place of those of that name, for a link.
+    pub fn with(&self, name: &str, value: &str) -> String {
+        let others = self.0.iter().filter(|(other, _)| other != name);
+        let pairs = others.map(|(name, value)| (name.as_str(), value.as_str())).chain([(name, value)]);
+        let mut query = String::new();
+        for (name, value) in pairs {
+            query.push(if query.is_empty() { '?' } else { '&' });
+            encode(&mut query, name);
+            query.push('=');
+            encode(&mut query, value);
+        }
+        query
     }
 
     /// A parameter that is yes or no; no if it is not there.
@@ -97,6 +112,12 @@ mod tests {
             assert_eq!(query_flag("usage", no), Ok(false), "{no}");
         }
         assert!(query_flag("usage", "perhaps").is_err());
+    }
+
+    #[test]
+    fn a_link_keeps_the_other_parameters() {
+        let params = Params::of(&[("marker", "old"), ("name", "a b&c"), ("limit", "2")]);
+        assert_eq!(params.with("marker", "new"), "?name=a+b%26c&limit=2&marker=new");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 use tephra_domain::actor::Role;
@@ -19,11 +19,12 @@ use uuid::Uuid;
 
 use super::params::{Params, query_flag};
 use super::wire::check::{KeyPattern, MAX_TEXT, Object};
+use super::wire::links::{Link, Links};
 use super::wire::python::literal;
 use crate::auth::Identity;
 use crate::error::Fault;
 use crate::microversion::Microversion;
-use crate::request::{InPath, JsonBody, PathId, base_url};
+use crate::request::{InPath, JsonBody, PathId};
 use crate::state::AppState;
 
 /// Extra specs that everybody may see (Cinder's `USER_VISIBLE_EXTRA_SPECS`); the others may tell
@@ -104,14 +105,7 @@ pub struct TypeList {
     volume_types: Vec<TypeBody>,
     /// Where the next page is, if this one is full.
     #[serde(skip_serializing_if = "Option::is_none")]
-    volume_type_links: Option<[PageLink; 1]>,
-}
-
-/// Where a list goes on.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct PageLink {
-    rel: &'static str,
-    href: String,
+    volume_type_links: Option<[Link; 1]>,
 }
 
 /// The type, if the asker may know of it.
@@ -142,8 +136,7 @@ async fn list(
     identity: Identity,
     version: Microversion,
     params: Params,
-    headers: HeaderMap,
-    uri: Uri,
+    links: Links,
 ) -> Result<Json<TypeList>, Fault> {
     let limit = params.limit()?;
     let sort = Sort::of(&params)?;
@@ -161,10 +154,10 @@ async fn list(
     };
     let start = start.saturating_add(params.count("offset")?.unwrap_or(0));
     let page: Vec<VolumeType> = rows.into_iter().skip(start).take(limit).collect();
-    let next = page.last().filter(|_| page.len() == limit && params.get("limit").is_some()).map(|last| {
-        let base = base_url(&state, &headers);
-        let href = format!("{base}{}?limit={limit}&marker={}", uri.path(), last.id);
-        [PageLink { rel: "next", href }]
+    let is_full = page.len() == limit && params.get("limit").is_some();
+    let next = page.last().filter(|_| is_full).map(|last| {
+        let query = params.with("marker", &last.id.to_string());
+        links.next("types", &query)
     });
     let volume_types = page.iter().map(|row| TypeBody::new(row, &identity)).collect();
     Ok(Json(TypeList { volume_types, volume_type_links: next }))
