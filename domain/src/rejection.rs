@@ -132,7 +132,7 @@ rejections! {
     VolumeTypeExists { name: Box<str> } => "Volume Type {name} already exists.";
     /// Volumes or snapshots have this type.
     VolumeTypeInUse { volume_type: VolumeTypeId } =>
-        "Volume Type {volume_type} deletion is not allowed with volumes present with the type.";
+        "Target volume type is still in use.";
     /// The default type stays.
     VolumeTypeIsDefault { volume_type: VolumeTypeId } =>
         "The volume type {volume_type} is a default volume type and cannot be deleted.";

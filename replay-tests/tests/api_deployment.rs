@@ -36,6 +36,7 @@ async fn a_type_lives_from_creation_to_removal() {
     let volume = member.post("/volumes", &volume).await.ok().id("volume");
     let in_use = admin.delete(&format!("/types/{id}")).await;
     assert_eq!(in_use.status, 400, "{}", in_use.json);
+    assert_eq!(in_use.json["badRequest"]["message"], "Target volume type is still in use.");
     let frozen =
         admin.post(&format!("/types/{id}/extra_specs"), &json!({ "extra_specs": { "b": "2" } })).await;
     assert_eq!(frozen.json["badRequest"]["message"], "Volume Type is currently in use.");
