@@ -17,6 +17,7 @@ use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +34,8 @@ use crate::{metrics, openapi, v3};
 /// What bounds a server. Each has a default that fits one machine.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
-    /// Connections at a time; more wait to be accepted.
+    /// Connections at a time, as far as the system's limit of open files allows; more wait to be
+    /// accepted.
     pub connections: usize,
     /// How long a client may take to send a request's head, and to be idle between requests.
     pub head_timeout: Duration,
@@ -58,6 +60,8 @@ impl Default for ServerLimits {
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait before accepting again when the system is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Open files that connections leave for everything else.
+const FILES_KEPT: usize = 512;
 /// Bytes of a request's head, at most.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
@@ -165,7 +169,7 @@ pub async fn serve(
     cancel: CancellationToken,
 ) -> std::io::Result<()> {
     let address = listener.local_addr()?;
-    let room = Arc::new(Semaphore::new(limits.connections));
+    let room = Arc::new(Semaphore::new(limits.connections.min(connections_possible())));
     let tracker = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -185,6 +189,21 @@ pub async fn serve(
         tracing::warn!(%address, left = tracker.len(), "stopped with requests still under way");
     }
     Ok(())
+}
+
+/// As many connections as leave the process some open files of its own: else a crowd of clients
+/// would keep the journal and the volumes from being opened. Asks the system for all that it allows.
+fn connections_possible() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => limit = raised,
+            Err(error) => tracing::debug!(%error, "the limit of open files stays as it is"),
+        }
+    }
+    let files = limit.current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    files.saturating_sub(FILES_KEPT).max(1)
 }
 
 /// The next connection, once there is room for it. Nothing if the room is closed.
