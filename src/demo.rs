@@ -288,9 +288,8 @@ impl Cloud {
     }
 
     async fn history(&self, volume: &str) -> CommandResult<Vec<Value>> {
-        let page =
-            self.send(Method::GET, &format!("/ledger/v1/events?resource=volume:{volume}"), None).await?;
-        Ok(page["events"].as_array().cloned().unwrap_or_default())
+        let page = self.send(Method::GET, &format!("/ledger/v1/history/volume/{volume}"), None).await?;
+        Ok(page["timeline"].as_array().cloned().unwrap_or_default())
     }
 }
 

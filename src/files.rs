@@ -46,6 +46,10 @@ pub fn journal_error(error: LogError) -> CommandError {
             format!("the journal is not what was written: {error}"),
         )
         .hint(DAMAGED_JOURNAL_HINT),
+        // damage to the file as a whole has no block to name; the log says it in these words
+        LogError::Unavailable(reason) if reason.contains("is damaged") => {
+            CommandError::new(Exit::VerificationFailed, reason).hint(DAMAGED_JOURNAL_HINT)
+        }
         LogError::Unavailable(_) => CommandError::from(error),
     }
 }
@@ -69,8 +73,18 @@ pub fn views_error(error: ViewsError) -> CommandError {
 ///
 /// # Errors
 /// [`Exit::VerificationFailed`], naming the block and the position.
-pub async fn verify_journal(log: &dyn Log, output: Output) -> CommandResult<ChainHead> {
-    let last = log.head().await.map_err(journal_error)?;
+pub async fn verify_journal(log: &Arc<dyn Log>, output: Output) -> CommandResult<ChainHead> {
+    let verified = walk_journal(log.as_ref(), output).await;
+    if verified.is_err() {
+        // closing a damaged file can make the store panic, and the message would be lost: the
+        // process is about to end, which closes it too
+        std::mem::forget(Arc::clone(log));
+    }
+    verified.map_err(journal_error)
+}
+
+async fn walk_journal(log: &dyn Log, output: Output) -> Result<ChainHead, LogError> {
+    let last = log.head().await?;
     let bar = output.progress("verifying the journal", last.0);
     let verified = verify_chain(log, |block, _| {
         bar.set_position(block.number.0);
@@ -78,7 +92,7 @@ pub async fn verify_journal(log: &dyn Log, output: Output) -> CommandResult<Chai
     })
     .await;
     bar.finish_and_clear();
-    verified.map_err(journal_error)
+    verified
 }
 
 /// Views that were read from beginning to end, and the state that they hold.

@@ -71,7 +71,7 @@ impl Server {
 
         let log: Arc<dyn Log> =
             Arc::new(EmbeddedLog::open(&journal_file(&config.data_dir)).map_err(journal_error)?);
-        let verified = verify_journal(log.as_ref(), output).await?;
+        let verified = verify_journal(&log, output).await?;
         let (views, state) = load(&log, &views_file(&config.data_dir), output).await?;
         let stage = Stage {
             clock: Arc::new(SystemClock::not_before(state.head.time)),
@@ -311,7 +311,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         std::net::IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
         std::net::IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+        ip @ (std::net::IpAddr::V4(_) | std::net::IpAddr::V6(_)) => ip,
     };
     SocketAddr::new(ip, address.port())
 }

@@ -42,7 +42,7 @@ pub async fn run(args: &RebuildArgs, output: Output) -> CommandResult {
     }
     let _lock = DataDirLock::acquire(&args.data_dir)?;
     let log: Arc<dyn Log> = Arc::new(open_journal_to_read(&journal)?);
-    let head = verify_journal(log.as_ref(), output).await?;
+    let head = verify_journal(&log, output).await?;
     let checkpoint = rebuild_views(&log, &views_file(&args.data_dir), output).await?;
     if output.is_json() {
         return output.document(&json!({

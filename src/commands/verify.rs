@@ -100,7 +100,7 @@ async fn verify_directory(ledger: &LedgerArgs, output: Output) -> CommandResult<
         }
     };
     let log: Arc<dyn Log> = Arc::new(open_journal_to_read(&journal_file(directory))?);
-    let head = verify_journal(log.as_ref(), output).await?;
+    let head = verify_journal(&log, output).await?;
     let views = compare_views(log.as_ref(), directory).await?;
     Ok(json!({
         "intact": true,

@@ -27,7 +27,10 @@ fn the_demo_tells_its_story_and_leaves_nothing_behind() {
     let steps = story["steps"].as_array().unwrap();
     assert!(steps.iter().any(|step| step["result"]["equal"] == json!(true)), "{story}");
     let history = steps.iter().find(|step| step["result"]["timeline"].is_array()).unwrap();
-    let kinds = kinds(&history["result"]["timeline"]);
+    let timeline = &history["result"]["timeline"];
+    let sentences = timeline.as_array().unwrap().iter().map(|line| line["what"].as_str().unwrap());
+    assert!(sentences.clone().all(|sentence| !sentence.is_empty()), "{timeline}");
+    let kinds = kinds(timeline);
     for kind in ["VolumeCreateAccepted", "VolumeCreated", "VolumeRevertAccepted", "VolumeReverted"] {
         assert!(kinds.contains(&kind), "{kind} is not in {kinds:?}");
     }
