@@ -7,6 +7,8 @@
     reason = "each test uses a part of this, and may panic"
 )]
 
+pub mod log_suite;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,0 +1,169 @@
+//! The log on real servers: the contract, what survives, what is fenced, what is found again.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tephra_journal::hash_chain::verify_chain;
+use tephra_journal::jetstream::{JetStreamLog, MAX_BLOCK_BYTES, NatsConfig};
+use tephra_journal::log::{AppendOutcome, BlockNumber, Log};
+
+use crate::cluster::Cluster;
+use crate::support::log_suite::{append_surely, contract};
+use crate::support::{chain, small_block};
+use crate::{soon, until};
+
+async fn open(cluster: &Cluster) -> JetStreamLog {
+    JetStreamLog::open(&cluster.client().await, &cluster.config()).await.unwrap()
+}
+
+async fn keeps_the_contract(cluster: &Cluster) {
+    let client = cluster.client().await;
+    let mut logs: Vec<Arc<dyn Log>> = Vec::new();
+    for cell in 0..5 {
+        let config = NatsConfig { cell: format!("cell{cell}").parse().unwrap(), ..cluster.config() };
+        logs.push(Arc::new(JetStreamLog::open(&client, &config).await.unwrap()));
+    }
+    let logs = Mutex::new(logs);
+    contract(|| logs.lock().unwrap().pop().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_server_keeps_the_contract() {
+    keeps_the_contract(&Cluster::start(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_servers_keep_the_contract() {
+    keeps_the_contract(&Cluster::start(3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_block_sent_twice_is_there_once_and_both_are_told_so() {
+    for servers in [1, 3] {
+        let cluster = Cluster::start(servers);
+        let log = open(&cluster).await;
+        let block = small_block(1, [0; 32]);
+        for _ in 0..3 {
+            let outcome = log.append(BlockNumber(0), Arc::clone(&block.bytes)).await;
+            assert_eq!(outcome, AppendOutcome::Appended(BlockNumber(1)), "{servers} servers");
+        }
+        assert_eq!(log.head().await.unwrap(), BlockNumber(1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_of_every_size_come_back_from_a_reader_that_starts_anywhere() {
+    let cluster = Cluster::start(1);
+    let log = open(&cluster).await;
+    let sizes = [1, 300, MAX_BLOCK_BYTES, 2, MAX_BLOCK_BYTES - 1, 4096, 77];
+    let block = |index: usize| -> Arc<[u8]> {
+        vec![u8::try_from(index % 251).unwrap(); sizes[index % sizes.len()]].into()
+    };
+    let count = 150;
+    for index in 0..count {
+        append_surely(&log, u64::try_from(index).unwrap(), block(index)).await;
+    }
+    let too_large = log.append(BlockNumber(150), vec![0; MAX_BLOCK_BYTES + 1].into()).await;
+    assert!(matches!(too_large, AppendOutcome::Unknown { reason } if reason.contains("at most")));
+    let other = open(&cluster).await;
+    for start in [1, 2, 63, 64, 65, 149, 150] {
+        let mut next = start;
+        while next <= 150 {
+            let read = other.read(BlockNumber(next), 1000).await.unwrap();
+            assert!(!read.is_empty(), "block {next} is there");
+            for (number, bytes) in read {
+                assert_eq!(number, BlockNumber(next));
+                assert_eq!(bytes, block(usize::try_from(next).unwrap() - 1), "block {next}");
+                next += 1;
+            }
+        }
+        assert_eq!(other.read(BlockNumber(151), 1000).await.unwrap(), []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_writer_meets_a_conflict_and_a_reader_elsewhere_hears_of_every_block() {
+    let cluster = Cluster::start(1);
+    let (first, second, reader) = (open(&cluster).await, open(&cluster).await, open(&cluster).await);
+    let heard = tokio::spawn(async move {
+        let mut numbers = Vec::new();
+        while numbers.len() < 4 {
+            let known = BlockNumber(u64::try_from(numbers.len()).unwrap());
+            reader.wait_beyond(known).await;
+            let read = reader.read(BlockNumber(known.0 + 1), 10).await.unwrap();
+            numbers.extend(read.into_iter().map(|(number, _)| number.0));
+        }
+        numbers
+    });
+    let blocks = chain(4);
+    append_surely(&first, 0, Arc::clone(&blocks[0].bytes)).await;
+    let stale = second.append(BlockNumber(0), small_block(9, [0; 32]).bytes).await;
+    assert_eq!(stale, AppendOutcome::Conflict { head: BlockNumber(1) });
+    append_surely(&second, 1, Arc::clone(&blocks[1].bytes)).await;
+    append_surely(&first, 2, Arc::clone(&blocks[2].bytes)).await;
+    append_surely(&second, 3, Arc::clone(&blocks[3].bytes)).await;
+    assert_eq!(soon("four blocks", heard).await.unwrap(), [1, 2, 3, 4]);
+    verify_chain(&first, |_, _| Ok(())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_there_after_the_server_was_killed() {
+    let cluster = Cluster::start(1);
+    let log = open(&cluster).await;
+    let blocks = chain(20);
+    for (expected, block) in (0..10).zip(&blocks) {
+        append_surely(&log, expected, Arc::clone(&block.bytes)).await;
+    }
+    cluster.kill(1);
+    let unanswered = log.append(BlockNumber(10), Arc::clone(&blocks[10].bytes)).await;
+    assert!(matches!(unanswered, AppendOutcome::Unknown { .. }), "{unanswered:?}");
+    assert!(log.read(BlockNumber(99), 1).await.is_err(), "without a server nothing is known to be the end");
+    cluster.resume(1);
+    until("the server", async || log.head().await.is_ok()).await;
+    for (expected, block) in (10..20).zip(&blocks[10..]) {
+        append_surely(&log, expected, Arc::clone(&block.bytes)).await;
+    }
+    assert_eq!(verify_chain(&open(&cluster).await, |_, _| Ok(())).await.unwrap().block, BlockNumber(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_three_servers_each_may_be_killed_in_turn_while_blocks_are_appended() {
+    let cluster = Cluster::start(3);
+    let log = open(&cluster).await;
+    let reader = open(&cluster).await;
+    let blocks = chain(60);
+    let appending = tokio::spawn({
+        let blocks = blocks.clone();
+        async move {
+            for (expected, block) in (0..).zip(&blocks) {
+                // As the sequencer does: the same bytes again until they are known to be there.
+                let there = AppendOutcome::Appended(BlockNumber(expected + 1));
+                loop {
+                    let outcome = log.append(BlockNumber(expected), Arc::clone(&block.bytes)).await;
+                    assert!(!matches!(outcome, AppendOutcome::Conflict { .. }), "nobody else writes");
+                    if outcome == there {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    });
+    for number in 1..=3 {
+        let third = BlockNumber(u64::try_from(number).unwrap() * 15);
+        until("a third of the blocks", async || reader.head().await.is_ok_and(|head| head >= third)).await;
+        cluster.kill(number);
+        cluster.resume(number);
+    }
+    soon("all appends", appending).await.unwrap();
+    let mut read = Vec::new();
+    until("all blocks", async || {
+        let next = BlockNumber(u64::try_from(read.len()).unwrap() + 1);
+        if let Ok(more) = reader.read(next, 100).await {
+            read.extend(more.into_iter().map(|(_, bytes)| bytes));
+        }
+        read.len() == blocks.len()
+    })
+    .await;
+    assert!(read.iter().zip(&blocks).all(|(read, written)| *read == written.bytes));
+}
