@@ -6,7 +6,8 @@ use tephra_journal::jetstream::{DurabilityClaim, DurabilityProof, JetStreamLog, 
 use crate::cluster::{Cluster, Options};
 
 async fn refusal(cluster: &Cluster, config: &NatsConfig) -> String {
-    match JetStreamLog::open(&tephra_journal::jetstream::connect(config, "test").await.unwrap(), config).await {
+    match JetStreamLog::open(&tephra_journal::jetstream::connect(config, "test").await.unwrap(), config).await
+    {
         Ok(log) => panic!("{} servers were accepted: {:?}", cluster.replicas, log.health()),
         Err(error) => error.to_string(),
     }

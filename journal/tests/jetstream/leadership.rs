@@ -1,1 +1,95 @@
+//! One sequencer at a time, and another soon after it fell silent.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tephra_journal::jetstream::{Leadership, LeadershipConfig};
+
+use crate::cluster::Cluster;
+use crate::soon;
+
+const LEASE: Duration = Duration::from_millis(1500);
+
+async fn candidate(cluster: &Cluster, name: &str) -> Arc<Leadership> {
+    // Each with its own connection, as each in its own process.
+    let config = LeadershipConfig { candidate: name.to_owned(), lease: LEASE };
+    Arc::new(Leadership::open(&cluster.client().await, &cluster.config(), config).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_many_candidates_has_the_turn_until_it_resigns() {
+    for servers in [1, 3] {
+        let cluster = Cluster::start(servers);
+        let mut campaigns = tokio::task::JoinSet::new();
+        for name in ["a", "b", "c"] {
+            let candidate = candidate(&cluster, name).await;
+            campaigns.spawn(async move { candidate.campaign().await });
+        }
+        let mut before = 0;
+        for turn in 0..3 {
+            let term = soon("a turn", campaigns.join_next()).await.unwrap().unwrap();
+            assert!(term.is_certain() && term.number() > before, "turn {turn}");
+            before = term.number();
+            tokio::time::sleep(LEASE * 2).await;
+            assert!(term.is_certain() && !term.over().is_cancelled(), "it is renewed");
+            assert!(campaigns.try_join_next().is_none(), "two have the turn at once");
+            let handed_over = Instant::now();
+            term.resign().await;
+            assert!(!term.is_certain());
+            if turn == 0 {
+                let next = soon("the next turn", campaigns.join_next()).await.unwrap().unwrap();
+                assert!(handed_over.elapsed() < LEASE, "a resigned turn is not waited out");
+                next.resign().await;
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_takes_over_from_one_that_fell_silent() {
+    let cluster = Cluster::start(1);
+    let first = candidate(&cluster, "first").await.campaign().await;
+    let second = candidate(&cluster, "second").await;
+    let campaign = tokio::spawn(async move { second.campaign().await });
+    tokio::time::sleep(LEASE * 2).await;
+    assert!(!campaign.is_finished());
+    let number = first.number();
+    // As if killed: nobody renews, and nobody resigns.
+    drop(first);
+    let silent_since = Instant::now();
+    let second = soon("the turn", campaign).await.unwrap();
+    assert!(second.number() > number);
+    eprintln!("handed over after {:?}, lease {LEASE:?}", silent_since.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_lasts_through_an_absence_of_the_server_but_is_not_certain_meanwhile() {
+    let cluster = Cluster::start(1);
+    let only = candidate(&cluster, "only").await;
+    let term = only.campaign().await;
+    cluster.kill(1);
+    crate::until("doubt", async || !term.is_certain()).await;
+    assert!(!term.over().is_cancelled());
+    cluster.resume(1);
+    crate::until("certainty", async || term.is_certain()).await;
+    assert!(!term.over().is_cancelled());
+}
+
+/// Two processes in one: the first has its own runtime, which can be held still.
+#[test]
+fn a_leader_that_was_held_still_finds_its_turn_over_and_answers_nobody_meanwhile() {
+    let held = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let free = tokio::runtime::Runtime::new().unwrap();
+    let cluster = Cluster::start(1);
+    let stale = held.block_on(async { candidate(&cluster, "stale").await.campaign().await });
+    // The first runtime is not polled from here on.
+    let term = free.block_on(async {
+        let candidate = candidate(&cluster, "fresh").await;
+        soon("the turn", candidate.campaign()).await
+    });
+    assert!(!stale.is_certain());
+    assert!(!stale.over().is_cancelled(), "it cannot know yet");
+    held.block_on(async { soon("the end of the turn", stale.over().cancelled()).await });
+    assert!(free.block_on(async { term.is_certain() }));
+}

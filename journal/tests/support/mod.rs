@@ -181,6 +181,15 @@ impl Running {
         running
     }
 
+    /// As [`Running::ready`], on a log where that may have been done before.
+    pub async fn ready_again(log: Arc<dyn Log>) -> Self {
+        let running = Self::over(log).await;
+        if running.log.head().await.unwrap() == BlockNumber(0) {
+            running.make_ready().await;
+        }
+        running
+    }
+
     pub async fn make_ready(&self) {
         bootstrap(&self.handle).await.unwrap();
         self.handle.submit(register_backend()).await.unwrap();
