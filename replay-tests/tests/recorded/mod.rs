@@ -257,11 +257,15 @@ impl Recorder {
                 (admin, Command::ExtendVolume { volume, to })
             }
             66..=69 => {
-                let to = self.pick(VolumeState::ALL).unwrap();
+                // Only `available` asks the backend, and can fail.
+                let asks = self.draw(2) == 0;
+                let to = if asks { VolumeState::Available } else { self.pick(VolumeState::ALL).unwrap() };
                 (admin, Command::ResetVolumeStatus { volume, to })
             }
             70..=73 => {
-                let to = self.pick(SnapshotState::ALL).unwrap();
+                // Only `available` asks the backend, and can fail.
+                let asks = self.draw(2) == 0;
+                let to = if asks { SnapshotState::Available } else { self.pick(SnapshotState::ALL).unwrap() };
                 (admin, Command::ResetSnapshotStatus { snapshot, to })
             }
             74..=77 => (admin, Command::RecoverVolume { volume }),
