@@ -3,6 +3,7 @@
 //! Here is the command line; `serve` wires the server's roles together, `commands` has one file
 //! per subcommand. What they share: `config`, `output`, `failure` (exit codes), `moment`, `lock`.
 
+mod bench;
 mod client;
 mod commands;
 mod config;
@@ -50,6 +51,7 @@ enum Command {
     Recover(commands::recover::RecoverArgs),
     Verify(commands::verify::VerifyArgs),
     Rebuild(commands::rebuild::RebuildArgs),
+    Bench(commands::bench::BenchArgs),
     /// Check a configuration.
     #[command(subcommand)]
     Config(commands::config::ConfigCommand),
@@ -80,6 +82,7 @@ async fn run(command: Command, output: Output) -> CommandResult {
         Command::Recover(args) => commands::recover::run(&args, output).await,
         Command::Verify(args) => commands::verify::run(&args, output).await,
         Command::Rebuild(args) => commands::rebuild::run(&args, output).await,
+        Command::Bench(args) => commands::bench::run(&args, output).await,
         Command::Config(command) => commands::config::run(&command, output),
     }
 }

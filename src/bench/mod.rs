@@ -7,7 +7,7 @@ mod client;
 mod fill;
 mod server;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -21,19 +21,13 @@ use client::{Connection, load, request};
 use server::Server;
 
 /// What to measure, and for how long.
-#[derive(Debug, clap::Args)]
-pub struct BenchArgs {
+pub struct BenchPlan {
     /// Seconds for each figure of a load.
-    #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
-
     /// Volumes in the large project.
-    #[arg(long, default_value_t = 1_000_000)]
     pub volumes: usize,
-
     /// Where to put the data directories; they are removed afterwards.
-    #[arg(long, value_name = "DIR")]
-    pub directory: Option<std::path::PathBuf>,
+    pub directory: PathBuf,
 }
 
 /// One measured figure.
@@ -51,9 +45,8 @@ pub struct Figure {
 ///
 /// # Errors
 /// If a server cannot be started or answers wrongly.
-pub async fn run(args: &BenchArgs, mut show: impl FnMut(&Figure)) -> anyhow::Result<Vec<Figure>> {
-    let place = args.directory.clone().unwrap_or_else(std::env::temp_dir);
-    std::fs::create_dir_all(&place)?;
+pub async fn run(plan: &BenchPlan, mut show: impl FnMut(&Figure)) -> anyhow::Result<Vec<Figure>> {
+    std::fs::create_dir_all(&plan.directory)?;
     let mut figures = Vec::new();
     let mut add = |name: String, value: f64, unit: &'static str| {
         let figure = Figure { name, value, unit };
@@ -61,19 +54,19 @@ pub async fn run(args: &BenchArgs, mut show: impl FnMut(&Figure)) -> anyhow::Res
         figures.push(figure);
     };
 
-    let small = tempfile::tempdir_in(&place)?;
+    let small = tempfile::tempdir_in(&plan.directory)?;
     let server = Server::start(small.path()).await?;
     server.lift_quotas().await?;
     create_to_available(&server, &mut add).await?;
     let volumes = first_volumes(&server, 1000).await?;
-    reads(&server, args, "1,000", volumes, &mut add).await?;
-    creates(&server, args, &mut add).await?;
+    reads(&server, plan, "1,000", volumes, &mut add).await?;
+    creates(&server, plan, &mut add).await?;
     server.stop().await?;
     drop(small);
 
-    let large = tempfile::tempdir_in(&place)?;
-    let filled = fill::fill(large.path(), args.volumes, |_| {}).await?;
-    let size = grouped(args.volumes);
+    let large = tempfile::tempdir_in(&plan.directory)?;
+    let filled = fill::fill(large.path(), plan.volumes, |_| {}).await?;
+    let size = grouped(plan.volumes);
     replay_into_state(large.path(), filled.events, &mut add).await?;
     let started = Instant::now();
     let server = Server::start(large.path()).await?;
@@ -85,7 +78,7 @@ pub async fn run(args: &BenchArgs, mut show: impl FnMut(&Figure)) -> anyhow::Res
     let server = Server::start(large.path()).await?;
     add(format!("start with {size} volumes"), started.elapsed().as_secs_f64(), "s");
     add(format!("resident memory with {size} volumes"), server.resident_mib()?, "MiB");
-    reads(&server, args, &size, filled.sample, &mut add).await?;
+    reads(&server, plan, &size, filled.sample, &mut add).await?;
     server.stop().await?;
     Ok(figures)
 }
@@ -94,10 +87,10 @@ type Add<'a> = &'a mut dyn FnMut(String, f64, &'static str);
 
 const CREATE: &str = r#"{"volume":{"size":1,"name":"bench"}}"#;
 
-async fn creates(server: &Server, args: &BenchArgs, add: Add<'_>) -> anyhow::Result<()> {
+async fn creates(server: &Server, plan: &BenchPlan, add: Add<'_>) -> anyhow::Result<()> {
     for connections in [1, 8, 64] {
         let body = request("POST", "/v3/bench/volumes", Some(CREATE));
-        let load = load(server.address, connections, args.seconds, 202, move |_| body.clone()).await?;
+        let load = load(server.address, connections, plan.seconds, 202, move |_| body.clone()).await?;
         let plural = if connections == 1 { "connection" } else { "connections" };
         add(format!("durable creates, {connections} {plural}"), load.rate(), "creates/s");
         add("  p50".to_owned(), load.percentile_ms(0.50), "ms");
@@ -152,7 +145,7 @@ async fn first_volumes(server: &Server, wanted: usize) -> anyhow::Result<Vec<Vol
 
 async fn reads(
     server: &Server,
-    args: &BenchArgs,
+    plan: &BenchPlan,
     size: &str,
     volumes: Vec<VolumeId>,
     add: Add<'_>,
@@ -162,19 +155,20 @@ async fn reads(
         volumes.iter().map(|id| request("GET", &format!("/v3/bench/volumes/{id}"), None)).collect();
     let count = shows.len().max(1);
     let show = move |number: usize| shows.get(number % count).cloned().unwrap_or_default();
-    let done = load(server.address, CONNECTIONS, args.seconds, 200, show).await?;
+    let done = load(server.address, CONNECTIONS, plan.seconds, 200, show).await?;
     add(format!("shows, {size} volumes in the project"), done.rate(), "shows/s");
 
     let page = request("GET", "/v3/bench/volumes/detail?limit=50", None);
-    let done = load(server.address, CONNECTIONS, args.seconds, 200, move |_| page.clone()).await?;
+    let done = load(server.address, CONNECTIONS, plan.seconds, 200, move |_| page.clone()).await?;
     add(format!("pages of 50, {size} volumes, the first"), done.rate(), "pages/s");
 
     let markers: Vec<Vec<u8>> = volumes
         .iter()
         .map(|id| request("GET", &format!("/v3/bench/volumes/detail?limit=50&marker={id}"), None))
         .collect();
-    let next = move |number: usize| markers.get(number.wrapping_mul(7919) % count).cloned().unwrap_or_default();
-    let done = load(server.address, CONNECTIONS, args.seconds, 200, next).await?;
+    let next =
+        move |number: usize| markers.get(number.wrapping_mul(7919) % count).cloned().unwrap_or_default();
+    let done = load(server.address, CONNECTIONS, plan.seconds, 200, next).await?;
     add(format!("pages of 50, {size} volumes, anywhere"), done.rate(), "pages/s");
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! One file per subcommand, and what several of them share.
 
+pub mod bench;
 pub mod config;
 pub mod debts;
 pub mod event_table;
