@@ -101,8 +101,6 @@ impl AuthMode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// The largest request body, in bytes.
-    pub body_bytes: usize,
     /// Connections at a time; further ones wait in the kernel's queue.
     pub connections: usize,
     /// How long a client may take to send a request's headers, and be idle between requests, in seconds.
@@ -115,13 +113,7 @@ pub struct LimitsConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self {
-            body_bytes: 114_688,
-            connections: 8192,
-            header_timeout_s: 60,
-            request_timeout_s: 60,
-            drain_timeout_s: 20,
-        }
+        Self { connections: 8192, header_timeout_s: 60, request_timeout_s: 60, drain_timeout_s: 20 }
     }
 }
 
@@ -325,7 +317,6 @@ impl Config {
     fn check_limits(&self) -> CommandResult {
         let limits = &self.limits;
         let at_least_one = [
-            ("limits.body_bytes", limits.body_bytes == 0),
             ("limits.connections", limits.connections == 0),
             ("limits.header_timeout_s", limits.header_timeout_s == 0),
             ("limits.request_timeout_s", limits.request_timeout_s == 0),
