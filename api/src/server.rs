@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
 use futures::FutureExt;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -65,6 +68,10 @@ const FILES_KEPT: usize = 512;
 /// Bytes of a request's head, at most.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
+/// Bytes of a body that is too large that are read all the same, at most, so that its sender gets
+/// the answer rather than a reset.
+const MAX_DISCARDED_BYTES: usize = 1024 * 1024;
+
 /// Every route.
 pub fn router(state: AppState) -> Router {
     metrics::install();
@@ -109,18 +116,18 @@ async fn edge(mut request: Request, next: Next) -> Response {
         Some(Err(_)) | None => None,
     };
     let timeout = request.extensions().get::<RequestTimeout>().map_or(REQUEST_TIMEOUT, |limit| limit.0);
-    let mut response = match version {
-        Some(Err(fault)) => fault.into_response(),
-        Some(Ok(_)) | None => {
-            let handled = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span);
-            match tokio::time::timeout(timeout, handled).await {
-                Ok(Ok(response)) => response,
-                Ok(Err(panic)) => Fault::internal(&panic_message(panic.as_ref())).into_response(),
-                Err(_) => {
-                    Fault::new(StatusCode::REQUEST_TIMEOUT, "The request took too long.").into_response()
-                }
-            }
+    let answered = async move {
+        let request = with_whole_body(request).await?;
+        match version {
+            Some(Err(fault)) => Err(fault),
+            Some(Ok(_)) | None => Ok(next.run(request).await),
         }
+    };
+    let handled = AssertUnwindSafe(answered).catch_unwind().instrument(span);
+    let mut response = match tokio::time::timeout(timeout, handled).await {
+        Ok(Ok(answer)) => answer.into_response(),
+        Ok(Err(panic)) => Fault::internal(&panic_message(panic.as_ref())).into_response(),
+        Err(_) => Fault::new(StatusCode::REQUEST_TIMEOUT, "The request took too long.").into_response(),
     };
     let headers = response.headers_mut();
     if let Some(version) = spoken {
@@ -130,6 +137,31 @@ async fn edge(mut request: Request, next: Next) -> Response {
         headers.insert(REQUEST_ID_HEADER, id);
     }
     response
+}
+
+/// Takes the body in before anything is answered. What an early answer (404, 403) leaves unread
+/// forces the connection to be closed, under the feet of a client that sends its next request on it.
+async fn with_whole_body(request: Request) -> Result<Request, Fault> {
+    let (parts, body) = request.into_parts();
+    if body.is_end_stream() {
+        return Ok(Request::from_parts(parts, body));
+    }
+    let (mut body, mut whole, mut read) = (body, BytesMut::new(), 0_usize);
+    while read <= MAX_DISCARDED_BYTES
+        && let Some(frame) = body.frame().await
+    {
+        let frame = frame.map_err(|_| Fault::bad_request("The request body could not be read."))?;
+        if let Ok(data) = frame.into_data() {
+            read = read.saturating_add(data.len());
+            if read <= MAX_BODY_BYTES {
+                whole.extend_from_slice(&data);
+            }
+        }
+    }
+    if read > MAX_BODY_BYTES {
+        return Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "Request is too large."));
+    }
+    Ok(Request::from_parts(parts, Body::from(whole.freeze())))
 }
 
 #[derive(Clone, Copy)]
