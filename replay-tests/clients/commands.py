@@ -44,8 +44,8 @@ class Cinder:
         return rows(self(*arguments))
 
     def properties(self, *arguments) -> dict:
-        """Runs a command that prints a table of names and values."""
-        return {row["Property"]: row["Value"] for row in self.rows(*arguments)}
+        """Runs a command that prints a table of names and values, however it heads them."""
+        return dict(tuple(row.values())[:2] for row in self.rows(*arguments))
 
     def refused(self, *arguments) -> str:
         """Runs a command that must be refused; gives what it said."""

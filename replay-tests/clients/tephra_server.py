@@ -70,7 +70,11 @@ class Server:
             command += ["--config", str(self.config)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        until("the server is ready", self._ready)
+        try:
+            until("the server is ready", self._ready)
+        except AssertionError:
+            self.kill()
+            raise
         return self
 
     def _ready(self) -> bool:
@@ -165,17 +169,15 @@ class Rest:
         return self.settled("snapshots", created["id"])
 
     def settled(self, collection: str, resource_id: str, status: str = "available") -> dict:
-        """Waits until nothing is going on with a resource, and insists on its status."""
+        """Waits until a resource has this status; fails at once if it ends in error instead."""
         singular = collection.rstrip("s")
 
-        def at_rest():
+        def reached():
             resource = self.get(f"/{collection}/{resource_id}")[singular]
-            moving = resource["status"].endswith("ing") and not resource["status"].startswith("error")
-            return None if moving else resource
+            assert resource["status"] == status or not resource["status"].startswith("error"), resource
+            return resource if resource["status"] == status else None
 
-        resource = until(f"{singular} {resource_id} is at rest", at_rest)
-        assert resource["status"] == status, resource
-        return resource
+        return until(f"{singular} {resource_id} is {status}", reached)
 
     def gone(self, collection: str, resource_id: str) -> None:
         until(f"{collection} {resource_id} is gone", lambda: self.call("GET", f"/{collection}/{resource_id}").status_code == 404)

@@ -159,12 +159,13 @@ def test_an_unknown_marker_is_not_found(member):
     fault(member.call("GET", f"/snapshots?marker={nowhere}"), 404, "itemNotFound")
 
 
-def test_filters_choose(member, five):
-    def names(collection, query):
-        return sorted(row["name"] for row in member.get(f"/{collection}?{query}")["%s" % collection])
+def test_filters_choose(member, admin, five):
+    def names(collection, query, rest=member):
+        return sorted(row["name"] for row in rest.get(f"/{collection}?{query}")[collection])
 
     assert names("volumes", "name=v2") == ["v2"]
-    assert names("volumes", "name~=v") == ["v0", "v1", "v2", "v3", "v4"]
+    # Cinder lets administrators alone search for parts of names, unless it is configured otherwise.
+    assert names("volumes", "name~=v", admin) == ["v0", "v1", "v2", "v3", "v4"]
     assert names("volumes", "status=available&size=1") == ["v1", "v3"]
     assert names("volumes", "status=error") == []
     assert names("volumes", "metadata={'parity':'1'}") == ["v1", "v3"]
@@ -175,7 +176,7 @@ def test_filters_choose(member, five):
     assert names("volumes", "availability_zone=nova") == ["v0", "v1", "v2", "v3", "v4"]
     assert names("snapshots", f"volume_id={five['v1']['id']}") == ["s1"]
     assert names("snapshots", "name=s3") == ["s3"]
-    assert names("snapshots", "status=available&name~=s4") == ["s4"]
+    assert names("snapshots", "status=available&name~=s4", admin) == ["s4"]
 
 
 # Repeats.
@@ -290,25 +291,34 @@ def test_routes_of_later_versions_are_not_there_in_earlier_ones(member):
     member.get("/volumes/summary", version="3.12")
     assert "metadata" not in member.get("/volumes/summary", version="3.35")["volume-summary"]
     assert "metadata" in member.get("/volumes/summary", version="3.36")["volume-summary"]
-    assert "count" not in member.get("/volumes?with_count=true", version="3.44")
+    fault(member.call("GET", "/volumes?with_count=true", version="3.44"), 400, "badRequest")
 
 
 # The ledger's own door.
 
-def test_the_ledger_tells_who_did_what_and_verifies(server, member, admin, project):
+def test_the_ledger_tells_who_did_what_and_verifies(server, member, project):
     volume = member.volume(name="v")
     member.action(f"/volumes/{volume['id']}", "os-extend", {"new_size": 2})
     member.settled("volumes", volume["id"])
-    history = requests.get(f"{server.url}/ledger/v1/history/{volume['id']}",
-                           headers={"X-Auth-Token": f"mia:{project}"}, timeout=30)
-    assert history.status_code == 200, history.text
-    for name in ("VolumeCreateAccepted", "VolumeCreated", "VolumeExtendAccepted", "VolumeExtended"):
-        assert name in history.text
-    stranger = requests.get(f"{server.url}/ledger/v1/history/{volume['id']}",
-                            headers={"X-Auth-Token": "sam:elsewhere"}, timeout=30)
-    assert "VolumeCreated" not in stranger.text
-    operations = requests.get(f"{server.url}/ledger/v1/operations", headers={"X-Auth-Token": f"admin:{project}"}, timeout=30)
-    assert operations.status_code == 200, operations.text
+
+    def ledger(path, token, status=200):
+        answer = requests.get(f"{server.url}/ledger/v1{path}", headers={"X-Auth-Token": token}, timeout=30)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    events = ledger(f"/events?resource=volume:{volume['id']}&limit=100", f"mia:{project}")["events"]
+    kinds = [event["kind"] for event in events]
+    assert kinds == ["VolumeCreateAccepted", "VolumeCreated", "VolumeExtendAccepted", "VolumeExtended"]
+    assert (events[0]["actor"]["user"], events[0]["actor"]["project"]) == ("mia", project)
+    assert all(event["resource"] == {"kind": "volume", "id": volume["id"]} for event in events)
+
+    for path in (f"/events?resource=volume:{volume['id']}", f"/volumes/{volume['id']}/state"):
+        answer = requests.get(f"{server.url}/ledger/v1{path}", headers={"X-Auth-Token": "sam:elsewhere"}, timeout=30)
+        assert answer.status_code == 404 or answer.json().get("events") == [], answer.text
+
+    assert ledger("/operations?status=open", f"mia:{project}")["operations"] == []
+    assert ledger("/debts", f"admin:{project}")["debts"] == []
+    assert ledger("/verify", f"admin:{project}")["intact"] is True
 
 
 def test_health_and_metrics_are_open(server):
