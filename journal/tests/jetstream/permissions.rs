@@ -1,1 +1,212 @@
+//! The example of permissions, as it stands, on a real server: each role can do its work, and no
+//! other's.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::pull::Config as PullConfig;
+use futures::StreamExt;
+use nkeys::KeyPair;
+use tephra_domain::ids::BackendName;
+use tephra_journal::jetstream::{
+    DurabilityClaim, DurabilityProof, JetStreamLog, JetStreamQueue, Leadership, LeadershipConfig, NatsAuth,
+    NatsConfig, NatsGateway, QueueConfig, Speaker, connect, serve_commands,
+};
+use tephra_journal::log::{BlockNumber, Log};
+use tephra_journal::work_queue::WorkQueue;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{Cluster, Options};
+use crate::queue::order;
+use crate::soon;
+use crate::support::{Running, create_volume};
+
+/// How long it is waited for something that must not happen.
+const SILENCE: Duration = Duration::from_millis(700);
+
+struct Roles {
+    cluster: Cluster,
+    seeds: tempfile::TempDir,
+}
+
+impl Roles {
+    fn start() -> Self {
+        let seeds = tempfile::tempdir().unwrap();
+        let mut environment = BTreeMap::new();
+        for role in ["system", "sequencer", "api", "executor_lvm"] {
+            let key = KeyPair::new_user();
+            std::fs::write(seeds.path().join(role), key.seed().unwrap()).unwrap();
+            environment.insert(format!("TEPHRA_{}_NKEY", role.to_uppercase()), key.public_key());
+        }
+        let include = Some(include_str!("../../../deploy/nats/permissions.conf.example").to_owned());
+        Self { cluster: Cluster::with(Options { include, environment, ..Options::default() }), seeds }
+    }
+
+    fn config(&self, role: &str) -> NatsConfig {
+        NatsConfig {
+            auth: NatsAuth::NkeyFile(self.seed(role)),
+            inbox_prefix: Some(format!("_INBOX_{role}")),
+            durability: DurabilityClaim::Ask,
+            ..self.cluster.config()
+        }
+    }
+
+    fn seed(&self, role: &str) -> PathBuf {
+        self.seeds.path().join(role)
+    }
+
+    async fn client(&self, role: &str) -> Client {
+        connect(&self.config(role), role).await.unwrap()
+    }
+
+    async fn queue(&self, role: &str) -> JetStreamQueue {
+        let (client, config) = (self.client(role).await, self.config(role));
+        let stop = CancellationToken::new();
+        if role == "sequencer" {
+            JetStreamQueue::open(&client, &config, QueueConfig::default(), stop).await.unwrap()
+        } else {
+            JetStreamQueue::open_to_take(&client, &config, QueueConfig::default(), stop).await.unwrap()
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_role_can_do_its_work() {
+    let roles = Roles::start();
+    let sequencer = roles.client("sequencer").await;
+    let config = roles.config("sequencer");
+    let log = JetStreamLog::open(&sequencer, &config).await.unwrap();
+    assert_eq!(log.health().durability, DurabilityProof::Verified { servers: vec!["n1".into()] });
+    let leadership =
+        Leadership::open(&sequencer, &config, LeadershipConfig::named("sequencer")).await.unwrap();
+    let term = Arc::new(soon("the turn", leadership.campaign()).await);
+    let running = Running::ready(Arc::new(log)).await;
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn({
+        let (cell, term, stop) = (config.cell.clone(), Arc::clone(&term), stop.clone());
+        let handle = Arc::new(running.handle.clone());
+        async move { serve_commands(&sequencer, &cell, handle, term, stop).await.unwrap() }
+    });
+
+    let api = roles.client("api").await;
+    let gateway = NatsGateway::new(
+        api.clone(),
+        &config.cell,
+        &Speaker::Api,
+        tephra_journal::jetstream::GatewayConfig::default(),
+    );
+    let receipt =
+        soon("an answer", tephra_journal::gateway::CommandGateway::submit(&gateway, create_volume(1))).await;
+    let position = receipt.unwrap().position();
+    let read = JetStreamLog::open_to_read(&api, &roles.config("api")).await.unwrap();
+    soon("the blocks", async {
+        let head = read.head().await.unwrap();
+        let blocks = read.read(BlockNumber(1), 100).await.unwrap();
+        assert_eq!(blocks.last().unwrap().0, head);
+        assert_eq!(crate::support::replayed(&read).await.head.position, position);
+    })
+    .await;
+
+    let lvm = BackendName::new("lvm");
+    let published = roles.queue("sequencer").await;
+    let executor = roles.queue("executor_lvm").await;
+    published.publish(order("lvm", 1)).await;
+    let delivery = soon("an order", executor.next(&lvm)).await.unwrap();
+    delivery.keep().await;
+    delivery.acknowledge().await;
+    let executor = roles.client("executor_lvm").await;
+    let reports = NatsGateway::new(
+        executor,
+        &config.cell,
+        &Speaker::Executor(lvm.clone()),
+        tephra_journal::jetstream::GatewayConfig::default(),
+    );
+    let key = order("lvm", 1).due.key;
+    let check = crate::support::submission(
+        tephra_domain::actor::Actor::system(),
+        tephra_domain::command::Command::CheckAttempt { key },
+    );
+    let answer = soon("an answer", tephra_journal::gateway::CommandGateway::submit(&reports, check)).await;
+    assert!(matches!(answer, Err(tephra_journal::gateway::SubmitError::Rejected(_))), "{answer:?}");
+    stop.cancel();
+    soon("the end", serving).await.unwrap();
+    running.stop().await;
+    term.resign().await;
+}
+
+/// Whether the server stores what is published.
+async fn can_append(client: &Client, subject: &str) -> bool {
+    let context = jetstream::context::ContextBuilder::new().timeout(SILENCE).build(client.clone());
+    match context.publish(subject.to_owned(), "x".into()).await {
+        Ok(acknowledgement) => acknowledgement.await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+/// Whether a consumer can be made that reads what it should not.
+async fn can_read(client: &Client, stream: &str, config: PullConfig) -> bool {
+    let context = jetstream::context::ContextBuilder::new().timeout(SILENCE).build(client.clone());
+    context.create_consumer_on_stream(config, stream).await.is_ok()
+}
+
+/// Whether anything arrives on a subject while somebody else speaks.
+async fn can_hear(client: &Client, subject: &str, speak: impl AsyncFnOnce()) -> bool {
+    let mut heard = client.subscribe(subject.to_owned()).await.unwrap();
+    client.flush().await.unwrap();
+    speak().await;
+    matches!(tokio::time::timeout(SILENCE, heard.next()).await, Ok(Some(_)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_role_can_do_another_s_work() {
+    let roles = Roles::start();
+    let sequencer = roles.client("sequencer").await;
+    let config = roles.config("sequencer");
+    let _log = JetStreamLog::open(&sequencer, &config).await.unwrap();
+    let queue = roles.queue("sequencer").await;
+    queue.publish(order("rbd", 1)).await;
+    let (ledger, work) = (config.cell.ledger_stream(), config.cell.work_stream());
+    let orders = |backend: &str| PullConfig {
+        durable_name: Some(backend.to_owned()),
+        name: Some(backend.to_owned()),
+        filter_subject: config.cell.backend_work_subjects(&BackendName::new(backend)),
+        ..PullConfig::default()
+    };
+
+    for role in ["api", "executor_lvm"] {
+        let client = roles.client(role).await;
+        assert!(!can_append(&client, "tephra.ledger.main").await, "{role} appends to the ledger");
+        assert!(!can_append(&client, "tephra.work.main.lvm.x").await, "{role} gives orders");
+        assert!(!can_append(&client, "$KV.TEPHRA_LEASE_main.sequencer").await, "{role} takes the lease");
+        assert!(!can_read(&client, &work, orders("rbd")).await, "{role} reads another's orders");
+        assert!(!can_read(&client, &work, PullConfig::default()).await, "{role} reads all orders");
+        let context = jetstream::context::ContextBuilder::new().timeout(SILENCE).build(client.clone());
+        assert!(context.delete_stream(&ledger).await.is_err(), "{role} deletes the ledger");
+        // Work orders and answers go past everybody on the wire.
+        let other = if role == "api" { "sequencer" } else { "api" };
+        let answered = roles.client(other).await;
+        let ask = async || drop(jetstream::new(answered.clone()).get_stream(&ledger).await.unwrap());
+        let inboxes = format!("_INBOX_{other}.>");
+        assert!(can_hear(&answered, &inboxes, ask).await, "{other} hears its own answers");
+        assert!(!can_hear(&client, &inboxes, ask).await, "{role} hears the answers of {other}");
+        let give_order = async || queue.publish(order("rbd", 2)).await;
+        for subject in [">", "tephra.work.>", "tephra.work.main.rbd.>"] {
+            assert!(!can_hear(&client, subject, give_order).await, "{role} hears {subject}");
+        }
+    }
+
+    let executor = roles.client("executor_lvm").await;
+    assert!(!can_read(&executor, &ledger, PullConfig::default()).await, "an executor reads the ledger");
+    // Its own consumer's name with another's orders.
+    let disguised = PullConfig { filter_subject: "tephra.work.main.rbd.>".into(), ..orders("lvm") };
+    assert!(!can_read(&executor, &work, disguised).await, "an executor widens its own consumer");
+    assert!(can_read(&executor, &work, orders("lvm")).await, "an executor reads its own orders");
+
+    // The other way round: the sequencer's credentials do not delete the ledger either.
+    let context = jetstream::context::ContextBuilder::new().timeout(SILENCE).build(sequencer);
+    assert!(context.delete_stream(&ledger).await.is_err());
+}
