@@ -17,6 +17,8 @@ mod permissions;
 #[path = "jetstream/queue.rs"]
 mod queue;
 mod support;
+#[path = "jetstream/tls.rs"]
+mod tls;
 
 use std::future::Future;
 use std::time::Duration;
