@@ -36,10 +36,9 @@ async fn appends(log: &JetStreamLog, bytes: &Arc<[u8]>) -> (f64, Vec<Duration>) 
     let (began, mut taken) = (Instant::now(), Vec::new());
     while began.elapsed() < ROUND {
         let sent = Instant::now();
-        match log.append(head, Arc::clone(bytes)).await {
-            AppendOutcome::Appended(number) => head = number,
-            other => panic!("{other:?}"),
-        }
+        let appended = log.append(head, Arc::clone(bytes)).await;
+        let AppendOutcome::Appended(number) = appended else { panic!("{appended:?}") };
+        head = number;
         taken.push(sent.elapsed());
     }
     (count(taken.len()) / began.elapsed().as_secs_f64(), taken)
