@@ -66,6 +66,7 @@ fn values() -> BTreeMap<String, String> {
 }
 
 /// One of each, with everything in it that can be.
+#[allow(clippy::too_many_lines, reason = "a list")]
 fn commands() -> Vec<Command> {
     let backend = BackendName::new("lvm");
     let project = ProjectId::new("alpha");
