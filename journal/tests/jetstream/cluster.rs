@@ -80,9 +80,14 @@ impl Cluster {
         self.act("kill", number);
     }
 
-    /// Starts a killed server.
+    /// Starts a killed server, or lets a paused one go on.
     pub fn resume(&self, number: usize) {
         self.act("resume", number);
+    }
+
+    /// Stops a server in its tracks; `resume` lets it go on.
+    pub fn pause(&self, number: usize) {
+        self.act("pause", number);
     }
 
     pub fn config(&self) -> NatsConfig {

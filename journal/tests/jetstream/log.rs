@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tephra_journal::hash_chain::verify_chain;
 use tephra_journal::jetstream::{JetStreamLog, MAX_BLOCK_BYTES, NatsConfig};
-use tephra_journal::log::{AppendOutcome, BlockNumber, Log};
+use tephra_journal::log::{AppendOutcome, BlockNumber, Log, LogError};
 
 use crate::cluster::Cluster;
 use crate::support::log_suite::{append_surely, contract};
@@ -166,4 +166,39 @@ async fn of_three_servers_each_may_be_killed_in_turn_while_blocks_are_appended()
     })
     .await;
     assert!(read.iter().zip(&blocks).all(|(read, written)| *read == written.bytes));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_s_leader_may_be_held_still_and_come_back_with_old_views() {
+    let cluster = Cluster::start(3);
+    let log = open(&cluster).await;
+    let blocks = chain(6);
+    append_surely(&log, 0, Arc::clone(&blocks[0].bytes)).await;
+    let context = async_nats::jetstream::new(cluster.client().await);
+    let stream = context.get_stream(cluster.config().cell.ledger_stream()).await.unwrap();
+    let leader = stream.cached_info().cluster.as_ref().unwrap().leader.clone().unwrap();
+    let leader: usize = leader.trim_start_matches('n').parse().unwrap();
+    cluster.pause(leader);
+    let began = std::time::Instant::now();
+    for (expected, block) in (1..).zip(&blocks[1..5]) {
+        let there = AppendOutcome::Appended(BlockNumber(expected + 1));
+        until("an append", async || {
+            log.append(BlockNumber(expected), Arc::clone(&block.bytes)).await == there
+        })
+        .await;
+    }
+    eprintln!("four blocks, {:?} after the leader was held still", began.elapsed());
+    cluster.resume(leader);
+    append_surely(&log, 5, Arc::clone(&blocks[5].bytes)).await;
+    let head = soon("the whole chain", async {
+        loop {
+            // The one that was held still may be asked before it has caught up.
+            match verify_chain(&open(&cluster).await, |_, _| Ok(())).await {
+                Ok(head) if head.block == BlockNumber(6) => return head,
+                Ok(_) | Err(LogError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(damaged @ LogError::Corrupt { .. }) => panic!("{damaged}"),
+            }
+        }
+    });
+    assert_eq!(head.await.hash, blocks[5].hash);
 }
