@@ -13,7 +13,7 @@ use tephra_domain::units::Timestamp;
 use tephra_journal::clock::{Clock as _, SystemClock};
 use tephra_journal::embedded::EmbeddedLog;
 use tephra_journal::gateway::{CommandGateway, Receipt, Submission, SubmitError};
-use tephra_journal::hash_chain::{ChainHead, verify_chain};
+use tephra_journal::hash_chain::{ChainHead, verify_chain, verify_hashes};
 use tephra_journal::log::{BlockNumber, Log, LogError};
 use tephra_journal::pool_board::PoolBoard;
 use tephra_projector::runner::{Health, Projector, rebuild};
@@ -83,6 +83,22 @@ pub async fn verify_journal(log: &Arc<dyn Log>, output: Output) -> CommandResult
     verified.map_err(journal_error)
 }
 
+/// As [`verify_journal`], but without reading events: every byte is what was written. For starts.
+///
+/// # Errors
+/// As [`verify_journal`].
+pub async fn verify_journal_hashes(log: Arc<dyn Log>, output: Output) -> CommandResult<ChainHead> {
+    let last = log.head().await.map_err(journal_error)?;
+    let bar = output.progress("verifying the journal", last.0);
+    let verified = verify_hashes(log.as_ref(), |number| bar.set_position(number.0)).await;
+    bar.finish_and_clear();
+    if verified.is_err() {
+        // as in `verify_journal`
+        std::mem::forget(log);
+    }
+    verified.map_err(journal_error)
+}
+
 async fn walk_journal(log: &dyn Log, output: Output) -> Result<ChainHead, LogError> {
     let last = log.head().await?;
     let bar = output.progress("verifying the journal", last.0);
@@ -109,7 +125,9 @@ pub struct SoundViews {
 /// # Errors
 /// If they can be neither opened nor made.
 pub async fn open_views(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<SoundViews> {
-    let reason = match read_views(path) {
+    let file = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || read_views(&file));
+    let reason = match read.await.map_err(anyhow::Error::from)? {
         Ok(sound) => match stray(log.as_ref(), &sound.views).await? {
             None => return Ok(sound),
             Some(reason) => reason,

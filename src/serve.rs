@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{AuthMode, BackendConfig, Config, Driver};
 use crate::failure::{CommandError, CommandResult, Exit, WithExit as _};
-use crate::files::{SoundViews, journal_error, journal_file, open_views, verify_journal, views_file};
+use crate::files::{SoundViews, journal_error, journal_file, open_views, verify_journal_hashes, views_file};
 use crate::lock::{DataDirLock, ServerInfo};
 use crate::output::Output;
 use crate::roles::{RoleDied, RoleKind, Roles};
@@ -71,8 +71,11 @@ impl Server {
 
         let log: Arc<dyn Log> =
             Arc::new(EmbeddedLog::open(&journal_file(&config.data_dir)).map_err(journal_error)?);
-        let verified = verify_journal(&log, output).await?;
-        let (views, state) = load(&log, &views_file(&config.data_dir), output).await?;
+        let verifying = tokio::spawn(verify_journal_hashes(Arc::clone(&log), output));
+        let loaded = load(&log, &views_file(&config.data_dir), output).await;
+        // damage to the journal is the cause of whatever else went wrong
+        let verified = verifying.await.map_err(anyhow::Error::from)??;
+        let (views, state) = loaded?;
         let stage = Stage {
             clock: Arc::new(SystemClock::not_before(state.head.time)),
             log,

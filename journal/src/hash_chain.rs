@@ -7,7 +7,7 @@ use tephra_domain::ids::Position;
 use tephra_domain::units::Timestamp;
 
 use crate::log::{Block, BlockNumber, Log, LogError};
-use crate::wire::decode_block;
+use crate::wire::{decode_block, verify_hash};
 
 /// Blocks that are read at once.
 const BLOCKS_PER_READ: usize = 256;
@@ -70,6 +70,38 @@ impl ChainHead {
         Ok(())
     }
 
+    /// Checks by its header alone that a block follows, and goes on to it; the time stays behind.
+    fn pass(&mut self, number: BlockNumber, bytes: &[u8]) -> Result<(), LogError> {
+        let expected = BlockNumber(self.block.0.saturating_add(1));
+        let corrupt = |reason| LogError::Corrupt { number: expected, reason };
+        if number != expected {
+            return Err(corrupt(format!(
+                "block {} stands where it should, after commit {}",
+                number.0, self.position
+            )));
+        }
+        let header = verify_hash(number, bytes).map_err(|error| self.located(error))?;
+        if header.previous_hash != self.hash {
+            return Err(corrupt(format!(
+                "it follows a block with SHA-256 {}, but the one before it has {} (after commit {})",
+                hex::encode(header.previous_hash),
+                hex::encode(self.hash),
+                self.position,
+            )));
+        }
+        let (Some(first), Some(position)) = (header.first_position, header.last_position()) else {
+            return Err(corrupt(format!("it has no commits (after commit {})", self.position)));
+        };
+        if first != self.position.next() {
+            return Err(corrupt(format!(
+                "it begins with commit {first} where commit {} should be",
+                self.position.next()
+            )));
+        }
+        *self = Self { block: number, position, hash: header.hash, time: self.time };
+        Ok(())
+    }
+
     fn located(&self, error: LogError) -> LogError {
         match error {
             LogError::Corrupt { number, reason } => {
@@ -91,6 +123,37 @@ pub async fn verify_chain(
     on_block: impl FnMut(Block, ChainHead) -> Result<(), LogError> + Send,
 ) -> Result<ChainHead, LogError> {
     follow_chain(log, ChainHead::default(), on_block).await
+}
+
+/// Verifies every block's hash, the chain and the positions, but does not read events: finds any
+/// byte that was changed, at a fraction of the cost of [`verify_chain`]. For every start.
+///
+/// # Errors
+/// [`LogError::Corrupt`] at the first fault, or whatever the log says.
+pub async fn verify_hashes(
+    log: &dyn Log,
+    mut on_block: impl FnMut(BlockNumber) + Send,
+) -> Result<ChainHead, LogError> {
+    let mut head = ChainHead::default();
+    let mut last = None;
+    loop {
+        let next = BlockNumber(head.block.0.saturating_add(1));
+        let blocks = log.read(next, BLOCKS_PER_READ).await?;
+        if blocks.is_empty() {
+            break;
+        }
+        for (number, bytes) in blocks {
+            head.pass(number, &bytes)?;
+            on_block(number);
+            last = Some((number, bytes));
+        }
+        tokio::task::yield_now().await;
+    }
+    if let Some((number, bytes)) = last {
+        let block = decode_block(number, &bytes).map_err(|error| head.located(error))?;
+        head.time = block.commits.last().map_or(head.time, |commit| commit.commit.time);
+    }
+    Ok(head)
 }
 
 /// As [`verify_chain`], for what comes after a head that is known already.

@@ -1,6 +1,6 @@
 //! The views' file: opening it, how far it has come, and reading the whole state back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -20,8 +20,7 @@ use crate::fold::{Fold, load_small_tables};
 use crate::row::{RowTable, check, seal};
 use crate::schema;
 
-/// How much of the file is kept in memory, in bytes. Half of it is enough for the upper levels of
-/// every index of a million volumes.
+/// How much of the file is kept in memory, in bytes.
 const CACHE_BYTES: usize = 256 << 20;
 
 pub(crate) const CHECKPOINT_KEY: &[u8] = b"checkpoint";
@@ -164,12 +163,13 @@ impl Views {
         for (index, rows) in
             [(schema::VOLUME_INDEX, schema::VOLUMES), (schema::SNAPSHOT_INDEX, schema::SNAPSHOTS)]
         {
-            let rows = txn.open_table(rows.definition())?;
+            let mut present: HashSet<[u8; 16]> = HashSet::new();
+            for entry in txn.open_table(rows.definition())?.range::<&[u8]>(..)? {
+                present.extend(entry?.0.value().last_chunk::<16>());
+            }
             for entry in txn.open_table(index.definition())?.range::<&[u8]>(..)? {
                 let (key, _) = entry?;
-                let row = key.value().last_chunk::<16>();
-                let found = row.map(|id| rows.get(id.as_slice())).transpose()?.flatten();
-                if found.is_none() {
+                if !key.value().last_chunk::<16>().is_some_and(|id| present.contains(id)) {
                     let key = key.value().escape_ascii();
                     return Err(ViewsError::damaged(format_args!("{} {key} leads nowhere", index.0)));
                 }
