@@ -12,6 +12,11 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{CommandError, CommandResult, Exit, WithExit as _};
+use crate::roles::RoleKind;
+
+mod nats;
+
+pub use nats::NatsSection;
 
 /// Where clients expect a Cinder.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8776";
@@ -36,12 +41,16 @@ pub struct Config {
     /// Scheme and authority that links in answers start with, where a proxy stands in front.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_endpoint: Option<String>,
+    /// What this process does; only with NATS can it be less than everything.
+    pub roles: Vec<RoleKind>,
     /// How the server knows who asks.
     pub auth: AuthConfig,
     /// Bounds on what clients may do to the server.
     pub limits: LimitsConfig,
     /// What the server writes about itself.
     pub log: LogConfig,
+    /// Where the journal is, if it is not a file of this machine.
+    pub nats: NatsSection,
     /// Where volumes live.
     pub backends: Vec<BackendConfig>,
 }
@@ -53,9 +62,11 @@ impl Default for Config {
             data_dir: PathBuf::from(DEFAULT_DATA_DIR),
             host: None,
             public_endpoint: None,
+            roles: RoleKind::ALL.to_vec(),
             auth: AuthConfig::default(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
+            nats: NatsSection::default(),
             backends: Vec::new(),
         }
     }
@@ -270,6 +281,7 @@ impl Config {
         {
             return Err(refuse("host", "1 to 128 characters; no blanks, `@`, `#` or `/`"));
         }
+        self.check_roles()?;
         self.check_auth()?;
         self.check_limits()?;
         let mut names = BTreeSet::new();
@@ -296,6 +308,23 @@ impl Config {
     pub fn host(&self) -> String {
         let machine = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         self.host.clone().unwrap_or_else(machine)
+    }
+
+    /// Whether this process has a role.
+    pub fn has(&self, role: RoleKind) -> bool {
+        self.roles.contains(&role)
+    }
+
+    fn check_roles(&self) -> CommandResult {
+        self.nats.adapter()?;
+        if self.roles.is_empty() {
+            return Err(refuse("roles", "a process without a role does nothing"));
+        }
+        if !self.nats.is_used() && !RoleKind::ALL.iter().all(|role| self.has(*role)) {
+            let reason = "without NATS (nats.servers, --nats) one process has all roles";
+            return Err(refuse("roles", reason));
+        }
+        Ok(())
     }
 
     fn check_auth(&self) -> CommandResult {
@@ -404,6 +433,14 @@ mod tests {
             "everybody_is_admin",
         );
         refused("[limits]\nconnections = 0", "limits.connections");
+        refused("roles = [\"api\"]", "without NATS");
+        refused("roles = [\"cook\"]", "cook");
+        refused("[nats]\nservers = [\"n1:4222\"]", "nats.servers");
+        refused("[nats]\ncell = \"a b\"", "nats.cell");
+        refused("[nats]\nreplicas = 2", "nats.replicas");
+        refused("[nats]\nlease_ms = 1", "nats.lease_ms");
+        refused("[nats]\ncredentials_file = \"a\"\nnkey_file = \"b\"", "nats.nkey_file");
+        refused("[nats]\ntls_cert_file = \"a\"", "nats.tls_key_file");
         let backend = "[[backends]]\nname = \"a\"\ndriver = \"directory\"\n";
         refused(&format!("{backend}{backend}"), "backends[1].name");
         refused(&format!("{backend}[[backends]]\nname=\"b\"\ndriver=\"directory\""), "backends[1].directory");
@@ -433,6 +470,16 @@ mod tests {
             host: Some(String::new()),
             public_endpoint: Some(String::new()),
             auth: AuthConfig { token_file: Some(PathBuf::new()), ..AuthConfig::default() },
+            nats: NatsSection {
+                credentials_file: Some(PathBuf::new()),
+                nkey_file: Some(PathBuf::new()),
+                inbox_prefix: Some(String::new()),
+                tls_ca_file: Some(PathBuf::new()),
+                tls_cert_file: Some(PathBuf::new()),
+                tls_key_file: Some(PathBuf::new()),
+                system_nkey_file: Some(PathBuf::new()),
+                ..NatsSection::default()
+            },
             backends: vec![BackendConfig {
                 directory: Some(PathBuf::new()),
                 export: Some(String::new()),

@@ -100,7 +100,7 @@ impl Tour {
         self.next("Start a server: journal, views, one backend, the HTTP API")?;
         let volumes = config.data_dir.join("volumes");
         let server = Server::start(&config, self.output).await?;
-        let url = server.info.url.clone();
+        let url = server.info.as_ref().map(|info| info.url.clone()).unwrap_or_default();
         self.done(&format!("listens at {url}"), json!({ "url": url }))?;
         let toured = self.tour(&url, &volumes).await;
         let stopped = server.stop().await;

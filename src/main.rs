@@ -42,6 +42,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(commands::serve::ServeArgs),
+    Executor(commands::serve::ExecutorArgs),
     Demo(demo::DemoArgs),
     Log(commands::log::LogArgs),
     History(commands::history::HistoryArgs),
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
 async fn run(command: Command, output: Output) -> CommandResult {
     match command {
         Command::Serve(args) => commands::serve::run(&args, output).await,
+        Command::Executor(args) => commands::serve::run(&args.into_serve(), output).await,
         Command::Demo(args) => demo::run(&args, output).await,
         Command::Log(args) => commands::log::run(&args, output).await,
         Command::History(args) => commands::history::run(&args, output).await,

@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt as _, StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 /// What a server can do, in the order in which its parts stop: each may need those after it to
 /// finish what it has begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum RoleKind {
     /// Answers clients.
     Api,
@@ -23,6 +26,9 @@ pub enum RoleKind {
 }
 
 impl RoleKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Api, Self::Executor, Self::Sequencer, Self::Projector];
+
     /// Its name in messages.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -94,7 +100,7 @@ impl Roles {
     /// The first role that did not end well, after all have been stopped.
     pub async fn stop(mut self, limit: Duration) -> Result<(), RoleDied> {
         let mut outcome = Ok(());
-        for kind in [RoleKind::Api, RoleKind::Executor, RoleKind::Sequencer, RoleKind::Projector] {
+        for kind in RoleKind::ALL {
             let of_kind: Vec<Role> = self.roles.extract_if(.., |role| role.kind == kind).collect();
             for role in &of_kind {
                 role.cancel.cancel();

@@ -1,5 +1,8 @@
 //! `tephra serve`: how the server's roles are wired together, how it starts, and how it stops.
 
+mod nats;
+mod turns;
+
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -37,6 +40,7 @@ use crate::files::{SoundViews, journal_error, journal_file, open_views, verify_j
 use crate::lock::{DataDirLock, ServerInfo};
 use crate::output::Output;
 use crate::roles::{RoleDied, RoleKind, Roles};
+use crate::serve::nats::NatsStage;
 
 /// How long the backends may take to say how full they are before the server is ready without them.
 const BACKEND_PATIENCE: Duration = Duration::from_secs(10);
@@ -49,55 +53,50 @@ pub struct Server {
     roles: Roles,
     lock: DataDirLock,
     drain_limit: Duration,
-    /// What it says about itself.
-    pub info: ServerInfo,
-    /// Where the journal ended when it was verified, at the start.
-    pub verified: ChainHead,
+    /// What it says about itself to clients, if it is an api.
+    pub info: Option<ServerInfo>,
+    /// Where the journal of this machine ended when it was verified, at the start.
+    pub verified: Option<ChainHead>,
 }
 
 impl Server {
-    /// Starts all roles, in order, and returns when it is ready for clients.
+    /// Starts the roles, in order, and returns when they can do their work.
     ///
     /// # Errors
     /// [`Exit::InUse`], [`Exit::VerificationFailed`], [`Exit::Usage`] for a configuration that
     /// cannot work, or whatever else keeps it from starting.
     pub async fn start(config: &Config, output: Output) -> CommandResult<Self> {
         let auth = authenticator(config)?;
-        check_listen(config.listen, &auth).map_err(|_| open_to_all(config.listen))?;
+        let is_api = config.has(RoleKind::Api);
+        if is_api {
+            check_listen(config.listen, &auth).map_err(|_| open_to_all(config.listen))?;
+        }
         make_data_dir(&config.data_dir)?;
         let lock = DataDirLock::acquire(&config.data_dir)?;
-        let listener = listen(config.listen).await?;
-        let address = listener.local_addr()?;
+        let listener = if is_api { Some(listen(config.listen).await?) } else { None };
+        let address = listener.as_ref().map(TcpListener::local_addr).transpose()?;
 
-        let log: Arc<dyn Log> =
-            Arc::new(EmbeddedLog::open(&journal_file(&config.data_dir)).map_err(journal_error)?);
-        let verifying = tokio::spawn(verify_journal_hashes(Arc::clone(&log), output));
-        let loaded = load(&log, &views_file(&config.data_dir), output).await;
-        // damage to the journal is the cause of whatever else went wrong
-        let verified = verifying.await.map_err(anyhow::Error::from)??;
-        let (views, state) = loaded?;
-        let stage = Stage {
-            clock: Arc::new(SystemClock::not_before(state.head.time)),
-            log,
-            views,
-            feed: Feed::new(),
-            pools: PoolBoard::default(),
-            drain_limit: Duration::from_secs(config.limits.drain_timeout_s),
-        };
         let mut roles = Roles::default();
-        let started = stage.start(config, state, listener, auth, &mut roles).await;
-        if let Err(error) = started {
-            // the first failure is the one to tell of
-            drop(roles.stop(stage.drain_limit).await);
-            return Err(error);
-        }
-        let info = ServerInfo {
+        let started =
+            start_roles(config, listener.map(|listener| (listener, auth)), &mut roles, output).await;
+        let drain_limit = Duration::from_secs(config.limits.drain_timeout_s);
+        let verified = match started {
+            Ok(verified) => verified,
+            Err(error) => {
+                // the first failure is the one to tell of
+                drop(roles.stop(drain_limit).await);
+                return Err(error);
+            }
+        };
+        let info = address.map(|address| ServerInfo {
             url: format!("http://{}", reachable(address)),
             pid: std::process::id(),
             auth: config.auth.mode.as_str().to_owned(),
-        };
-        lock.announce(&info)?;
-        Ok(Self { roles, lock, drain_limit: stage.drain_limit, info, verified })
+        });
+        if let Some(info) = &info {
+            lock.announce(info)?;
+        }
+        Ok(Self { roles, lock, drain_limit, info, verified })
     }
 
     /// Returns when a role has died.
@@ -118,35 +117,68 @@ impl Server {
     }
 }
 
-/// What the roles share.
+/// Starts the roles that the configuration names. On the journal of this machine those are all.
+async fn start_roles(
+    config: &Config,
+    api: Option<(TcpListener, Authenticator)>,
+    roles: &mut Roles,
+    output: Output,
+) -> CommandResult<Option<ChainHead>> {
+    if config.nats.is_used() {
+        NatsStage::connect(config).await?.start(api, roles, output).await?;
+        return Ok(None);
+    }
+    let log: Arc<dyn Log> =
+        Arc::new(EmbeddedLog::open(&journal_file(&config.data_dir)).map_err(journal_error)?);
+    let verifying = tokio::spawn(verify_journal_hashes(Arc::clone(&log), output));
+    let loaded = load(&log, &views_file(&config.data_dir), output).await;
+    // damage to the journal is the cause of whatever else went wrong
+    let verified = verifying.await.map_err(anyhow::Error::from)??;
+    let (views, state) = loaded?;
+    let clock = Arc::new(SystemClock::not_before(state.head.time));
+    let stage = Stage { clock, log, views, feed: Feed::new(), pools: PoolBoard::default() };
+    stage.start(config, state, api, roles).await?;
+    Ok(Some(verified))
+}
+
+/// What the roles share where one process has all of them.
 struct Stage {
     log: Arc<dyn Log>,
     views: Views,
     feed: Feed,
     pools: PoolBoard,
     clock: Arc<dyn Clock>,
-    drain_limit: Duration,
 }
 
 impl Stage {
     async fn start(
-        &self,
+        self,
         config: &Config,
         state: CaughtUp,
-        listener: TcpListener,
-        auth: Authenticator,
+        api: Option<(TcpListener, Authenticator)>,
         roles: &mut Roles,
     ) -> CommandResult {
         let queue = InProcessQueue::new(Arc::clone(&self.clock));
         let sequencer = self.start_sequencer(state, Arc::new(queue.clone()), roles);
         let gateway: Arc<dyn CommandGateway> = Arc::new(sequencer);
-        self.start_projector(roles).await?;
+        start_projector(&self.views, &self.log, Some(self.feed.clone()), roles).await?;
         bootstrap(gateway.as_ref()).await?;
         for backend in &config.backends {
-            self.start_executor(config, backend, Arc::new(queue.clone()), Arc::clone(&gateway), roles)?;
+            let opened = open_backend(config, backend)?;
+            let (queue, gateway) = (Arc::new(queue.clone()), Arc::clone(&gateway));
+            let (pools, clock) = (self.pools.clone(), Arc::clone(&self.clock));
+            start_runner(config, backend, RunnerParts { opened, queue, gateway, pools, clock }, roles);
         }
         self.wait_for_backends(&config.backends).await;
-        self.start_api(config, listener, auth, gateway, roles);
+        if let Some((listener, auth)) = api {
+            let Self { log, views, pools, clock, .. } = self;
+            start_api(
+                config,
+                listener,
+                ApiParts { gateway, views, log, pools, clock, auth, warning: None },
+                roles,
+            );
+        }
         Ok(())
     }
 
@@ -173,59 +205,6 @@ impl Stage {
         handle
     }
 
-    /// Starts the projector and waits until it is up with the journal.
-    async fn start_projector(&self, roles: &mut Roles) -> CommandResult {
-        let cancel = CancellationToken::new();
-        let handle = Projector::start(
-            self.views.clone(),
-            Arc::clone(&self.log),
-            Some(self.feed.clone()),
-            cancel.clone(),
-        );
-        let (mut ready, mut ended) = (handle.watch_health(), handle.watch_health());
-        roles.add(RoleKind::Projector, cancel, async move {
-            let over =
-                ended.wait_for(|health| matches!(health, Health::Stopped | Health::Failed { .. })).await;
-            match over.map(|health| health.clone()) {
-                Ok(Health::Failed { reason }) => Err(reason),
-                Ok(Health::Stopped | Health::CatchingUp { .. } | Health::Following) => Ok(()),
-                Err(_) => Err("its task is gone".to_owned()),
-            }
-        });
-        let first = ready.wait_for(|health| !matches!(health, Health::CatchingUp { .. })).await;
-        match first.map(|health| health.clone()) {
-            Ok(Health::Following) => Ok(()),
-            Ok(Health::Failed { reason }) => Err(CommandError::new(Exit::Error, reason)),
-            Ok(Health::Stopped | Health::CatchingUp { .. }) | Err(_) => {
-                Err(CommandError::new(Exit::Error, "the projector stopped before it was up with the journal"))
-            }
-        }
-    }
-
-    fn start_executor(
-        &self,
-        config: &Config,
-        backend: &BackendConfig,
-        queue: Arc<dyn WorkQueue>,
-        gateway: Arc<dyn CommandGateway>,
-        roles: &mut Roles,
-    ) -> CommandResult {
-        let opened = open_backend(config, backend)?;
-        let cancel = CancellationToken::new();
-        let runner_config = RunnerConfig {
-            parallelism: backend.parallelism,
-            drain_limit: self.drain_limit,
-            ..RunnerConfig::default()
-        };
-        let (pools, clock) = (self.pools.clone(), Arc::clone(&self.clock));
-        let handle = Runner::start(runner_config, opened, queue, gateway, pools, clock, cancel.clone());
-        roles.add(RoleKind::Executor, cancel, async move {
-            handle.stopped().await;
-            Ok(())
-        });
-        Ok(())
-    }
-
     /// So that the first volume finds a pool. A backend that cannot say how full it is may come
     /// later; until then nothing is placed on it.
     async fn wait_for_backends(&self, backends: &[BackendConfig]) {
@@ -243,41 +222,96 @@ impl Stage {
             tracing::warn!(%backend, "the backend has not reported its capacity: no volume is placed on it yet");
         }
     }
+}
 
-    fn start_api(
-        &self,
-        config: &Config,
-        listener: TcpListener,
-        auth: Authenticator,
-        gateway: Arc<dyn CommandGateway>,
-        roles: &mut Roles,
-    ) {
-        let clock = Arc::clone(&self.clock);
-        let state = AppState::new(App {
-            gateway,
-            views: self.views.clone(),
-            log: Arc::clone(&self.log),
-            pools: self.pools.clone(),
-            clock: Arc::new(move || clock.now()),
-            auth,
-            settings: ApiSettings { public_endpoint: config.public_endpoint.clone() },
-        });
-        let limits = ServerLimits {
-            connections: config.limits.connections,
-            head_timeout: Duration::from_secs(config.limits.header_timeout_s),
-            request_timeout: Duration::from_secs(config.limits.request_timeout_s),
-            drain_timeout: self.drain_limit,
-        };
-        let cancel = CancellationToken::new();
-        let serving =
-            tokio::spawn(tephra_api::server::serve(listener, router(state), limits, cancel.clone()));
-        roles.add(RoleKind::Api, cancel, async move {
-            match serving.await {
-                Ok(served) => served.map_err(|error| error.to_string()),
-                Err(panic) => Err(panic.to_string()),
-            }
-        });
+/// Starts a projector and waits until it is up with the journal.
+async fn start_projector(
+    views: &Views,
+    log: &Arc<dyn Log>,
+    feed: Option<Feed>,
+    roles: &mut Roles,
+) -> CommandResult {
+    let cancel = CancellationToken::new();
+    let handle = Projector::start(views.clone(), Arc::clone(log), feed, cancel.clone());
+    let (mut ready, mut ended) = (handle.watch_health(), handle.watch_health());
+    roles.add(RoleKind::Projector, cancel, async move {
+        let over = ended.wait_for(|health| matches!(health, Health::Stopped | Health::Failed { .. })).await;
+        match over.map(|health| health.clone()) {
+            Ok(Health::Failed { reason }) => Err(reason),
+            Ok(Health::Stopped | Health::CatchingUp { .. } | Health::Following) => Ok(()),
+            Err(_) => Err("its task is gone".to_owned()),
+        }
+    });
+    let first = ready.wait_for(|health| !matches!(health, Health::CatchingUp { .. })).await;
+    match first.map(|health| health.clone()) {
+        Ok(Health::Following) => Ok(()),
+        Ok(Health::Failed { reason }) => Err(CommandError::new(Exit::Error, reason)),
+        Ok(Health::Stopped | Health::CatchingUp { .. }) | Err(_) => {
+            Err(CommandError::new(Exit::Error, "the projector stopped before it was up with the journal"))
+        }
     }
+}
+
+/// What an executor works with.
+struct RunnerParts {
+    opened: Arc<dyn Backend>,
+    queue: Arc<dyn WorkQueue>,
+    gateway: Arc<dyn CommandGateway>,
+    pools: PoolBoard,
+    clock: Arc<dyn Clock>,
+}
+
+fn start_runner(config: &Config, backend: &BackendConfig, parts: RunnerParts, roles: &mut Roles) {
+    let cancel = CancellationToken::new();
+    let runner_config = RunnerConfig {
+        parallelism: backend.parallelism,
+        drain_limit: Duration::from_secs(config.limits.drain_timeout_s),
+        ..RunnerConfig::default()
+    };
+    let RunnerParts { opened, queue, gateway, pools, clock } = parts;
+    let handle = Runner::start(runner_config, opened, queue, gateway, pools, clock, cancel.clone());
+    roles.add(RoleKind::Executor, cancel, async move {
+        handle.stopped().await;
+        Ok(())
+    });
+}
+
+/// What an api works with.
+struct ApiParts {
+    gateway: Arc<dyn CommandGateway>,
+    views: Views,
+    log: Arc<dyn Log>,
+    pools: PoolBoard,
+    clock: Arc<dyn Clock>,
+    auth: Authenticator,
+    warning: Option<String>,
+}
+
+fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mut Roles) {
+    let ApiParts { gateway, views, log, pools, clock, auth, warning } = parts;
+    let state = AppState::new(App {
+        gateway,
+        views,
+        log,
+        pools,
+        clock: Arc::new(move || clock.now()),
+        auth,
+        settings: ApiSettings { public_endpoint: config.public_endpoint.clone(), warning },
+    });
+    let limits = ServerLimits {
+        connections: config.limits.connections,
+        head_timeout: Duration::from_secs(config.limits.header_timeout_s),
+        request_timeout: Duration::from_secs(config.limits.request_timeout_s),
+        drain_timeout: Duration::from_secs(config.limits.drain_timeout_s),
+    };
+    let cancel = CancellationToken::new();
+    let serving = tokio::spawn(tephra_api::server::serve(listener, router(state), limits, cancel.clone()));
+    roles.add(RoleKind::Api, cancel, async move {
+        match serving.await {
+            Ok(served) => served.map_err(|error| error.to_string()),
+            Err(panic) => Err(panic.to_string()),
+        }
+    });
 }
 
 /// The views, and the state at the end of the journal.

@@ -43,6 +43,9 @@ async fn healthz() -> Json<Alive> {
 pub struct Readiness {
     /// `ready` or `not ready`.
     status: &'static str,
+    /// What is not as it should be, although requests are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
     checks: Checks,
 }
 
@@ -80,10 +83,11 @@ impl Check {
 async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<Readiness>) {
     let (log, (sequencer, views)) = tokio::join!(check_log(&state), check_decisions(&state));
     let checks = Checks { log: Check::of(log), sequencer: Check::of(sequencer), views: Check::of(views) };
+    let warning = state.settings.warning.clone();
     if checks.log.ok && checks.sequencer.ok && checks.views.ok {
-        (StatusCode::OK, Json(Readiness { status: "ready", checks }))
+        (StatusCode::OK, Json(Readiness { status: "ready", warning, checks }))
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { status: "not ready", checks }))
+        (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { status: "not ready", warning, checks }))
     }
 }
 

@@ -8,12 +8,13 @@
 //! * [`server`]: the router, the listener's limits, the road of a request.
 //! * [`state`]: what every handler can reach; [`submit`]: the road of a command;
 //!   [`lookup`]: what an asker may see.
-//! * [`auth`], [`microversion`], [`request`]: what is known of a request before its handler runs.
+//! * [`auth`], [`microversion`], [`request`], [`consistency`]: what is known of a request before its handler runs.
 //! * [`error`]: everything that is not a success.
 //! * [`ledger_v1`]: the ledger's own API. [`health`], [`metrics`], [`openapi`]: for those who run it.
 //! * [`v3`]: one file per resource of Cinder's API; `v3::wire`: its bodies, in and out.
 
 pub mod auth;
+pub mod consistency;
 pub mod error;
 pub mod health;
 pub mod ledger_v1;

@@ -32,7 +32,7 @@ use crate::error::Fault;
 use crate::microversion::Microversion;
 use crate::request::{MAX_BODY_BYTES, REQUEST_ID_HEADER, RequestIds};
 use crate::state::AppState;
-use crate::{metrics, openapi, v3};
+use crate::{consistency, metrics, openapi, v3};
 
 /// What bounds a server. Each has a default that fits one machine.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +86,7 @@ pub fn router(state: AppState) -> Router {
             Fault::new(StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed for this resource.")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(state.clone(), consistency::wait_if_asked))
         .layer(middleware::from_fn(edge))
         .layer(middleware::from_fn(metrics::track))
         .with_state(state)

@@ -23,6 +23,8 @@ pub struct ApiSettings {
     /// Scheme and authority that links start with, where a proxy stands in front (Cinder's
     /// `public_endpoint`). Nothing: what the client put in `Host`.
     pub public_endpoint: Option<String>,
+    /// What operators have to know for as long as the server runs: `/readyz` says it.
+    pub warning: Option<String>,
 }
 
 /// The parts of [`AppState`].

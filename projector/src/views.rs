@@ -120,11 +120,25 @@ impl Views {
         drop(watching.wait_for(|checkpoint| checkpoint.position >= position).await);
     }
 
+    /// Returns once the views have taken this block in.
+    pub async fn wait_for_block(&self, block: BlockNumber) {
+        let mut watching = self.inner.checkpoint.subscribe();
+        drop(watching.wait_for(|checkpoint| checkpoint.block >= block).await);
+    }
+
     /// The whole state, for a sequencer that starts.
     ///
     /// # Errors
     /// If the file fails or is damaged.
     pub fn load_ledger(&self) -> Result<Ledger, ViewsError> {
+        Ok(self.load_state()?.0)
+    }
+
+    /// The whole state with where it stands, also while the views go on.
+    ///
+    /// # Errors
+    /// As [`Views::load_ledger`].
+    pub fn load_state(&self) -> Result<(Ledger, Checkpoint), ViewsError> {
         let txn = self.begin_read()?;
         let mut ledger = Ledger::default();
         load_small_tables(&txn, &mut ledger)?;
@@ -136,8 +150,9 @@ impl Views {
             let (_, row) = row?;
             ledger.snapshots.insert(row.id, row);
         }
-        ledger.loaded_at(read_checkpoint(&txn)?.position);
-        Ok(ledger)
+        let checkpoint = read_checkpoint(&txn)?;
+        ledger.loaded_at(checkpoint.position);
+        Ok((ledger, checkpoint))
     }
 
     /// A digest of the whole state, equal for equal states wherever it is taken.

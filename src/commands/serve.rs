@@ -13,9 +13,11 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{AuthMode, Config, DEFAULT_DATA_DIR, DEFAULT_LISTEN, LogConfig, LogFormat};
 use crate::failure::{CommandError, CommandResult, Exit, WithExit as _};
 use crate::output::{Ink, Output};
+use crate::roles::RoleKind;
 use crate::serve::{Server, full_path};
 
-/// Run the server: Cinder's v3 API and the ledger's own, on one machine, with nothing to install.
+/// Run the server: Cinder's v3 API and the ledger's own, on one machine, with nothing to install,
+/// or with its roles on several hosts over NATS.
 ///
 /// Volumes are sparse files under the data directory unless a configuration names other backends.
 /// At the start the whole journal is verified; a damaged one is refused, naming the block. SIGTERM
@@ -27,7 +29,10 @@ Examples:
   tephra serve
   tephra serve --listen 127.0.0.1:0 --data-dir /srv/tephra
   tephra serve --config /etc/tephra/tephra.toml --log-format json
+  tephra serve --nats nats://n1:4222,nats://n2:4222 --roles api
+  tephra serve --nats nats://n1:4222,nats://n2:4222 --roles sequencer
 
+Roles on several hosts: docs/deployment.md.
 Every key of the configuration: docs/configuration.md.")]
 pub struct ServeArgs {
     /// Where the HTTP API listens.
@@ -42,6 +47,18 @@ pub struct ServeArgs {
     #[arg(long, env = "TEPHRA_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// NATS servers that carry the journal; with them, roles can be on several hosts.
+    #[arg(long, env = "TEPHRA_NATS", value_name = "URL", value_delimiter = ',')]
+    nats: Option<Vec<String>>,
+
+    /// What this process does [default: all].
+    #[arg(long, env = "TEPHRA_ROLES", value_enum, value_name = "ROLE", value_delimiter = ',')]
+    roles: Option<Vec<RoleKind>>,
+
+    /// Go on with NATS servers that may lose what they acknowledged. For a laptop.
+    #[arg(long)]
+    allow_unsynced: bool,
+
     /// How log lines look.
     #[arg(long, env = "TEPHRA_LOG_FORMAT", value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -49,6 +66,23 @@ pub struct ServeArgs {
     /// What is logged, in the form of tracing's directives.
     #[arg(long = "log", env = "TEPHRA_LOG", value_name = "FILTER")]
     log_filter: Option<String>,
+}
+
+/// Do the storage work of this host's backends, for a ledger on NATS: `serve --roles executor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tephra executor --nats tls://n1:4222,tls://n2:4222 --config /etc/tephra/executor.toml")]
+pub struct ExecutorArgs {
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+impl ExecutorArgs {
+    /// The same as an executor's `serve`.
+    pub fn into_serve(self) -> ServeArgs {
+        ServeArgs { roles: Some(vec![RoleKind::Executor]), ..self.serve }
+    }
 }
 
 impl ServeArgs {
@@ -60,6 +94,13 @@ impl ServeArgs {
         if let Some(data_dir) = &self.data_dir {
             config.data_dir.clone_from(data_dir);
         }
+        if let Some(servers) = &self.nats {
+            config.nats.servers.clone_from(servers);
+        }
+        if let Some(roles) = &self.roles {
+            config.roles.clone_from(roles);
+        }
+        config.nats.allow_unsynced |= self.allow_unsynced;
         if let Some(format) = self.log_format {
             config.log.format = format;
         }
@@ -87,7 +128,8 @@ pub async fn run(args: &ServeArgs, output: Output) -> CommandResult {
     };
     // whoever started the server need not listen to what it says
     drop(greet(&server, &config, output));
-    tracing::info!(url = server.info.url, data_dir = %config.data_dir.display(), "ready");
+    let url = server.info.as_ref().map(|info| info.url.as_str());
+    tracing::info!(url, data_dir = %config.data_dir.display(), roles = %roles_in_words(&config), "ready");
 
     let death = tokio::select! {
         name = signals.next() => {
@@ -146,33 +188,47 @@ impl Signals {
 
 /// Says where everything is, and what to try first.
 fn greet(server: &Server, config: &Config, output: Output) -> CommandResult {
-    let (url, head) = (&server.info.url, &server.verified);
+    let url = server.info.as_ref().map(|info| info.url.as_str());
     let data_dir = full_path(&config.data_dir);
     if output.is_json() {
         return output.json_line(&json!({
             "url": url,
             "data_dir": data_dir,
-            "auth": server.info.auth,
-            "pid": server.info.pid,
-            "position": head.position.0,
+            "auth": server.info.as_ref().map(|info| &info.auth),
+            "pid": std::process::id(),
+            "position": server.verified.map(|head| head.position.0),
+            "roles": config.roles,
         }));
     }
     let dim = |text: &str| output.ink(Ink::Dim, text);
     let command = |text: &str| output.ink(Ink::Accent, text);
+    let place = match url {
+        Some(url) => format!("It listens at {url}"),
+        None => format!("It works as {}", roles_in_words(config)),
+    };
     let mut lines = vec![
-        format!(
-            "{} {}",
-            output.ink(Ink::Good, "Tephra is ready."),
-            output.ink(Ink::Heading, &format!("It listens at {url}"))
-        ),
+        format!("{} {}", output.ink(Ink::Good, "Tephra is ready."), output.ink(Ink::Heading, &place)),
         String::new(),
         format!("  {}      {}", dim("data"), data_dir.display()),
-        format!("  {}   {} commits in {} blocks, verified", dim("journal"), head.position, head.block.0),
     ];
-    for backend in &config.backends {
-        let directory = full_path(&config.backend_directory(backend));
-        lines.push(format!("  {}   {} in {}", dim("volumes"), backend.name, directory.display()));
+    lines.push(match &server.verified {
+        Some(head) => {
+            format!("  {}   {} commits in {} blocks, verified", dim("journal"), head.position, head.block.0)
+        }
+        None => {
+            let (cell, servers) = (&config.nats.cell, config.nats.servers.join(", "));
+            format!("  {}   cell {cell} on {servers}", dim("journal"))
+        }
+    });
+    if config.has(RoleKind::Executor) {
+        for backend in &config.backends {
+            let directory = full_path(&config.backend_directory(backend));
+            lines.push(format!("  {}   {} in {}", dim("volumes"), backend.name, directory.display()));
+        }
     }
+    let Some(url) = url else {
+        return output.text(&(lines.join("\n") + "\n"));
+    };
     lines.push(format!("  {}      {}", dim("auth"), auth_in_words(config)));
     lines.push(String::new());
     for (title, text) in first_commands(config, url) {
@@ -182,6 +238,11 @@ fn greet(server: &Server, config: &Config, output: Output) -> CommandResult {
     lines.push(String::new());
     lines.push(dim(&format!("What happened: tephra log{}   Stop: Ctrl-C", data_dir_option(config))));
     output.text(&(lines.join("\n") + "\n"))
+}
+
+fn roles_in_words(config: &Config) -> String {
+    let names: Vec<&str> = config.roles.iter().map(|role| role.as_str()).collect();
+    names.join(", ")
 }
 
 fn data_dir_option(config: &Config) -> String {

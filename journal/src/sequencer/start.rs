@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use tephra_domain::actor::Actor;
 use tephra_domain::command::{Command, CreateVolumeType};
 use tephra_domain::evolve::apply_commit;
-use tephra_domain::ids::{CommandId, RequestId};
+use tephra_domain::ids::{CommandId, Position, RequestId};
 use tephra_domain::ledger::Ledger;
 use tephra_domain::rejection::Rejection;
 use tephra_domain::volume_type::{DEFAULT_TYPE_ID, DEFAULT_TYPE_NAME};
@@ -50,18 +50,60 @@ pub(super) fn take_in(ledger: &mut Ledger, block: &Block) -> Result<(), LogError
 pub async fn catch_up(ledger: Ledger, from: BlockNumber, log: &dyn Log) -> Result<CaughtUp, LogError> {
     let head = head_at(&ledger, from, log).await?;
     let mut caught_up = CaughtUp { ledger, head, recent: VecDeque::new() };
-    let CaughtUp { ledger, recent, .. } = &mut caught_up;
-    let head = follow_chain(log, head, |block, _| {
-        take_in(ledger, &block)?;
-        recent.extend(block.commits);
-        let excess = recent.len().saturating_sub(RECENT_COMMANDS);
-        recent.drain(..excess);
-        Ok(())
-    })
-    .await?;
-    caught_up.head = head;
+    caught_up.go_on(log).await?;
     Ok(caught_up)
 }
+
+impl CaughtUp {
+    /// Goes on to where the log ends now.
+    ///
+    /// # Errors
+    /// As [`catch_up`]. What was read before the fault is taken in.
+    pub async fn go_on(&mut self, log: &dyn Log) -> Result<(), LogError> {
+        let Self { ledger, recent, head } = self;
+        let mut reached = *head;
+        let followed = follow_chain(log, *head, |block, now| {
+            take_in(ledger, &block)?;
+            recent.extend(block.commits);
+            let excess = recent.len().saturating_sub(RECENT_COMMANDS);
+            recent.drain(..excess);
+            reached = now;
+            Ok(())
+        })
+        .await;
+        *head = reached;
+        followed.map(drop)
+    }
+
+    /// Remembers what was decided before the saved state too: whoever asked the last sequencer and
+    /// got no answer asks the next one again.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub async fn remember(&mut self, log: &dyn Log) -> Result<(), LogError> {
+        // A block has a commit at least, so these are enough.
+        let blocks = u64::try_from(RECENT_COMMANDS).unwrap_or(u64::MAX);
+        let mut next = BlockNumber(self.head.block.0.saturating_sub(blocks).saturating_add(1));
+        let mut recent = VecDeque::new();
+        while next <= self.head.block {
+            let read = log.read(next, REMEMBERED_BLOCKS).await?;
+            if read.is_empty() {
+                break;
+            }
+            for (number, bytes) in read.into_iter().filter(|(number, _)| *number <= self.head.block) {
+                recent.extend(decode_block(number, &bytes)?.commits);
+                let excess = recent.len().saturating_sub(RECENT_COMMANDS);
+                recent.drain(..excess);
+                next = BlockNumber(number.0.saturating_add(1));
+            }
+        }
+        self.recent = recent;
+        Ok(())
+    }
+}
+
+/// Blocks that are read at once to remember them.
+const REMEMBERED_BLOCKS: usize = 256;
 
 async fn head_at(ledger: &Ledger, from: BlockNumber, log: &dyn Log) -> Result<ChainHead, LogError> {
     let stray = |position| LogError::Corrupt {
@@ -86,7 +128,7 @@ async fn head_at(ledger: &Ledger, from: BlockNumber, log: &dyn Log) -> Result<Ch
             Ok(ChainHead { block: *number, position, hash: block.hash, time })
         }
         Some(last) => Err(stray(last.position)),
-        None => Err(stray(tephra_domain::ids::Position::START)),
+        None => Err(stray(Position::START)),
     }
 }
 

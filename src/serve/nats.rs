@@ -1,0 +1,221 @@
+//! A process of a deployment on NATS: any subset of the roles, each over the ports' adapters there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use tephra_api::auth::Authenticator;
+use tephra_domain::ids::BackendName;
+use tephra_journal::clock::{Clock, SystemClock};
+use tephra_journal::gateway::CommandGateway;
+use tephra_journal::jetstream::{
+    GatewayConfig, JetStreamLog, JetStreamQueue, NatsConfig, NatsError, NatsGateway, QueueConfig, Speaker,
+    connect, follow_pools, publish_pools,
+};
+use tephra_journal::log::Log;
+use tephra_journal::pool_board::PoolBoard;
+use tephra_projector::Views;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::turns::{Candidate, take_turns};
+use super::{ApiParts, RunnerParts, open_backend, start_api, start_projector, start_runner};
+use crate::config::{BackendConfig, Config};
+use crate::failure::{CommandError, CommandResult, Exit};
+use crate::files::{SoundViews, open_views, views_file};
+use crate::output::Output;
+use crate::roles::{RoleKind, Roles};
+
+/// The pause before it is looked again whether there is a ledger.
+const LEDGER_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long an executor's order is its own without a sign of life: three of the runner's.
+const ORDER_LEASE: Duration = Duration::from_secs(15);
+
+/// What the roles of this process share.
+pub(super) struct NatsStage<'a> {
+    config: &'a Config,
+    nats: NatsConfig,
+    client: Client,
+    clock: Arc<dyn Clock>,
+}
+
+/// The ledger as this process sees it.
+struct Ledger {
+    log: Arc<dyn Log>,
+    views: Views,
+    warning: Option<String>,
+}
+
+impl<'a> NatsStage<'a> {
+    /// Connects.
+    ///
+    /// # Errors
+    /// If no server lets us in.
+    pub(super) async fn connect(config: &'a Config) -> CommandResult<Self> {
+        let nats = config.nats.adapter()?;
+        let roles: Vec<&str> = config.roles.iter().map(|role| role.as_str()).collect();
+        let name = format!("tephra {} on {}", roles.join("+"), config.host());
+        let client = connect(&nats, &name).await.map_err(nats_error)?;
+        if config.nats.allow_unsynced {
+            tracing::error!(
+                "--allow-unsynced: NATS servers are taken even if they lose acknowledged commands on power loss"
+            );
+        }
+        Ok(Self { config, nats, client, clock: Arc::new(SystemClock::default()) })
+    }
+
+    /// Starts the roles of this process, and returns when they can work.
+    ///
+    /// # Errors
+    /// What keeps one of them from starting.
+    pub(super) async fn start(
+        &self,
+        api: Option<(TcpListener, Authenticator)>,
+        roles: &mut Roles,
+        output: Output,
+    ) -> CommandResult {
+        if self.config.has(RoleKind::Executor) {
+            for backend in &self.config.backends {
+                self.start_executor(backend, roles).await?;
+            }
+        }
+        let needs_ledger = [RoleKind::Api, RoleKind::Sequencer, RoleKind::Projector];
+        if !needs_ledger.into_iter().any(|role| self.config.has(role)) {
+            return Ok(());
+        }
+        let ledger = self.open_ledger(output).await?;
+        if self.config.has(RoleKind::Sequencer) {
+            // Before the projector is up: the candidate reads the state that was just verified.
+            self.start_candidate(&ledger, roles).await?;
+        }
+        // The api answers from views of its own, and a candidate begins its turns from them.
+        start_projector(&ledger.views, &ledger.log, None, roles).await?;
+        if let Some((listener, auth)) = api {
+            let pools = self.heard_pools(RoleKind::Api, roles);
+            let parts = ApiParts {
+                gateway: Arc::new(self.gateway(&Speaker::Api)),
+                views: ledger.views,
+                log: ledger.log,
+                pools,
+                clock: Arc::clone(&self.clock),
+                auth,
+                warning: ledger.warning,
+            };
+            start_api(self.config, listener, parts, roles);
+        }
+        Ok(())
+    }
+
+    async fn open_ledger(&self, output: Output) -> CommandResult<Ledger> {
+        let log = if self.config.has(RoleKind::Sequencer) {
+            JetStreamLog::open(&self.client, &self.nats).await.map_err(nats_error)?
+        } else {
+            self.existing_log().await?
+        };
+        let unsynced = "started with --allow-unsynced: acknowledged commands may be lost on power loss";
+        let warning =
+            log.health().warning().or_else(|| self.config.nats.allow_unsynced.then(|| unsynced.to_owned()));
+        let log: Arc<dyn Log> = Arc::new(log);
+        let SoundViews { views, .. } = open_views(&log, &views_file(&self.config.data_dir), output).await?;
+        Ok(Ledger { log, views, warning })
+    }
+
+    /// Waits for the first sequencer to make the ledger: processes may be started in any order.
+    async fn existing_log(&self) -> CommandResult<JetStreamLog> {
+        let mut said = false;
+        loop {
+            match JetStreamLog::open_to_read(&self.client, &self.nats).await {
+                Ok(log) => return Ok(log),
+                Err(refused @ NatsError::Refused(_)) => return Err(nats_error(refused)),
+                Err(error) => {
+                    if !said {
+                        tracing::warn!(%error, "there is no ledger yet: waiting for a sequencer");
+                        said = true;
+                    }
+                    tokio::time::sleep(LEDGER_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn gateway(&self, speaker: &Speaker) -> NatsGateway {
+        NatsGateway::new(self.client.clone(), &self.nats.cell, speaker, GatewayConfig::default())
+    }
+
+    /// A board of what executors say.
+    fn heard_pools(&self, listener: RoleKind, roles: &mut Roles) -> PoolBoard {
+        let (board, cancel) = (PoolBoard::default(), CancellationToken::new());
+        let (client, cell) = (self.client.clone(), self.nats.cell.clone());
+        let (heard, clock, stop) = (board.clone(), Arc::clone(&self.clock), cancel.clone());
+        roles.add(listener, cancel, async move {
+            follow_pools(&client, &cell, &heard, &clock, stop).await.map_err(|error| error.to_string())
+        });
+        board
+    }
+
+    async fn start_candidate(&self, ledger: &Ledger, roles: &mut Roles) -> CommandResult {
+        let stop = CancellationToken::new();
+        let pools = self.heard_pools(RoleKind::Sequencer, roles);
+        let queue = JetStreamQueue::open(&self.client, &self.nats, order_queue(), CancellationToken::new())
+            .await
+            .map_err(nats_error)?;
+        let candidate = Candidate {
+            client: self.client.clone(),
+            nats: self.nats.clone(),
+            name: self.config.host(),
+            lease: self.config.nats.lease(),
+            log: Arc::clone(&ledger.log),
+            views: ledger.views.clone(),
+            queue: Arc::new(queue),
+            pools,
+        };
+        let turns = tokio::spawn(take_turns(candidate, stop.clone()));
+        roles.add(RoleKind::Sequencer, stop, async move {
+            match turns.await {
+                Ok(ended) => ended,
+                Err(panic) => Err(panic.to_string()),
+            }
+        });
+        Ok(())
+    }
+
+    async fn start_executor(&self, backend: &BackendConfig, roles: &mut Roles) -> CommandResult {
+        let opened = open_backend(self.config, backend)?;
+        let name = BackendName::new(&*backend.name);
+        let queue =
+            JetStreamQueue::open_to_take(&self.client, &self.nats, order_queue(), CancellationToken::new())
+                .await
+                .map_err(nats_error)?;
+        let gateway: Arc<dyn CommandGateway> = Arc::new(self.gateway(&Speaker::Executor(name.clone())));
+        // Its own board: what it says is not mixed with what it hears.
+        let (board, cancel) = (PoolBoard::default(), CancellationToken::new());
+        let (client, cell) = (self.client.clone(), self.nats.cell.clone());
+        let (said, clock, stop) = (board.clone(), Arc::clone(&self.clock), cancel.clone());
+        let telling = tokio::spawn(async move {
+            publish_pools(&client, &cell, &name, &said, &clock, stop).await;
+        });
+        roles.add(
+            RoleKind::Executor,
+            cancel,
+            async move { telling.await.map_err(|panic| panic.to_string()) },
+        );
+        let (queue, clock) = (Arc::new(queue), Arc::clone(&self.clock));
+        let parts = RunnerParts { opened, queue, gateway, pools: board, clock };
+        start_runner(self.config, backend, parts, roles);
+        Ok(())
+    }
+}
+
+fn order_queue() -> QueueConfig {
+    QueueConfig { lease: ORDER_LEASE, ..QueueConfig::default() }
+}
+
+pub(super) fn nats_error(error: NatsError) -> CommandError {
+    match error {
+        refused @ NatsError::Refused(_) => CommandError::new(Exit::Usage, refused),
+        error @ (NatsError::File { .. } | NatsError::Connect { .. } | NatsError::JetStream { .. }) => {
+            CommandError::new(Exit::Error, error)
+        }
+    }
+}

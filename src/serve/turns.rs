@@ -1,0 +1,171 @@
+//! Turns as the sequencer: a candidate keeps its state warm, waits for its turn, decides commands
+//! until the turn is over, and waits again.
+//!
+//! Nothing here keeps two sequencers apart: the log does, which takes a block only after the one
+//! that its writer knew. The lease spares them the conflicts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use tephra_journal::clock::SystemClock;
+use tephra_journal::feed::Feed;
+use tephra_journal::gateway::CommandGateway;
+use tephra_journal::jetstream::{
+    JetStreamQueue, Leadership, LeadershipConfig, NatsConfig, Term, serve_commands,
+};
+use tephra_journal::log::{Log, LogError};
+use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::sequencer::{
+    CaughtUp, Sequencer, SequencerConfig, SequencerHandle, SequencerParts, bootstrap, catch_up,
+};
+use tephra_projector::Views;
+use tokio_util::sync::CancellationToken;
+
+/// The pause before something is tried again that NATS did not answer.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a candidate works with.
+pub(super) struct Candidate {
+    pub(super) client: Client,
+    pub(super) nats: NatsConfig,
+    pub(super) name: String,
+    pub(super) lease: Duration,
+    pub(super) log: Arc<dyn Log>,
+    pub(super) views: Views,
+    pub(super) queue: Arc<JetStreamQueue>,
+    pub(super) pools: PoolBoard,
+}
+
+/// Takes turns until `stop`.
+///
+/// # Errors
+/// Why it cannot go on: the log is damaged, or NATS refuses what a candidate needs.
+pub(super) async fn take_turns(candidate: Candidate, stop: CancellationToken) -> Result<(), String> {
+    let config = LeadershipConfig { candidate: candidate.name.clone(), lease: candidate.lease };
+    let opening = Leadership::open(&candidate.client, &candidate.nats, config);
+    let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
+    let leadership = opened.map_err(|error| error.to_string())?;
+    loop {
+        let waiting = candidate.wait_for_turn(&leadership);
+        let Some(won) = stop.run_until_cancelled(waiting).await else { return Ok(()) };
+        let (term, state) = won.map_err(|error| error.to_string())?;
+        let ended = candidate.lead(&term, state, &stop).await;
+        if stop.is_cancelled() {
+            term.resign().await;
+            return ended;
+        }
+        if let Err(reason) = ended {
+            // The log decides what is true: begin again from there, or find out that it is damaged.
+            tracing::warn!(%reason, "the sequencer's turn ended badly; standing by again");
+            term.resign().await;
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+}
+
+impl Candidate {
+    /// Waits for a turn, up with the log all the while, so that it can begin at once.
+    async fn wait_for_turn(&self, leadership: &Leadership) -> Result<(Arc<Term>, CaughtUp), LogError> {
+        let mut state = self.load().await?;
+        let campaign = leadership.campaign();
+        tokio::pin!(campaign);
+        let term = loop {
+            tokio::select! {
+                term = &mut campaign => break term,
+                () = self.log.wait_beyond(state.head.block) => self.follow(&mut state).await?,
+            }
+        };
+        let over = term.over();
+        // What the last one appended until now. What it still appends is a conflict, and followed.
+        if let Some(followed) = over.run_until_cancelled(self.follow(&mut state)).await {
+            followed?;
+        }
+        Ok((Arc::new(term), state))
+    }
+
+    /// The state of the views, brought to the end of the log.
+    async fn load(&self) -> Result<CaughtUp, LogError> {
+        loop {
+            let views = self.views.clone();
+            let loaded = tokio::task::spawn_blocking(move || views.load_state()).await;
+            let (ledger, checkpoint) = match loaded {
+                Ok(Ok(loaded)) => loaded,
+                Ok(Err(error)) => return Err(LogError::Unavailable(format!("the views: {error}"))),
+                Err(panic) => return Err(LogError::Unavailable(format!("the views: {panic}"))),
+            };
+            let remembered = async {
+                let mut state = catch_up(ledger, checkpoint.block, self.log.as_ref()).await?;
+                state.remember(self.log.as_ref()).await?;
+                Ok(state)
+            };
+            match remembered.await {
+                Ok(state) => return Ok(state),
+                Err(error @ LogError::Corrupt { .. }) => return Err(error),
+                Err(LogError::Unavailable(reason)) => {
+                    tracing::warn!(%reason, "the log cannot be read; a candidate waits for it");
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Goes on to the end of the log, however long it does not answer.
+    async fn follow(&self, state: &mut CaughtUp) -> Result<(), LogError> {
+        loop {
+            match state.go_on(self.log.as_ref()).await {
+                Ok(()) => return Ok(()),
+                Err(error @ LogError::Corrupt { .. }) => return Err(error),
+                Err(LogError::Unavailable(reason)) => {
+                    tracing::debug!(%reason, "the log cannot be read");
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Decides commands until the turn is over, or `stop`.
+    async fn lead(&self, term: &Arc<Term>, state: CaughtUp, stop: &CancellationToken) -> Result<(), String> {
+        let number = term.number();
+        tracing::info!(term = number, position = state.head.position.0, "deciding commands");
+        let cancel = CancellationToken::new();
+        let parts = SequencerParts {
+            log: Arc::clone(&self.log),
+            pools: self.pools.clone(),
+            queue: Arc::<JetStreamQueue>::clone(&self.queue),
+            // The views of this process follow the log, whoever leads.
+            feed: Feed::new(),
+            clock: Arc::new(SystemClock::not_before(state.head.time)),
+            cancel: cancel.clone(),
+        };
+        let sequencer = Sequencer::start(SequencerConfig::default(), state, parts);
+        let served = self.serve(term, &sequencer, stop).await;
+        cancel.cancel();
+        let drained = sequencer.drained().await;
+        tracing::info!(term = number, "no longer deciding commands");
+        served.and(drained.map_err(|error| error.to_string()))
+    }
+
+    async fn serve(
+        &self,
+        term: &Arc<Term>,
+        sequencer: &SequencerHandle,
+        stop: &CancellationToken,
+    ) -> Result<(), String> {
+        let over = term.over();
+        // A turn may end while the log does not answer: then there is nothing to wait for.
+        let bootstrapped = tokio::select! {
+            () = over.cancelled() => return Ok(()),
+            () = stop.cancelled() => return Ok(()),
+            bootstrapped = bootstrap(sequencer) => bootstrapped,
+        };
+        bootstrapped.map_err(|error| error.to_string())?;
+        let gateway: Arc<dyn CommandGateway> = Arc::new(sequencer.clone());
+        let serving =
+            serve_commands(&self.client, &self.nats.cell, gateway, Arc::clone(term), stop.child_token());
+        tokio::select! {
+            served = serving => served.map_err(|error| error.to_string()),
+            ended = sequencer.drained() => ended.map_err(|error| error.to_string()),
+        }
+    }
+}
