@@ -101,6 +101,7 @@ async fn each_microversion_shows_its_own_fields() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 async fn what_cannot_be_a_volume_is_refused_in_cinders_words() {
     let served = Served::start(Executor::Works).await;
     let long = "x".repeat(256);

@@ -96,7 +96,7 @@ fn sequenced(position: u64, events: Vec<Event>) -> Sequenced {
     let commit = Commit {
         command: CommandId::from_uuid(Uuid::from_u128(0xc0_u128 << 64 | u128::from(position))),
         request: RequestId::new("req-7"),
-        causation: (position % 2 == 0).then(|| OperationId::from_uuid(Uuid::from_u128(5))),
+        causation: position.is_multiple_of(2).then(|| OperationId::from_uuid(Uuid::from_u128(5))),
         actor: Actor {
             user: UserId::new("somebody"),
             project: ProjectId::new("alpha"),
