@@ -293,7 +293,7 @@ impl Ledger {
                 return Err(Rejection::VolumeSizeExceedsLimit { size, limit });
             }
         }
-        let usage = self.usage.get(project).cloned().unwrap_or_default();
+        let usage = self.usage.get(project);
         let mut checks = [
             (QuotaResource::Volumes, more.volumes),
             (QuotaResource::VolumesOfType(volume_type), more.volumes),
@@ -305,7 +305,7 @@ impl Ledger {
         checks.sort_by_key(|(resource, _)| *resource != first);
         for (resource, requested) in checks {
             let limit = self.limit(project, resource);
-            let consumed = usage.of(resource);
+            let consumed = usage.map_or(0, |usage| usage.of(resource));
             if requested > 0 && limit >= 0 && consumed.saturating_add(requested) > limit {
                 let name = self.quota_name(resource);
                 return Err(Rejection::over_quota(resource, name, requested, limit, consumed));
