@@ -53,6 +53,9 @@ enum Command {
     Verify(commands::verify::VerifyArgs),
     Rebuild(commands::rebuild::RebuildArgs),
     Bench(commands::bench::BenchArgs),
+    /// Copy a journal between a file of one machine and NATS.
+    #[command(subcommand)]
+    Journal(commands::journal::JournalCommand),
     /// Check a configuration.
     #[command(subcommand)]
     Config(commands::config::ConfigCommand),
@@ -85,6 +88,7 @@ async fn run(command: Command, output: Output) -> CommandResult {
         Command::Verify(args) => commands::verify::run(&args, output).await,
         Command::Rebuild(args) => commands::rebuild::run(&args, output).await,
         Command::Bench(args) => commands::bench::run(&args, output).await,
+        Command::Journal(command) => commands::journal::run(&command, output).await,
         Command::Config(command) => commands::config::run(&command, output),
     }
 }

@@ -322,7 +322,11 @@ async fn load(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<
     Ok((views, state))
 }
 
-fn make_data_dir(path: &Path) -> CommandResult {
+/// Makes a data directory that only its owner can read, unless it is there.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn make_data_dir(path: &Path) -> CommandResult {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

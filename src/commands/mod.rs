@@ -5,6 +5,7 @@ pub mod config;
 pub mod debts;
 pub mod event_table;
 pub mod history;
+pub mod journal;
 pub mod log;
 pub mod operations;
 pub mod rebuild;

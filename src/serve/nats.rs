@@ -9,8 +9,8 @@ use tephra_domain::ids::BackendName;
 use tephra_journal::clock::{Clock, SystemClock};
 use tephra_journal::gateway::CommandGateway;
 use tephra_journal::jetstream::{
-    GatewayConfig, JetStreamLog, JetStreamQueue, NatsConfig, NatsError, NatsGateway, QueueConfig, Speaker,
-    connect, follow_pools, publish_pools,
+    GatewayConfig, JetStreamLog, JetStreamQueue, Leadership, LeadershipConfig, NatsConfig, NatsError,
+    NatsGateway, QueueConfig, Speaker, connect, follow_pools, publish_pools,
 };
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
@@ -26,8 +26,8 @@ use crate::files::{SoundViews, open_views, views_file};
 use crate::output::Output;
 use crate::roles::{RoleKind, Roles};
 
-/// The pause before it is looked again whether there is a ledger.
-const LEDGER_PAUSE: Duration = Duration::from_millis(500);
+/// The pause before something is tried again that was not there.
+const PATIENT_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long an executor's order is its own without a sign of life: three of the runner's.
 const ORDER_LEASE: Duration = Duration::from_secs(15);
@@ -109,9 +109,10 @@ impl<'a> NatsStage<'a> {
 
     async fn open_ledger(&self, output: Output) -> CommandResult<Ledger> {
         let log = if self.config.has(RoleKind::Sequencer) {
-            JetStreamLog::open(&self.client, &self.nats).await.map_err(nats_error)?
+            patiently(async || JetStreamLog::open(&self.client, &self.nats).await).await?
         } else {
-            self.existing_log().await?
+            // The first sequencer makes the ledger: processes may be started in any order.
+            patiently(async || JetStreamLog::open_to_read(&self.client, &self.nats).await).await?
         };
         let unsynced = "started with --allow-unsynced: acknowledged commands may be lost on power loss";
         let warning =
@@ -119,24 +120,6 @@ impl<'a> NatsStage<'a> {
         let log: Arc<dyn Log> = Arc::new(log);
         let SoundViews { views, .. } = open_views(&log, &views_file(&self.config.data_dir), output).await?;
         Ok(Ledger { log, views, warning })
-    }
-
-    /// Waits for the first sequencer to make the ledger: processes may be started in any order.
-    async fn existing_log(&self) -> CommandResult<JetStreamLog> {
-        let mut said = false;
-        loop {
-            match JetStreamLog::open_to_read(&self.client, &self.nats).await {
-                Ok(log) => return Ok(log),
-                Err(refused @ NatsError::Refused(_)) => return Err(nats_error(refused)),
-                Err(error) => {
-                    if !said {
-                        tracing::warn!(%error, "there is no ledger yet: waiting for a sequencer");
-                        said = true;
-                    }
-                    tokio::time::sleep(LEDGER_PAUSE).await;
-                }
-            }
-        }
     }
 
     fn gateway(&self, speaker: &Speaker) -> NatsGateway {
@@ -157,14 +140,18 @@ impl<'a> NatsStage<'a> {
     async fn start_candidate(&self, ledger: &Ledger, roles: &mut Roles) -> CommandResult {
         let stop = CancellationToken::new();
         let pools = self.heard_pools(RoleKind::Sequencer, roles);
-        let queue = JetStreamQueue::open(&self.client, &self.nats, order_queue(), CancellationToken::new())
-            .await
-            .map_err(nats_error)?;
+        let queue = patiently(async || {
+            let never = CancellationToken::new();
+            JetStreamQueue::open(&self.client, &self.nats, order_queue(), never).await
+        })
+        .await?;
+        let lease = LeadershipConfig { candidate: self.config.host(), lease: self.config.nats.lease() };
+        let leadership =
+            patiently(async || Leadership::open(&self.client, &self.nats, lease.clone()).await).await?;
         let candidate = Candidate {
             client: self.client.clone(),
             nats: self.nats.clone(),
-            name: self.config.host(),
-            lease: self.config.nats.lease(),
+            leadership,
             log: Arc::clone(&ledger.log),
             views: ledger.views.clone(),
             queue: Arc::new(queue),
@@ -211,7 +198,28 @@ fn order_queue() -> QueueConfig {
     QueueConfig { lease: ORDER_LEASE, ..QueueConfig::default() }
 }
 
-pub(super) fn nats_error(error: NatsError) -> CommandError {
+/// Tries until it works: servers that elect among themselves do not answer for a while, and what one
+/// process waits for another makes. What cannot get better by waiting is an error at once.
+async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, NatsError>) -> CommandResult<T> {
+    let mut said = false;
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(NatsError::JetStream { what, reason }) => {
+                if !said {
+                    tracing::warn!(what, reason, "waiting for what is not there yet");
+                    said = true;
+                }
+                tokio::time::sleep(PATIENT_PAUSE).await;
+            }
+            Err(error @ (NatsError::Refused(_) | NatsError::File { .. } | NatsError::Connect { .. })) => {
+                return Err(nats_error(error));
+            }
+        }
+    }
+}
+
+fn nats_error(error: NatsError) -> CommandError {
     match error {
         refused @ NatsError::Refused(_) => CommandError::new(Exit::Usage, refused),
         error @ (NatsError::File { .. } | NatsError::Connect { .. } | NatsError::JetStream { .. }) => {

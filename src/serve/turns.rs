@@ -11,9 +11,7 @@ use async_nats::Client;
 use tephra_journal::clock::SystemClock;
 use tephra_journal::feed::Feed;
 use tephra_journal::gateway::CommandGateway;
-use tephra_journal::jetstream::{
-    JetStreamQueue, Leadership, LeadershipConfig, NatsConfig, Term, serve_commands,
-};
+use tephra_journal::jetstream::{JetStreamQueue, Leadership, NatsConfig, Term, serve_commands};
 use tephra_journal::log::{Log, LogError};
 use tephra_journal::pool_board::PoolBoard;
 use tephra_journal::sequencer::{
@@ -25,12 +23,14 @@ use tokio_util::sync::CancellationToken;
 /// The pause before something is tried again that NATS did not answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long backends may take to say how full they are: longer than the time between two reports.
+const POOLS_PATIENCE: Duration = Duration::from_secs(7);
+
 /// What a candidate works with.
 pub(super) struct Candidate {
     pub(super) client: Client,
     pub(super) nats: NatsConfig,
-    pub(super) name: String,
-    pub(super) lease: Duration,
+    pub(super) leadership: Leadership,
     pub(super) log: Arc<dyn Log>,
     pub(super) views: Views,
     pub(super) queue: Arc<JetStreamQueue>,
@@ -40,14 +40,10 @@ pub(super) struct Candidate {
 /// Takes turns until `stop`.
 ///
 /// # Errors
-/// Why it cannot go on: the log is damaged, or NATS refuses what a candidate needs.
+/// Why it cannot go on: the log is damaged, or the views are.
 pub(super) async fn take_turns(candidate: Candidate, stop: CancellationToken) -> Result<(), String> {
-    let config = LeadershipConfig { candidate: candidate.name.clone(), lease: candidate.lease };
-    let opening = Leadership::open(&candidate.client, &candidate.nats, config);
-    let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
-    let leadership = opened.map_err(|error| error.to_string())?;
     loop {
-        let waiting = candidate.wait_for_turn(&leadership);
+        let waiting = candidate.wait_for_turn();
         let Some(won) = stop.run_until_cancelled(waiting).await else { return Ok(()) };
         let (term, state) = won.map_err(|error| error.to_string())?;
         let ended = candidate.lead(&term, state, &stop).await;
@@ -66,9 +62,10 @@ pub(super) async fn take_turns(candidate: Candidate, stop: CancellationToken) ->
 
 impl Candidate {
     /// Waits for a turn, up with the log all the while, so that it can begin at once.
-    async fn wait_for_turn(&self, leadership: &Leadership) -> Result<(Arc<Term>, CaughtUp), LogError> {
+    async fn wait_for_turn(&self) -> Result<(Arc<Term>, CaughtUp), LogError> {
         let mut state = self.load().await?;
-        let campaign = leadership.campaign();
+        self.hear_of_pools(&state).await;
+        let campaign = self.leadership.campaign();
         tokio::pin!(campaign);
         let term = loop {
             tokio::select! {
@@ -82,6 +79,22 @@ impl Candidate {
             followed?;
         }
         Ok((Arc::new(term), state))
+    }
+
+    /// Waits until every backend has said how full it is, or has had its time to: a sequencer that
+    /// has just started would find no place for volumes that others have room for.
+    async fn hear_of_pools(&self, state: &CaughtUp) {
+        let known: Vec<_> = state.ledger.backends.sorted().into_iter().map(|(name, _)| name).collect();
+        let all = async {
+            while known.iter().any(|backend| self.pools.last_report(backend).is_none()) {
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        };
+        if tokio::time::timeout(POOLS_PATIENCE, all).await.is_err() {
+            tracing::warn!(
+                "not every backend has said how full it is: nothing is placed on those that have not"
+            );
+        }
     }
 
     /// The state of the views, brought to the end of the log.

@@ -96,9 +96,10 @@ impl Lane {
 
     /// Repeats the command whose answer was lost, under its key, until it is known what it was.
     pub async fn resolve(&mut self, api: &Api) -> Result<()> {
-        if let Some((act, key)) = self.pending.take() {
+        if let Some((act, key)) = self.pending.clone() {
             let answered = self.perform(api, act, key).await.with_context(|| format!("repeating {act:?}"))?;
-            ensure!(answered, "the server is gone again");
+            ensure!(answered, Interrupted);
+            self.pending = None;
         }
         Ok(())
     }

@@ -109,7 +109,7 @@ impl Server {
 
     pub fn api(&self, user: &str, project: &str) -> Result<Api> {
         let client = Client::builder().timeout(DEADLINE).build()?;
-        Ok(Api { client, url: self.url.clone(), token: format!("{user}:{project}") })
+        Ok(Api { client, url: self.url.clone(), token: format!("{user}:{project}"), is_replica: false })
     }
 }
 
@@ -136,9 +136,17 @@ pub struct Api {
     client: Client,
     url: String,
     token: String,
+    /// Whether it is one of several: it may have no sequencer to ask, and lag behind the others.
+    is_replica: bool,
 }
 
 impl Api {
+    /// One api of several.
+    pub fn replica(url: &str, user: &str, project: &str) -> Result<Self> {
+        let client = Client::builder().timeout(DEADLINE).build()?;
+        Ok(Self { client, url: url.to_owned(), token: format!("{user}:{project}"), is_replica: true })
+    }
+
     pub async fn send(
         &self,
         method: Method,
@@ -154,11 +162,17 @@ impl Api {
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
         }
+        if self.is_replica {
+            request = request.header("X-Tephra-Consistency", "linearizable");
+        }
         if let Some(body) = body {
             request = request.json(body);
         }
         let Ok(answer) = request.send().await else { return Ok(Reply::Silence) };
         let status = answer.status().as_u16();
+        if self.is_replica && status == 503 {
+            return Ok(Reply::Silence);
+        }
         // An answer that breaks off in its body was an answer all the same, but says too little.
         let Ok(text) = answer.text().await else { return Ok(Reply::Silence) };
         let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).context(text)? };
