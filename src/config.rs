@@ -460,6 +460,19 @@ mod tests {
         assert_eq!(Config::parse(&printed).unwrap(), config);
     }
 
+    #[test]
+    fn the_example_of_each_role_is_right() {
+        for (role, text) in [
+            (RoleKind::Api, include_str!("../deploy/systemd/api.toml")),
+            (RoleKind::Sequencer, include_str!("../deploy/systemd/sequencer.toml")),
+            (RoleKind::Executor, include_str!("../deploy/systemd/executor.toml")),
+        ] {
+            let config = Config::parse(text).unwrap();
+            assert_eq!(config.roles, [role]);
+            assert_eq!(config.nats.adapter().unwrap().replicas, 3);
+        }
+    }
+
     /// Every line of the example that is commented out with `# key = value` shows a default or a
     /// possible value; taken together they must be a configuration that names every key.
     #[test]

@@ -11,6 +11,7 @@
 mod files;
 mod invariants;
 mod lane;
+#[allow(dead_code, reason = "tests of several hosts use the rest")]
 mod server;
 
 use std::str::FromStr;

@@ -1,0 +1,160 @@
+//! Everything at once on three servers: load, while processes and servers are killed or held still.
+//!
+//! `TEPHRA_CHAOS_SEED` repeats a run's choices, `TEPHRA_CHAOS_SECONDS` sets how long it goes on.
+
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use fastrand::Rng;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::deployment::{Deployment, Process};
+use crate::invariants::{self, History};
+use crate::lane::Lane;
+use crate::server::{Api, Interrupted, until};
+
+const LANES: u64 = 4;
+const SERVERS: usize = 3;
+
+fn setting<T: FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_stuck_whatever_is_killed_or_held_still() -> Result<()> {
+    let seed = setting("TEPHRA_CHAOS_SEED", fastrand::u64(..1_000_000));
+    let time = Duration::from_secs(setting("TEPHRA_CHAOS_SECONDS", 30));
+    println!("TEPHRA_CHAOS_SEED={seed} TEPHRA_CHAOS_SECONDS={}", time.as_secs());
+    let directory = tempfile::tempdir()?;
+    let mut deployment = Deployment::start(directory.path(), SERVERS, 2).await?;
+    let outcome = disturb_and_check(&mut deployment, Rng::with_seed(seed), time).await;
+    if outcome.is_err() {
+        eprintln!("{}", deployment.last_words());
+        drop(deployment);
+        // what was written is the evidence
+        eprintln!("the data is kept in {}", directory.keep().display());
+    }
+    outcome.with_context(|| format!("with TEPHRA_CHAOS_SEED={seed}"))
+}
+
+async fn disturb_and_check(deployment: &mut Deployment, mut rng: Rng, time: Duration) -> Result<()> {
+    let admin = deployment.api(0, "admin", "operators")?;
+    let enough = CancellationToken::new();
+    let mut running = Vec::new();
+    for number in 1..=LANES {
+        let mut lane = Lane::new(number, deployment.volumes(), rng.fork());
+        let plenty = json!({"quota_set": {"volumes": -1, "snapshots": -1, "gigabytes": -1}});
+        admin.put(&format!("/v3/os-quota-sets/{}", lane.project), &plenty).await?;
+        let apis = [deployment.api(0, "user", &lane.project)?, deployment.api(1, "user", &lane.project)?];
+        let enough = enough.clone();
+        running.push(tokio::spawn(async move { load(&mut lane, &apis, &enough).await.map(|()| lane) }));
+    }
+    let end = Instant::now() + time;
+    let mut disturbances = 0_u32;
+    while Instant::now() < end && running.iter().all(|lane| !lane.is_finished()) {
+        disturb(deployment, &mut rng).await?;
+        disturbances += 1;
+    }
+    enough.cancel();
+    // lanes end with their apis; what was asked last is asked again
+    for api in &mut deployment.apis {
+        api.kill()?;
+    }
+    let mut lanes = Vec::new();
+    for lane in running {
+        lanes.push(lane.await??);
+    }
+    for api in &mut deployment.apis {
+        api.spawn()?;
+    }
+    deployment.ready().await?;
+    check(deployment, &mut lanes).await?;
+    let acknowledged: usize = lanes.iter().map(|lane| lane.acknowledged).sum();
+    println!("{disturbances} disturbances, {acknowledged} commands acknowledged, all there");
+    ensure!(acknowledged > 0, "nothing was acknowledged");
+    Ok(())
+}
+
+/// Goes on through whichever api answers, and repeats what was not answered.
+async fn load(lane: &mut Lane, apis: &[Api], enough: &CancellationToken) -> Result<()> {
+    for api in apis.iter().cycle() {
+        if enough.is_cancelled() {
+            break;
+        }
+        match lane.resolve(api).await {
+            Ok(()) => lane.run(api).await?,
+            Err(error) if error.is::<Interrupted>() => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// One process or server is killed or held still for a moment, at a random one.
+async fn disturb(deployment: &mut Deployment, rng: &mut Rng) -> Result<()> {
+    let moment = Duration::from_millis(rng.u64(100..3000));
+    let is_kill = rng.bool();
+    match rng.u8(..8) {
+        0..=2 => {
+            let leader = deployment.sequencers.iter().position(Process::is_leading);
+            let number = leader.unwrap_or_else(|| rng.usize(..deployment.sequencers.len()));
+            disturb_process(&mut deployment.sequencers[number], is_kill, moment).await?;
+        }
+        3 => {
+            let number = rng.usize(..deployment.apis.len());
+            disturb_process(&mut deployment.apis[number], is_kill, moment).await?;
+        }
+        4 | 5 => disturb_process(&mut deployment.executor, is_kill, moment).await?,
+        _ => {
+            let number = rng.usize(1..=SERVERS);
+            println!("nats server {number}: {} for {moment:?}", if is_kill { "killed" } else { "paused" });
+            deployment.nats(if is_kill { "kill" } else { "pause" }, number)?;
+            tokio::time::sleep(moment).await;
+            deployment.nats("resume", number)?;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(rng.u64(200..1500))).await;
+    Ok(())
+}
+
+async fn disturb_process(process: &mut Process, is_kill: bool, moment: Duration) -> Result<()> {
+    println!("{}: {} for {moment:?}", process.name, if is_kill { "killed" } else { "paused" });
+    if is_kill {
+        process.kill()?;
+        tokio::time::sleep(moment).await;
+        process.spawn()
+    } else {
+        process.pause()?;
+        tokio::time::sleep(moment).await;
+        process.resume()
+    }
+}
+
+/// Both apis must say the same, and the same as the lanes, the ledger and the files.
+async fn check(deployment: &Deployment, lanes: &mut [Lane]) -> Result<()> {
+    for lane in lanes.iter_mut() {
+        let api = deployment.api(0, "user", &lane.project)?;
+        let mut resolved = false;
+        while !resolved {
+            resolved =
+                until("an answer", async || Ok(api.look("/readyz").await.ok().flatten())).await.is_ok();
+            match lane.resolve(&api).await {
+                Ok(()) => {}
+                Err(error) if error.is::<Interrupted>() => resolved = false,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    for number in 0..deployment.apis.len() {
+        let admin = deployment.api(number, "admin", "operators")?;
+        invariants::come_to_rest(&admin).await?;
+        let apis: Vec<Api> =
+            lanes.iter().map(|lane| deployment.api(number, "user", &lane.project)).collect::<Result<_>>()?;
+        invariants::check(lanes, &mut History::default(), &admin, &apis, &deployment.volumes())
+            .await
+            .with_context(|| format!("through api {number}"))?;
+    }
+    Ok(())
+}
