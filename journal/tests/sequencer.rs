@@ -23,7 +23,7 @@ use tephra_journal::feed::Fed;
 use tephra_journal::gateway::{Receipt, Submission, SubmitError};
 use tephra_journal::log::{BlockNumber, Log};
 use tephra_journal::memory::MemoryLog;
-use tephra_journal::sequencer::bootstrap;
+use tephra_journal::sequencer::{bootstrap, catch_up};
 use tephra_journal::wire::state::state_hash;
 use tephra_journal::work_queue::WorkQueue;
 
@@ -330,4 +330,18 @@ async fn a_log_that_never_answers_does_not_hold_up_the_stop() {
     let ended = tokio::time::timeout(DEADLINE, running.handle.drained()).await.unwrap();
     let answer = asked.await.unwrap();
     assert!(ended.is_err() || answer.is_err(), "{ended:?} {answer:?}");
+}
+
+#[tokio::test]
+async fn a_state_that_was_saved_late_remembers_what_was_decided_before() {
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::default());
+    let running = Running::ready(Arc::clone(&log)).await;
+    running.submit(create_volume(1)).await.unwrap();
+    running.stop().await;
+    let whole = replayed(&*log).await;
+    let mut late = catch_up(replayed(&*log).await.ledger, whole.head.block, &*log).await.unwrap();
+    assert!(late.recent.is_empty());
+    late.remember(&*log).await.unwrap();
+    assert_eq!(late.recent, whole.recent);
+    assert!(!late.recent.is_empty());
 }
