@@ -199,7 +199,7 @@ const fn default_native_revert() -> bool {
 }
 
 const fn default_parallelism() -> usize {
-    8
+    16
 }
 
 impl BackendConfig {

@@ -119,18 +119,33 @@ pub struct SoundViews {
     pub ledger: Ledger,
 }
 
-/// Opens the views and reads all of them; makes them again from the journal if they are damaged,
-/// of another schema, or of another journal.
+/// What to do about views that have seen what the journal does not have.
+const STRAY_VIEWS_HINT: &str = "either the journal lost its end (an old copy was put back?), or the \
+     views are of another journal. Put the right file back; if the journal is the right one, \
+     `tephra rebuild` makes the views again from it";
+
+/// Opens the views and reads all of them; makes them again from the journal if they are damaged or
+/// of another schema.
 ///
 /// # Errors
-/// If they can be neither opened nor made.
+/// [`Exit::VerificationFailed`] if they have taken in what the journal does not have, or if the
+/// journal is damaged; or if they can be neither opened nor made.
 pub async fn open_views(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<SoundViews> {
     let file = path.to_owned();
     let read = tokio::task::spawn_blocking(move || read_views(&file));
     let reason = match read.await.map_err(anyhow::Error::from)? {
         Ok(sound) => match stray(log.as_ref(), &sound.views).await? {
             None => return Ok(sound),
-            Some(reason) => reason,
+            // they may be the only trace of what the journal has lost: nothing is made again
+            // before somebody has looked
+            Some(reason) => {
+                let file = path.display();
+                return Err(CommandError::new(
+                    Exit::VerificationFailed,
+                    format!("the views {file} do not follow from the journal: {reason}"),
+                )
+                .hint(STRAY_VIEWS_HINT));
+            }
         },
         Err(ViewsError::MustRebuild { reason }) => reason,
         Err(error) => return Err(views_error(error)),
@@ -141,6 +156,8 @@ pub async fn open_views(log: &Arc<dyn Log>, path: &Path, output: Output) -> Comm
     } else {
         eprintln!("{} {note}", output.error_paint().ink(Ink::Caution, "note:"));
     }
+    // nothing is deleted before the journal that replaces it is known to be sound
+    verify_journal_hashes(Arc::clone(log), output).await?;
     rebuild_views(log, path, output).await?;
     read_views(path).map_err(views_error)
 }

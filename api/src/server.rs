@@ -266,6 +266,11 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot turn Nagle's algorithm off");
     }
+    // a peer that takes nothing of its answers must not hold its connection for ever
+    let unread_ms = u32::try_from(limits.request_timeout.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, unread_ms) {
+        tracing::debug!(%error, "cannot limit how long an answer waits to be read");
+    }
     let stopping = cancel.clone();
     let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));

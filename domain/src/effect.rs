@@ -300,9 +300,18 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with its message.
+    /// Bytes that a message may have: it is repeated for every resource that it concerns, and all
+    /// of them must fit into one commit.
+    pub const MESSAGE_BYTES: usize = 1024;
+
+    /// A failure with its message, which is cut at [`Failure::MESSAGE_BYTES`].
     pub fn new(kind: FailureKind, message: impl Into<Box<str>>) -> Self {
-        Self { kind, message: message.into() }
+        let message: Box<str> = message.into();
+        if message.len() <= Self::MESSAGE_BYTES {
+            return Self { kind, message };
+        }
+        let end = (0..=Self::MESSAGE_BYTES).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+        Self { kind, message: message.get(..end).unwrap_or_default().into() }
     }
 }
 

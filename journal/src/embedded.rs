@@ -4,7 +4,7 @@
 //! holds one table, from block number to bytes.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use redb::{
@@ -30,7 +30,8 @@ enum File {
 
 struct Shared {
     path: PathBuf,
-    file: File,
+    /// Nothing while the file could not be opened again after an error.
+    file: RwLock<Option<File>>,
     appending: Mutex<()>,
     head: watch::Sender<BlockNumber>,
 }
@@ -49,17 +50,7 @@ impl EmbeddedLog {
     /// [`LogError::Unavailable`], naming the file: another process has it open, it is damaged, or
     /// it cannot be read.
     pub fn open(path: &Path) -> Result<Self, LogError> {
-        let database = guarded(path, || {
-            let database = Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .create(path)
-                .map_err(|error| open_failed(path, &error))?;
-            let transaction = database.begin_write().map_err(|error| failed(path, &error))?;
-            transaction.open_table(BLOCKS).map_err(|error| failed(path, &error))?;
-            transaction.commit().map_err(|error| failed(path, &error))?;
-            Ok(database)
-        })?;
-        Self::over(path, File::Owned(database))
+        Self::over(path, File::Owned(open_to_write(path)?))
     }
 
     /// Opens the file for reading only: for commands that look at a log which no server has open.
@@ -82,6 +73,7 @@ impl EmbeddedLog {
 
     fn over(path: &Path, file: File) -> Result<Self, LogError> {
         let head = watch::Sender::new(BlockNumber::default());
+        let file = RwLock::new(Some(file));
         let shared = Shared { path: path.to_owned(), file, appending: Mutex::new(()), head };
         let last = guarded(path, || shared.last())?;
         shared.head.send_replace(last);
@@ -99,6 +91,19 @@ impl EmbeddedLog {
             Err(error) => Err(LogError::Unavailable(format!("{}: {error}", self.shared.path.display()))),
         }
     }
+}
+
+fn open_to_write(path: &Path) -> Result<Database, LogError> {
+    guarded(path, || {
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|error| open_failed(path, &error))?;
+        let transaction = database.begin_write().map_err(|error| failed(path, &error))?;
+        transaction.open_table(BLOCKS).map_err(|error| failed(path, &error))?;
+        transaction.commit().map_err(|error| failed(path, &error))?;
+        Ok(database)
+    })
 }
 
 /// Runs `work`; if redb panics over damage that it does not expect, that is an error of the file.
@@ -128,11 +133,33 @@ impl Shared {
     }
 
     fn begin_read(&self) -> Result<redb::ReadTransaction, LogError> {
-        let transaction = match &self.file {
-            File::Owned(database) => database.begin_read(),
-            File::ReadOnly(database) => database.begin_read(),
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        let transaction = match file.as_ref() {
+            Some(File::Owned(database)) => database.begin_read(),
+            Some(File::ReadOnly(database)) => database.begin_read(),
+            None => return Err(self.closed()),
         };
         transaction.map_err(|error| self.failed(&error))
+    }
+
+    fn closed(&self) -> LogError {
+        LogError::Unavailable(format!("{} could not be opened again after an error", self.path.display()))
+    }
+
+    /// After an error redb refuses everything until the file is opened again, even when the cause
+    /// (a full disk) has gone. What the failed transaction left is seen from the head.
+    fn open_again(&self) -> Result<(), LogError> {
+        let mut file = self.file.write().unwrap_or_else(PoisonError::into_inner);
+        let old = file.take();
+        guarded(&self.path, || {
+            drop(old);
+            Ok(())
+        })?;
+        *file = Some(File::Owned(open_to_write(&self.path)?));
+        drop(file);
+        let last = guarded(&self.path, || self.last())?;
+        self.head.send_replace(last);
+        Ok(())
     }
 
     /// The table of blocks; nothing in a file that no log has ever been in.
@@ -152,22 +179,46 @@ impl Shared {
 
     fn append(&self, expected: BlockNumber, bytes: &[u8]) -> Result<AppendOutcome, LogError> {
         let _turn = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
-        let File::Owned(database) = &self.file else {
-            return Err(LogError::Unavailable(format!("{} is open for reading only", self.path.display())));
-        };
+        let is_open = self.file.read().unwrap_or_else(PoisonError::into_inner).is_some();
+        if !is_open {
+            self.open_again()?;
+        }
         let head = *self.head.borrow();
         if head != expected {
             return Ok(AppendOutcome::Conflict { head });
         }
         let number = BlockNumber(expected.0.saturating_add(1));
+        if let Err(error) = self.write(number, bytes) {
+            if !self.is_read_only() {
+                self.open_again()?;
+            }
+            return Err(error);
+        }
+        self.head.send_replace(number);
+        Ok(AppendOutcome::Appended(number))
+    }
+
+    fn is_read_only(&self) -> bool {
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(file.as_ref(), Some(File::ReadOnly(_)))
+    }
+
+    fn write(&self, number: BlockNumber, bytes: &[u8]) -> Result<(), LogError> {
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        let database = match file.as_ref() {
+            Some(File::Owned(database)) => database,
+            Some(File::ReadOnly(_)) => {
+                let reason = format!("{} is open for reading only", self.path.display());
+                return Err(LogError::Unavailable(reason));
+            }
+            None => return Err(self.closed()),
+        };
         let transaction = database.begin_write().map_err(|error| self.failed(&error))?;
         {
             let mut table = transaction.open_table(BLOCKS).map_err(|error| self.failed(&error))?;
             table.insert(number.0, bytes).map_err(|error| self.failed(&error))?;
         }
-        transaction.commit().map_err(|error| self.failed(&error))?;
-        self.head.send_replace(number);
-        Ok(AppendOutcome::Appended(number))
+        transaction.commit().map_err(|error| self.failed(&error))
     }
 
     fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<NumberedBytes>, LogError> {

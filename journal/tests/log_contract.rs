@@ -143,3 +143,48 @@ async fn a_changed_missing_or_exchanged_block_is_named() {
     cut[3] = cut[3][..60].into();
     assert_eq!(fault_of(cut).await.0, 4);
 }
+
+/// A full disk must not outlast itself: redb refuses everything after an error until the file is
+/// opened again.
+#[tokio::test]
+async fn a_log_goes_on_when_a_full_disk_has_room_again() {
+    let disk = tempfile::tempdir().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"])
+        .arg(disk.path())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !mounted {
+        println!("skipped: a file system of eight megabytes cannot be mounted here");
+        return;
+    }
+    let log = EmbeddedLog::open(&disk.path().join("ledger.redb")).unwrap();
+    let block: Arc<[u8]> = vec![7_u8; 64 << 10].into();
+    let filler = disk.path().join("filler");
+    drop(std::fs::write(&filler, vec![1_u8; 4 << 20]));
+    let mut head = BlockNumber(0);
+    let mut was_full = false;
+    for _ in 0..400 {
+        match log.append(head, Arc::clone(&block)).await {
+            AppendOutcome::Appended(number) => head = number,
+            AppendOutcome::Unknown { .. } => {
+                was_full = true;
+                break;
+            }
+            AppendOutcome::Conflict { head } => panic!("nobody else appends, but it ends at {head:?}"),
+        }
+    }
+    assert!(was_full, "the disk was never full");
+    std::fs::remove_file(&filler).unwrap();
+    let landed = log.append(head, Arc::clone(&block)).await;
+    // the append that met the full disk may have landed after all, or the file may have to be opened
+    // once more: the next answer is certain either way
+    let landed = match landed {
+        AppendOutcome::Unknown { .. } => log.append(head, Arc::clone(&block)).await,
+        AppendOutcome::Appended(_) | AppendOutcome::Conflict { .. } => landed,
+    };
+    assert!(!matches!(landed, AppendOutcome::Unknown { .. }), "{landed:?}");
+    assert!(log.head().await.unwrap() > head, "it goes on");
+    drop(log);
+    assert!(std::process::Command::new("umount").arg(disk.path()).status().unwrap().success());
+}

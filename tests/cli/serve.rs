@@ -133,7 +133,7 @@ async fn damaged_views_are_made_again_from_the_journal() {
 }
 
 #[tokio::test]
-async fn views_of_another_journal_are_not_believed() {
+async fn a_journal_that_lost_its_end_or_is_another_one_is_refused() {
     let (_one, first) = directory();
     let (_two, second) = directory();
     for data in [&first, &second] {
@@ -141,12 +141,19 @@ async fn views_of_another_journal_are_not_believed() {
         server.volume("v").await;
         server.stop();
     }
-    std::fs::copy(second.join("views.redb"), first.join("views.redb")).unwrap();
+    let older = std::fs::read(first.join("ledger.redb")).unwrap();
     let server = Server::start(&first);
-    let listed = server.call(Method::GET, "/v3/demo/volumes", None).await;
-    let volumes = listed["volumes"].as_array().unwrap();
-    assert_eq!(volumes.len(), 1);
-    assert!(server.volume_file(volumes[0]["id"].as_str().unwrap()).is_file());
+    let volume = server.volume("acknowledged").await;
+    server.stop();
+    let newer = std::fs::read(first.join("ledger.redb")).unwrap();
+    for wrong in [older, std::fs::read(second.join("ledger.redb")).unwrap()] {
+        std::fs::write(first.join("ledger.redb"), wrong).unwrap();
+        let refused = run_on(&first, &["serve", "--listen", "127.0.0.1:0"]).exits(4);
+        assert!(refused.stderr.contains("do not follow from the journal"), "{}", refused.stderr);
+    }
+    std::fs::write(first.join("ledger.redb"), newer).unwrap();
+    let server = Server::start(&first);
+    assert!(server.volume_file(&volume).is_file());
     server.stop();
 }
 

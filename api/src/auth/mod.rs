@@ -137,7 +137,7 @@ pub fn check_listen(address: SocketAddr, auth: &Authenticator) -> Result<(), Ope
 #[error(
     "refusing to listen on {address} without authentication: anybody who reaches it would be an \
      administrator. Configure a token file, listen on 127.0.0.1, or set \
-     `allow_unauthenticated_access_from_anywhere = true`"
+     `i_know_that_noauth_lets_everybody_in = true`"
 )]
 pub struct OpenToAll {
     /// Where it was to listen.

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tephra_domain::actor::Role;
 use tephra_domain::ids::Position;
 use tephra_projector::QueryError;
 use tephra_projector::events::{EventPage, EventQuery};
@@ -113,7 +114,8 @@ impl Wanted {
                     if owner.as_ref() != Some(project) {
                         continue;
                     }
-                    if self.hides_addresses && commit.actor.project != *project {
+                    let is_colleague = commit.actor.project == *project && commit.actor.role != Role::Admin;
+                    if self.hides_addresses && !is_colleague {
                         view.actor.address = None;
                     }
                 }

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;
+use tephra_domain::actor::{Actor, Role};
 use tephra_domain::ids::Position;
 use tephra_projector::events::EventQuery;
 use tephra_projector::history::ResourceRef;
@@ -98,12 +99,23 @@ async fn show(
                 kind: event.name(),
                 resource: resource(event),
                 what: sentence(event),
-                by: actor(&commit.actor),
+                by: author(&commit.actor, &identity),
                 request_id: commit.request.to_string(),
             });
         }
     }
     Ok(Json(History { resource: asked(&reference, id), timeline, next: page.next.map(|next| next.0) }))
+}
+
+/// The author of a commit, with the address only for administrators and for the author's own
+/// project, and never an administrator's.
+fn author(author: &Actor, asker: &Identity) -> ActorView {
+    let mut view = actor(author);
+    let is_colleague = author.project == asker.actor.project && author.role != Role::Admin;
+    if !asker.is_admin() && !is_colleague {
+        view.address = None;
+    }
+    view
 }
 
 const fn asked(reference: &ResourceRef, id: String) -> ResourceView {

@@ -191,8 +191,7 @@ impl Saga for VolumeDelete {
 
     fn failed(&self, id: OperationId, step: u16, failure: &Failure, _restored: bool) -> Vec<Event> {
         let step = usize::from(step);
-        let not_reached =
-            Failure::new(FailureKind::NotAttempted, format!("an earlier step failed: {failure}"));
+        let not_reached = Failure::new(FailureKind::NotAttempted, "an earlier step failed");
         let mut events = Vec::new();
         for (n, snapshot) in self.snapshots.iter().enumerate().skip(step) {
             let failure = if n == step { failure.clone() } else { not_reached.clone() };
