@@ -132,9 +132,7 @@ async fn commands_happen_once_while(
         let is_listed = |id: &String| rows.iter().any(|row| row["id"] == id.as_str());
         ensure!(ids.iter().all(is_listed), "not all that was answered is listed");
     }
-    let verified = admin.get("/ledger/v1/verify").await?;
-    ensure!(verified["intact"] == Value::Bool(true), "the ledger does not verify: {verified}");
-    Ok(())
+    invariants::verifies(&admin).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
