@@ -3,6 +3,8 @@
 //! The projector follows the log, folds every commit with the domain's own `evolve`, and writes the
 //! rows that changed together with its checkpoint in one transaction. Views are disposable: deleting
 //! the file costs time, never truth. Nothing is decided here.
+//!
+//! [`render`] has the ledger's words for people and programs, in which all readers are answered.
 
 pub mod as_of;
 pub mod error;
@@ -15,6 +17,7 @@ mod list;
 mod listed;
 pub mod operations;
 pub mod query;
+pub mod render;
 mod row;
 pub mod runner;
 mod schema;

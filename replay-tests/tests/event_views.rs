@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 
 use golden_samples::samples;
 use serde_json::{Value, json};
-use tephra_api::ledger_v1::render::sentence::sentence;
-use tephra_api::ledger_v1::render::{EventView, parse_moment, parse_sequence};
 use tephra_domain::actor::{Actor, Role};
 use tephra_domain::event::{Commit, Event};
 use tephra_domain::ids::{CommandId, OperationId, Position, ProjectId, RequestId, UserId};
 use tephra_domain::units::Timestamp;
 use tephra_journal::wire::Kind;
+use tephra_projector::render::sentence::sentence;
+use tephra_projector::render::{EventView, parse_moment, parse_sequence};
 use uuid::Uuid;
 
 fn view(event: &Event) -> EventView {

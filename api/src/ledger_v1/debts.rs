@@ -7,11 +7,11 @@ use serde::Serialize;
 use serde_json::Value;
 use tephra_domain::command::Command;
 use tephra_domain::ids::{DebtId, OperationId, VolumeId};
+use tephra_projector::render::debt;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::render::debt;
 use super::scope;
 use crate::auth::Identity;
 use crate::error::Fault;

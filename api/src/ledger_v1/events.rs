@@ -9,13 +9,13 @@ use tephra_domain::actor::Role;
 use tephra_domain::ids::Position;
 use tephra_projector::QueryError;
 use tephra_projector::events::{EventPage, EventQuery};
+use tephra_projector::render::{EventView, ResourceView, parse_moment, resource};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::live;
 use super::owners::Owners;
-use super::render::{EventView, ResourceView, parse_moment, resource};
 use super::{parse_resource, scope};
 use crate::auth::Identity;
 use crate::error::Fault;

@@ -7,12 +7,12 @@ use tephra_domain::actor::{Actor, Role};
 use tephra_domain::ids::Position;
 use tephra_projector::events::EventQuery;
 use tephra_projector::history::ResourceRef;
+use tephra_projector::render::sentence::sentence;
+use tephra_projector::render::{ActorView, ResourceView, actor, moment, resource, sequence};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::render::sentence::sentence;
-use super::render::{ActorView, ResourceView, actor, moment, resource, sequence};
 use super::{resource_of, scope};
 use crate::auth::Identity;
 use crate::error::Fault;

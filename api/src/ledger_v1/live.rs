@@ -14,6 +14,7 @@ use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use tephra_domain::ids::Position;
 use tephra_projector::QueryError;
+use tephra_projector::render::{EventView, parse_sequence};
 use tokio::sync::mpsc::{self, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,7 +24,6 @@ use utoipa_axum::routes;
 
 use super::events::Wanted;
 use super::owners::Owners;
-use super::render::{EventView, parse_sequence};
 use crate::auth::Identity;
 use crate::error::Fault;
 use crate::server::Stopping;

@@ -6,7 +6,6 @@
 //! * [`events`]: what happened, page by page; [`live`]: as it happens; [`history`]: to one thing.
 //! * [`past`]: what was, at a time or a position. [`operations`], [`debts`]: what is under way and
 //!   what was left behind. [`verify`]: whether the log and the views are what they should be.
-//! * [`render`]: all of it as JSON, without a word about HTTP.
 
 pub mod debts;
 pub mod events;
@@ -15,7 +14,6 @@ pub mod live;
 pub mod operations;
 mod owners;
 pub mod past;
-pub mod render;
 pub mod verify;
 
 use tephra_domain::ids::{
@@ -23,13 +21,13 @@ use tephra_domain::ids::{
 };
 use tephra_projector::as_of::AsOf;
 use tephra_projector::history::ResourceRef;
+use tephra_projector::render::parse_moment;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::auth::Identity;
 use crate::error::Fault;
 use crate::request::PathId;
 use crate::state::AppState;
-use render::parse_moment;
 
 /// The routes below `/ledger/v1`.
 pub fn routes() -> OpenApiRouter<AppState> {

@@ -13,12 +13,12 @@ use tephra_domain::rejection::Rejection;
 use tephra_projector::events::EventQuery;
 use tephra_projector::history::ResourceRef;
 use tephra_projector::operations::{OperationQuery, OperationRecord};
+use tephra_projector::render::operation::{Open, record};
 use tephra_projector::{QueryError, ViewsError};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::render::operation::{Open, record};
 use super::{parse_resource, scope};
 use crate::auth::Identity;
 use crate::error::Fault;

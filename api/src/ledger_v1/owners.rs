@@ -7,8 +7,8 @@ use tephra_domain::ids::{OperationId, Position, ProjectId};
 use tephra_projector::QueryError;
 use tephra_projector::events::EventQuery;
 use tephra_projector::history::ResourceRef;
+use tephra_projector::render::event::named_project;
 
-use super::render::event::named_project;
 use crate::state::AppState;
 
 /// Owners that were looked up, for one page or one stream.

@@ -9,13 +9,13 @@ use tephra_domain::ledger::Ledger;
 use tephra_domain::rejection::Rejection;
 use tephra_journal::wire::state::state_hash;
 use tephra_projector::as_of::{AsOf, ledger_as_of};
+use tephra_projector::render::state;
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::parse_at;
-use super::render::state;
 use crate::auth::Identity;
 use crate::error::Fault;
 use crate::request::InPath;

@@ -15,13 +15,13 @@ use tephra_domain::ledger::Ledger;
 use tephra_journal::hash_chain::{ChainHead, verify_chain};
 use tephra_journal::log::{Block, LogError};
 use tephra_journal::wire::state::state_hash;
+use tephra_projector::render::moment;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::render::moment;
 use crate::auth::Identity;
 use crate::error::Fault;
 use crate::state::AppState;

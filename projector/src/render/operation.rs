@@ -1,5 +1,6 @@
 //! Operations, their parameters and their steps.
 
+use crate::operations::OperationRecord;
 use serde_json::{Value, json};
 use tephra_domain::effect::{Direction, Effect, EffectKey};
 use tephra_domain::ids::{BackendName, OperationId, PoolId, SnapshotId};
@@ -7,7 +8,6 @@ use tephra_domain::operation::{Access, Operation, ResourceKey};
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{OperationKind, VolumeCreate, VolumeDelete, VolumeRevert};
 use tephra_domain::units::Timestamp;
-use tephra_projector::operations::OperationRecord;
 
 use super::event::operation_end;
 use super::{failure, moment, object};
