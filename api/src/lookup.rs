@@ -1,10 +1,11 @@
 //! Finding things for an asker: what belongs to another project is not there.
 
 use tephra_domain::event::{Commit, Event};
-use tephra_domain::ids::{SnapshotId, VolumeId};
+use tephra_domain::ids::{SnapshotId, VolumeId, VolumeTypeId};
 use tephra_domain::rejection::Rejection;
 use tephra_domain::snapshot::{Snapshot, SnapshotEvent};
 use tephra_domain::volume::{Volume, VolumeEvent};
+use tephra_domain::volume_type::VolumeTypeEvent;
 
 use crate::auth::Identity;
 use crate::error::Fault;
@@ -64,4 +65,11 @@ pub fn created_snapshot(commit: &Commit) -> Option<Snapshot> {
         }
     }
     created
+}
+
+/// The volume type that a commit created.
+pub fn created_volume_type(commit: &Commit) -> Option<VolumeTypeId> {
+    commit.events.iter().find_map(|event| {
+        if let Event::VolumeType(id, VolumeTypeEvent::Created { .. }) = event { Some(*id) } else { None }
+    })
 }

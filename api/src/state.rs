@@ -1,5 +1,6 @@
 //! What every handler can reach.
 
+use std::num::NonZero;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -8,8 +9,10 @@ use tephra_journal::gateway::CommandGateway;
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
 use tephra_projector::Views;
+use tokio::sync::Semaphore;
 
 use crate::auth::Authenticator;
+use crate::error::Fault;
 
 /// Rows on a page, at most and by default (Cinder's `osapi_max_limit`).
 pub const MAX_LIMIT: usize = 1000;
@@ -47,17 +50,41 @@ pub struct App {
 
 /// What every handler can reach. Cheap to clone.
 #[derive(Clone)]
-pub struct AppState(Arc<App>);
+pub struct AppState {
+    app: Arc<App>,
+    scans: Arc<Semaphore>,
+}
 
 impl AppState {
     /// Puts the parts together.
     pub fn new(app: App) -> Self {
-        Self(Arc::new(app))
+        let at_a_time = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self { app: Arc::new(app), scans: Arc::new(Semaphore::new(at_a_time)) }
+    }
+
+    /// Asks the views something that may cost a look at every row of a project. It runs on a thread
+    /// of its own, as many at a time as there are processors: other clients are answered meanwhile.
+    ///
+    /// # Errors
+    /// 500 if the query panicked.
+    pub async fn scan<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Views) -> T + Send + 'static,
+    ) -> Result<T, Fault> {
+        let permit =
+            Arc::clone(&self.scans).acquire_owned().await.map_err(|error| Fault::internal(&error))?;
+        let views = self.app.views.clone();
+        let scan = tokio::task::spawn_blocking(move || {
+            let found = query(&views);
+            drop(permit);
+            found
+        });
+        scan.await.map_err(|error| Fault::internal(&error))
     }
 
     /// The time now.
     pub fn now(&self) -> Timestamp {
-        (self.0.clock)()
+        (self.app.clock)()
     }
 }
 
@@ -65,6 +92,6 @@ impl Deref for AppState {
     type Target = App;
 
     fn deref(&self) -> &App {
-        &self.0
+        &self.app
     }
 }

@@ -177,10 +177,7 @@ impl<'a, R: Listed> Scan<'a, R> {
         if let Some(id) = self.filters.iter().find_map(R::only) {
             return Plan::OneRow(id);
         }
-        let by_age = match order {
-            [(SortKey::CreatedAt, first), (SortKey::Id, second)] if first == second => Some(*first),
-            [..] => None,
-        };
+        let by_age = by_age(order);
         let aged = |prefixes, exact| {
             let descending = by_age == Some(SortDirection::Descending);
             let parts = Parts { prefixes, descending, sorted_by: None, exact };
@@ -374,6 +371,20 @@ impl<'a, R: Listed> Scan<'a, R> {
         }
         let page = kept.into_sorted_vec().into_iter().skip(offset);
         page.map(|(_, id)| self.rows.must_get(&id)).collect()
+    }
+}
+
+/// Whether there is an index in this order.
+pub(crate) fn is_indexed(sort: &[(SortKey, SortDirection)]) -> bool {
+    let order = complete_order(sort);
+    by_age(&order).is_some() || served_by_index(&order).is_some()
+}
+
+/// The direction of an order by age alone.
+fn by_age(order: &[(SortKey, SortDirection)]) -> Option<SortDirection> {
+    match order {
+        [(SortKey::CreatedAt, first), (SortKey::Id, second)] if first == second => Some(*first),
+        [..] => None,
     }
 }
 

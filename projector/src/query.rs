@@ -124,6 +124,14 @@ pub struct ListQuery<Id> {
     pub with_count: bool,
 }
 
+impl<Id> ListQuery<Id> {
+    /// Whether a page costs the same however many rows the project has: no filter, and an order that
+    /// is kept as an index.
+    pub fn is_indexed(&self) -> bool {
+        self.filters.is_empty() && crate::list::is_indexed(&self.sort)
+    }
+}
+
 /// A page of a list.
 #[derive(Clone, Debug)]
 pub struct Page<T> {

@@ -180,6 +180,10 @@ async fn microversions_decide_what_is_there() {
     assert_eq!(summary, json!({ "volume-summary": { "total_count": 1, "total_size": 3 } }));
     let summary = member.get("/volumes/summary").await.ok().json;
     assert_eq!(summary["volume-summary"]["metadata"], json!({}));
+    let none = member.get("/volumes/summary?status=error").await.ok().json;
+    assert_eq!(none["volume-summary"]["total_count"], 0);
+    let unknown = member.get("/volumes/summary?colour=red").await.ok().json;
+    assert_eq!(unknown["volume-summary"]["total_count"], 1, "as Cinder, a summary drops what is no filter");
     assert_eq!(member.get("/messages").await.ok().json, json!({ "messages": [] }));
     assert_eq!(member.get("/messages/7").await.status, 404);
     let filters = member.get("/resource_filters?resource=pool").await.ok().json;

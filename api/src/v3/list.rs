@@ -190,6 +190,30 @@ impl ListRequest {
     /// # Errors
     /// 400 for a filter that the asker may not use (from 3.31) or whose value makes no sense.
     pub fn scope(&self, listed: Listed, identity: &Identity, version: Microversion) -> Result<Scope, Fault> {
+        self.scope_where(listed, identity, version, version.is_at_least(STRICT_FILTERS))
+    }
+
+    /// As [`Self::scope`], but a filter that the asker may not use is dropped at every microversion,
+    /// as Cinder's summary does.
+    ///
+    /// # Errors
+    /// 400 for a filter whose value makes no sense.
+    pub fn lenient_scope(
+        &self,
+        listed: Listed,
+        identity: &Identity,
+        version: Microversion,
+    ) -> Result<Scope, Fault> {
+        self.scope_where(listed, identity, version, false)
+    }
+
+    fn scope_where(
+        &self,
+        listed: Listed,
+        identity: &Identity,
+        version: Microversion,
+        is_strict: bool,
+    ) -> Result<Scope, Fault> {
         let mut params = self.filters.clone();
         let all_tenants = match params.remove("all_tenants") {
             Some(word) if identity.is_admin() => boolean_param("all_tenants", &word)?,
@@ -201,7 +225,7 @@ impl ListRequest {
                     && (!name.ends_with('~') || version.is_at_least(LIKE_FILTERS))
             };
             let unknown: Vec<String> = params.keys().filter(|name| !is_allowed(name)).cloned().collect();
-            if version.is_at_least(STRICT_FILTERS) && !unknown.is_empty() {
+            if is_strict && !unknown.is_empty() {
                 return Err(Fault::bad_request(format!(
                     "Invalid filters {} are found in query options.",
                     unknown.join(",")

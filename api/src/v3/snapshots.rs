@@ -100,7 +100,7 @@ async fn list(
     links: Links,
     request: ListRequest,
 ) -> Result<Json<SnapshotList>, Fault> {
-    listed(&state, &identity, version, &request, Fields::Brief, |query| links.next("snapshots", query))
+    listed(&state, &identity, version, &request, Fields::Brief, |query| links.next("snapshots", query)).await
 }
 
 /// Snapshots with all their fields.
@@ -115,10 +115,10 @@ async fn list_detail(
     request: ListRequest,
 ) -> Result<Json<SnapshotList>, Fault> {
     let next = |query: &str| links.next("snapshots/detail", query);
-    listed(&state, &identity, version, &request, Fields::Extended, next)
+    listed(&state, &identity, version, &request, Fields::Extended, next).await
 }
 
-fn listed(
+async fn listed(
     state: &AppState,
     identity: &Identity,
     version: Microversion,
@@ -136,7 +136,12 @@ fn listed(
         limit: request.limit,
         with_count: request.with_count,
     };
-    let page: Page<Snapshot> = state.views.snapshots(&query).map_err(|error| unlisted(error, "Snapshot"))?;
+    let page = if query.is_indexed() {
+        state.views.snapshots(&query)
+    } else {
+        state.scan(move |views| views.snapshots(&query)).await?
+    };
+    let page: Page<Snapshot> = page.map_err(|error| unlisted(error, "Snapshot"))?;
     let last = page.rows.last().filter(|_| page.rows.len() >= request.limit);
     let snapshots_links = last.map(|last| next(&request.next_query(&last.id.to_string())));
     let snapshots =

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use tephra_projector::Views;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::params::Params;
+use super::list::{ListRequest, Listed};
 use crate::auth::Identity;
 use crate::error::Fault;
 use crate::microversion::Microversion;
@@ -41,24 +42,23 @@ struct Summary {
     metadata: Option<BTreeMap<String, BTreeSet<String>>>,
 }
 
-/// Counts volumes (3.12); with their metadata from 3.36.
+/// Counts the volumes that pass the filters of a list (3.12); with their metadata from 3.36.
 #[utoipa::path(
     get, path = "/volumes/summary", tag = "volumes",
-    params(("all_tenants" = Option<bool>, Query, description = "of all projects (administrators)")),
+    params(super::list::ListParams),
     responses((status = 200, body = SummaryEnvelope), (status = 404))
 )]
 async fn show(
     State(state): State<AppState>,
     identity: Identity,
     version: Microversion,
-    params: Params,
+    request: ListRequest,
 ) -> Result<Json<SummaryEnvelope>, Fault> {
     version.require(SUMMARY_MINOR)?;
-    let of_all = params.flag("all_tenants")? && identity.is_admin();
-    let project = (!of_all).then_some(&identity.actor.project);
+    let scope = request.lenient_scope(Listed::Volumes, &identity, version)?;
     let with_metadata = version.is_at_least(METADATA_MINOR);
-    let summary =
-        state.views.summary(project, &[], with_metadata).map_err(|error| Fault::internal(&error))?;
+    let count = move |views: &Views| views.summary(scope.project.as_ref(), &scope.filters, with_metadata);
+    let summary = state.scan(count).await?.map_err(|error| Fault::internal(&error))?;
     Ok(Json(SummaryEnvelope {
         volume_summary: Summary {
             total_count: summary.count,

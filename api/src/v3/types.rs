@@ -23,6 +23,7 @@ use super::wire::links::{Link, Links};
 use super::wire::python::literal;
 use crate::auth::Identity;
 use crate::error::Fault;
+use crate::lookup::created_volume_type;
 use crate::microversion::Microversion;
 use crate::request::{InPath, JsonBody, PathId};
 use crate::state::AppState;
@@ -341,13 +342,13 @@ async fn create(
     body: JsonBody,
 ) -> Result<Json<TypeEnvelope>, Fault> {
     let command = parse_create(body.require()?, VolumeTypeId::from_uuid(Uuid::new_v4()))?;
-    let name = command.name.clone();
     let command = Command::CreateVolumeType(Box::new(command));
-    state.submit(&identity, body.idempotency.clone(), command).await?;
-    // By name and not by the fresh id: a repeated request gets the type that the first one made.
-    let rows = state.views.volume_types().map_err(|error| Fault::internal(&error))?;
-    let row = rows.iter().find(|row| row.name == name).ok_or_else(|| not_found(&name))?;
-    Ok(Json(TypeEnvelope { volume_type: TypeBody::new(row, &identity) }))
+    let outcome = state.submit(&identity, body.idempotency.clone(), command).await?;
+    // Not the fresh id: a repeated request gets the type that the first one made.
+    let id = outcome.created(created_volume_type)?;
+    let row = state.views.volume_type(id).map_err(|error| Fault::internal(&error))?;
+    let row = row.ok_or_else(|| not_found(&id.to_string()))?;
+    Ok(Json(TypeEnvelope { volume_type: TypeBody::new(&row, &identity) }))
 }
 
 fn parse_create(body: &Value, id: VolumeTypeId) -> Result<CreateVolumeType, Fault> {

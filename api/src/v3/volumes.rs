@@ -162,7 +162,7 @@ async fn list(
     links: Links,
     request: ListRequest,
 ) -> Result<Json<VolumeSummaryList>, Fault> {
-    let page = page(&state, &identity, version, &request)?;
+    let page = page(&state, &identity, version, &request).await?;
     let volumes_links = next(&page, &request).map(|query| links.next("volumes", &query));
     let volumes = page.rows.into_iter().map(|volume| VolumeBrief::new(volume, &links)).collect();
     Ok(Json(VolumeSummaryList { volumes, volumes_links, count: page.count }))
@@ -179,7 +179,7 @@ async fn list_detail(
     links: Links,
     request: ListRequest,
 ) -> Result<Json<VolumeDetailList>, Fault> {
-    let page = page(&state, &identity, version, &request)?;
+    let page = page(&state, &identity, version, &request).await?;
     let volumes_links = next(&page, &request).map(|query| links.next("volumes/detail", &query));
     let is_admin = identity.is_admin();
     let names = &Names::all(&state.views, is_admin)?;
@@ -188,7 +188,7 @@ async fn list_detail(
     Ok(Json(VolumeDetailList { volumes, volumes_links, count: page.count }))
 }
 
-fn page(
+async fn page(
     state: &AppState,
     identity: &Identity,
     version: Microversion,
@@ -204,7 +204,12 @@ fn page(
         limit: request.limit,
         with_count: request.with_count,
     };
-    state.views.volumes(&query).map_err(|error| unlisted(error, "Volume"))
+    let page = if query.is_indexed() {
+        state.views.volumes(&query)
+    } else {
+        state.scan(move |views| views.volumes(&query)).await?
+    };
+    page.map_err(|error| unlisted(error, "Volume"))
 }
 
 fn next(page: &Page<Volume>, request: &ListRequest) -> Option<String> {
