@@ -56,6 +56,22 @@ impl BackendObject {
     }
 }
 
+/// What the names of objects that were given up begin with.
+const UNMANAGED: &str = "unmanaged-";
+
+/// Whether a name is that of a snapshot of ours that was given up.
+pub fn is_unmanaged_snapshot(name: &str) -> bool {
+    name.strip_prefix(UNMANAGED).is_some_and(|name| name.starts_with("snapshot-"))
+}
+
+impl BackendObject {
+    /// The name under which the object goes on when the ledger gives it up. None of ours, so that
+    /// nothing takes it for one: not a late order, not a sweep.
+    pub fn unmanaged_name(&self) -> Box<str> {
+        format!("{UNMANAGED}{self}").into()
+    }
+}
+
 impl fmt::Display for BackendObject {
     /// The object's name on every backend; for users' objects the one that Cinder gives.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,6 +162,24 @@ pub enum Effect {
         /// The size that the ledger believes in.
         size: SizeGib,
     },
+    /// What the backend has under another name is ours, with the object's name and zeroes up to
+    /// whole GiB. What somebody uses is left alone.
+    Adopt {
+        /// What it is from now on.
+        object: BackendObject,
+        /// Its name before.
+        from: Box<str>,
+        /// Its size, rounded up to the whole GiB that it is to fill; nothing to take it as it is.
+        size: Option<SizeGib>,
+    },
+    /// What the object was is no longer ours: it has another name, and its data. An object that is
+    /// not there needs no name.
+    Disown {
+        /// The object.
+        object: BackendObject,
+        /// Its name from now on.
+        to: Box<str>,
+    },
 }
 
 impl Effect {
@@ -170,7 +204,25 @@ impl Effect {
             | Self::RevertToSnapshot { volume, .. }
             | Self::OverwriteVolume { volume, .. } => *volume,
             Self::CreateSnapshot { snapshot } | Self::DeleteSnapshot { snapshot } => *snapshot,
-            Self::Verify { object, .. } => *object,
+            Self::Verify { object, .. } | Self::Adopt { object, .. } | Self::Disown { object, .. } => *object,
+        }
+    }
+
+    /// A name on the backend that is none of ours, where the effect is about one.
+    pub fn outside_name(&self) -> Option<&str> {
+        match self {
+            Self::Adopt { from: name, .. } | Self::Disown { to: name, .. } => Some(name),
+            Self::CreateVolume { .. }
+            | Self::CreateVolumeFromSnapshot { .. }
+            | Self::CloneVolume { .. }
+            | Self::DeleteVolume { .. }
+            | Self::ExtendVolume { .. }
+            | Self::ShrinkVolume { .. }
+            | Self::CreateSnapshot { .. }
+            | Self::DeleteSnapshot { .. }
+            | Self::RevertToSnapshot { .. }
+            | Self::OverwriteVolume { .. }
+            | Self::Verify { .. } => None,
         }
     }
 
@@ -187,7 +239,9 @@ impl Effect {
             | Self::ShrinkVolume { .. }
             | Self::CreateSnapshot { .. }
             | Self::DeleteSnapshot { .. }
-            | Self::Verify { .. } => None,
+            | Self::Verify { .. }
+            | Self::Adopt { .. }
+            | Self::Disown { .. } => None,
         }
     }
 
@@ -205,6 +259,8 @@ impl Effect {
             Self::RevertToSnapshot { .. } => "RevertToSnapshot",
             Self::OverwriteVolume { .. } => "OverwriteVolume",
             Self::Verify { .. } => "Verify",
+            Self::Adopt { .. } => "Adopt",
+            Self::Disown { .. } => "Disown",
         }
     }
 }

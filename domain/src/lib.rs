@@ -12,6 +12,7 @@
 //!   [`effect`] (work for an executor).
 //! * [`operation`]: the engine that walks step tables; [`operations`]: one file per operation.
 //! * [`scheduler`]: which pool takes a new volume, and why.
+//! * [`drift`]: the ledger's word against what a backend shows.
 //! * [`ledger`]: the whole state; [`mod@decide`] and [`evolve`]: the two functions over it.
 
 pub mod actor;
@@ -19,6 +20,7 @@ pub mod backend;
 pub mod command;
 pub mod debt;
 pub mod decide;
+pub mod drift;
 pub mod effect;
 pub mod event;
 pub mod evolve;

@@ -481,7 +481,9 @@ impl Saga<'_> {
                     | Effect::CreateSnapshot { .. }
                     | Effect::RevertToSnapshot { .. }
                     | Effect::OverwriteVolume { .. }
-                    | Effect::Verify { .. },
+                    | Effect::Verify { .. }
+                    | Effect::Adopt { .. }
+                    | Effect::Disown { .. },
                 )
                 | None => {}
             }

@@ -15,6 +15,12 @@ impl SizeGib {
         if gib == 0 || gib > Self::MAX { None } else { Some(Self(gib)) }
     }
 
+    /// The whole GiB that so many bytes take (Cinder rounds the size of what it takes over up).
+    /// Nothing for no bytes, and beyond [`SizeGib::MAX`].
+    pub fn holding(bytes: u64) -> Option<Self> {
+        u32::try_from(bytes.div_ceil(1 << 30)).ok().and_then(Self::new)
+    }
+
     /// The size in GiB.
     pub const fn gib(self) -> u32 {
         self.0

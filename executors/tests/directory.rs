@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, OperationId, PoolName, SnapshotId, VolumeId};
@@ -333,4 +334,47 @@ async fn a_full_file_system_is_no_space_and_keeps_what_there_was() {
     assert_eq!(names(small.0.path()), [volume(1).to_string()]);
     assert_eq!(Fingerprint::of_file(&path(&small.0, volume(1))).unwrap(), before);
     drop(backend);
+}
+
+#[tokio::test]
+async fn a_foreign_file_is_listed_and_taken_over_filled_up_to_whole_gib() {
+    let world = tempfile::tempdir().unwrap();
+    let backend = open(world.path());
+    let pool = PoolName::new("files");
+    let half = 3 * (1u64 << 29);
+    let file = File::create(world.path().join("legacy.img")).unwrap();
+    file.set_len(half).unwrap();
+    file.write_all_at(b"kept", 4096).unwrap();
+    std::fs::create_dir(world.path().join("a-directory")).unwrap();
+
+    let listed = backend.list(&pool).await.unwrap();
+    let seen: Vec<_> = listed.iter().map(|found| (&*found.name, found.bytes, found.in_use)).collect();
+    assert_eq!(seen, [("legacy.img", half, false)]);
+
+    let object = volume(1);
+    let size = SizeGib::new(2).unwrap();
+    let adopt = Effect::Adopt { object, from: "legacy.img".into(), size: Some(size) };
+    flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+    assert!(backend.list(&pool).await.unwrap().iter().all(|found| found.in_use));
+    let refused = backend.perform(&pool, &adopt).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Busy);
+    drop(file);
+
+    backend.perform(&pool, &adopt).await.unwrap();
+    let path = world.path().join(object.to_string());
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), size.bytes());
+    let mut kept = [0; 4];
+    File::open(&path).unwrap().read_exact_at(&mut kept, 4096).unwrap();
+    assert_eq!(&kept, b"kept");
+    assert_eq!(provisioned_gib(&backend).await, 2.0);
+
+    for outside in ["../escape", "", ".tephra.lock", "a/b"] {
+        let adopt = Effect::Adopt { object, from: outside.into(), size: Some(size) };
+        let refused = backend.perform(&pool, &adopt).await.unwrap_err();
+        assert_eq!(refused.kind, FailureKind::ObjectMissing, "{outside}");
+    }
+}
+
+async fn provisioned_gib(backend: &DirectoryBackend) -> f64 {
+    backend.stats(Timestamp(1)).await.unwrap().iter().map(|stats| stats.provisioned_gib).sum()
 }

@@ -192,6 +192,8 @@ fn every_effect_arrives_as_it_was_sent() {
         Effect::RevertToSnapshot { volume, snapshot: safety },
         Effect::OverwriteVolume { volume, source },
         Effect::Verify { object: snapshot, size: size(6) },
+        Effect::Adopt { object: volume, from: "legacy.img".into(), size: Some(size(7)) },
+        Effect::Disown { object: snapshot, to: "unmanaged".into() },
     ];
     for effect in effects {
         let pool = PoolId { backend: BackendName::new("b"), pool: PoolName::new("p") };

@@ -21,6 +21,8 @@ pub struct Contents {
 pub struct SimBackend {
     /// What exists.
     pub objects: BTreeMap<(PoolId, BackendObject), Contents>,
+    /// What exists under names that are none of ours.
+    pub strangers: BTreeMap<(PoolId, Box<str>), Contents>,
 }
 
 impl SimBackend {
@@ -76,6 +78,31 @@ impl SimBackend {
                 let contents = self.existing(pool, *object)?;
                 if contents.size != *size {
                     return Err(Failure::new(FailureKind::Mismatch, format!("{object} has another size")));
+                }
+                return Ok(());
+            }
+            Effect::Adopt { object, from, size } => {
+                let outside = (pool.clone(), from.clone());
+                match (self.contents(pool, *object), self.strangers.get(&outside).copied()) {
+                    (Some(contents), _) => put(*object, contents),
+                    (None, None) => {
+                        return Err(Failure::new(
+                            FailureKind::ObjectMissing,
+                            format!("{from} is not on {pool}"),
+                        ));
+                    }
+                    (None, Some(contents)) if size.is_some_and(|size| size != contents.size) => {
+                        return Err(Failure::new(FailureKind::Mismatch, format!("{from} has another size")));
+                    }
+                    (None, Some(contents)) => {
+                        self.strangers.remove(&outside);
+                        put(*object, contents)
+                    }
+                }
+            }
+            Effect::Disown { object, to } => {
+                if let Some(contents) = self.objects.remove(&(pool.clone(), *object)) {
+                    self.strangers.insert((pool.clone(), to.clone()), contents);
                 }
                 return Ok(());
             }

@@ -5,6 +5,7 @@
 //! Data is compared by [`Fingerprint`], so that volumes of many GiB cost what they hold.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -14,6 +15,7 @@ use std::pin::Pin;
 use async_trait::async_trait;
 use futures::future::join_all;
 use sha2::{Digest, Sha256};
+use tephra_domain::drift::{FoundKind, FoundObject};
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{OperationId, PoolName, SnapshotId, VolumeId};
 use tephra_domain::units::{SizeGib, Timestamp};
@@ -127,6 +129,9 @@ cases! {
     verifying_tells_the_truth,
     what_is_in_use_is_left_alone,
     a_pool_that_it_does_not_have_is_refused,
+    what_is_there_is_listed,
+    what_is_given_up_can_be_taken_over_again_with_its_data,
+    nothing_is_taken_over_that_is_not_there_or_has_another_size,
 }
 
 /// Runs every case.
@@ -475,4 +480,89 @@ async fn a_pool_that_it_does_not_have_is_refused(suite: &Suite<'_>) {
     let result = suite.bench.backend().perform(&PoolName::new("no-such-pool"), &effect).await;
     assert_eq!(result.err().map(|failure| failure.kind), Some(FailureKind::ObjectMissing));
     suite.assert_absent(volume).await;
+}
+
+impl Suite<'_> {
+    /// What the backend lists, by name; nothing if it is of a kind that cannot list.
+    async fn listed(&self) -> Option<BTreeMap<String, FoundObject>> {
+        match self.bench.backend().list(&self.pool()).await {
+            Ok(found) => Some(found.into_iter().map(|found| (found.name.to_string(), found)).collect()),
+            Err(failure) => {
+                assert_eq!(failure.kind, FailureKind::Unsupported, "{}: {failure}", self.case);
+                None
+            }
+        }
+    }
+}
+
+async fn what_is_there_is_listed(suite: &Suite<'_>) {
+    let volume = suite.written(TWO).await;
+    let snapshot = snapshot_of(volume);
+    suite.done(Effect::CreateSnapshot { snapshot }).await;
+    let Some(listed) = suite.listed().await else { return };
+    for (object, is_snapshot) in [(volume, false), (snapshot, true)] {
+        let found = listed.get(&object.to_string());
+        let seen = found.map(|found| {
+            let of = match &found.kind {
+                FoundKind::Volume => None,
+                FoundKind::Snapshot { of } => Some(of.as_deref().is_none_or(|of| of == volume.to_string())),
+            };
+            (found.bytes, found.in_use, of)
+        });
+        assert_eq!(seen, Some((TWO.bytes(), false, is_snapshot.then_some(true))), "{}: {object}", suite.case);
+    }
+    suite.done(Effect::DeleteSnapshot { snapshot }).await;
+    suite.done(Effect::DeleteVolume { volume }).await;
+    let listed = suite.listed().await.unwrap_or_default();
+    for gone in [volume, snapshot] {
+        assert!(!listed.contains_key(&gone.to_string()), "{}: {gone} is still listed", suite.case);
+    }
+    let unknown = suite.bench.backend().list(&PoolName::new("no-such-pool")).await;
+    assert!(unknown.is_err(), "{}: {unknown:?}", suite.case);
+}
+
+async fn what_is_given_up_can_be_taken_over_again_with_its_data(suite: &Suite<'_>) {
+    if suite.listed().await.is_none() {
+        return;
+    }
+    let given_up = suite.written(TWO).await;
+    let before = suite.fingerprint(given_up).await;
+    let name = given_up.unmanaged_name();
+    suite.done(Effect::Disown { object: given_up, to: name.clone() }).await;
+    suite.assert_absent(given_up).await;
+    let listed = suite.listed().await.unwrap_or_default();
+    let seen = listed.get(&*name).map(|found| (found.bytes, &found.kind));
+    assert_eq!(seen, Some((TWO.bytes(), &FoundKind::Volume)), "{}", suite.case);
+
+    let taken_over = volume();
+    suite.done(Effect::Adopt { object: taken_over, from: name.clone(), size: Some(TWO) }).await;
+    suite.assert_same(taken_over, &before).await;
+    let listed = suite.listed().await.unwrap_or_default();
+    assert!(!listed.contains_key(&*name), "{}: {name} is still listed", suite.case);
+
+    let snapshot = snapshot_of(taken_over);
+    suite.done(Effect::CreateSnapshot { snapshot }).await;
+    let name = snapshot.unmanaged_name();
+    suite.done(Effect::Disown { object: snapshot, to: name.clone() }).await;
+    suite.assert_absent(snapshot).await;
+    let again = snapshot_of(taken_over);
+    suite.done(Effect::Adopt { object: again, from: name, size: Some(TWO) }).await;
+    suite.assert_same(again, &before).await;
+    suite.done(Effect::DeleteSnapshot { snapshot: again }).await;
+    suite.done(Effect::DeleteVolume { volume: taken_over }).await;
+}
+
+async fn nothing_is_taken_over_that_is_not_there_or_has_another_size(suite: &Suite<'_>) {
+    if suite.listed().await.is_none() {
+        return;
+    }
+    let object = volume();
+    let missing = Effect::Adopt { object, from: volume().unmanaged_name(), size: Some(ONE) };
+    suite.refused(missing, FailureKind::ObjectMissing).await;
+    let given_up = suite.written(ONE).await;
+    let name = given_up.unmanaged_name();
+    suite.done(Effect::Disown { object: given_up, to: name.clone() }).await;
+    suite.refused(Effect::Adopt { object, from: name.clone(), size: Some(TWO) }, FailureKind::Mismatch).await;
+    suite.done(Effect::Adopt { object, from: name, size: Some(ONE) }).await;
+    suite.done(Effect::DeleteVolume { volume: object }).await;
 }

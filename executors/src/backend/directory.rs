@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use tephra_domain::backend::BackendDescription;
+use tephra_domain::drift::FoundObject;
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, PoolName, ZoneName};
 use tephra_domain::scheduler::PoolStats;
@@ -188,9 +189,10 @@ impl Served {
         let observed = Observed {
             target: before,
             source: source.map(|object| self.files.observe(object)).transpose()?.flatten(),
+            outside: effect.outside_name().map(|name| self.files.observe_name(name)).transpose()?.flatten(),
         };
         let action = plan::plan(effect, observed)?;
-        self.act(target, source, action, go_on)?;
+        self.act(target, source, effect.outside_name().unwrap_or_default(), action, go_on)?;
         if let BackendObject::Volume(_) = target {
             self.count(before, action);
         }
@@ -201,6 +203,7 @@ impl Served {
         &self,
         target: BackendObject,
         source: Option<BackendObject>,
+        outside: &str,
         action: Action,
         go_on: &dyn Fn() -> bool,
     ) -> Result<(), Failure> {
@@ -215,6 +218,11 @@ impl Served {
             Action::Lengthen { bytes } => self.files.lengthen(target, bytes),
             Action::CutZeroes { bytes } => self.files.cut_zeroes(target, bytes),
             Action::Remove => self.files.remove(target),
+            Action::TakeOver { bytes } => {
+                self.files.rename(outside, &target.to_string())?;
+                self.files.lengthen(target, bytes)
+            }
+            Action::GiveUp => self.files.rename(&target.to_string(), outside),
         }
     }
 
@@ -226,8 +234,9 @@ impl Served {
             | Action::CreateCopy { bytes }
             | Action::ReplaceByCopy { bytes }
             | Action::Lengthen { bytes }
-            | Action::CutZeroes { bytes } => bytes,
-            Action::Remove => 0,
+            | Action::CutZeroes { bytes }
+            | Action::TakeOver { bytes } => bytes,
+            Action::Remove | Action::GiveUp => 0,
         };
         self.volume_bytes.fetch_add(signed(after).saturating_sub(signed(before)), Ordering::Relaxed);
     }
@@ -293,5 +302,17 @@ impl Backend for DirectoryBackend {
         }
         let effect = effect.clone();
         self.blocking(move |served, go_on| served.perform(&effect, go_on)).await
+    }
+
+    async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
+        if *pool != self.config.pool {
+            let message = format!("{} has no pool {pool}", self.config.name);
+            return Err(Failure::new(FailureKind::ObjectMissing, message));
+        }
+        self.blocking(|served, _| {
+            served.files.check_alive()?;
+            served.files.list()
+        })
+        .await
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tephra_domain::backend::BackendDescription;
+use tephra_domain::drift::FoundObject;
 use tephra_domain::effect::{Effect, Failure};
 use tephra_domain::ids::{BackendName, PoolName};
 use tephra_domain::scheduler::PoolStats;
@@ -106,7 +107,7 @@ impl FaultyBackend {
         self.fail_stats(None);
     }
 
-    /// From now on the backend's figures cannot be had, for this reason; or they can again.
+    /// From now on the backend shows neither figures nor objects, for this reason; or it does again.
     pub fn fail_stats(&self, failure: Option<Failure>) {
         *self.stats_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
@@ -163,5 +164,13 @@ impl Backend for FaultyBackend {
         self.strike(effect, Strikes::Before).await?;
         self.inner.perform(pool, effect).await?;
         self.strike(effect, Strikes::After).await
+    }
+
+    async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
+        let failure = self.stats_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match failure {
+            Some(failure) => Err(failure),
+            None => self.inner.list(pool).await,
+        }
     }
 }

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tephra_domain::backend::BackendDescription;
-use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
+use tephra_domain::drift::{FoundKind, FoundObject};
+use tephra_domain::effect::{self, BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, PoolName, ZoneName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::{SizeGib, Timestamp};
@@ -76,6 +77,8 @@ impl MemoryConfig {
 pub struct MemoryBackend {
     config: Arc<MemoryConfig>,
     objects: Arc<Mutex<BTreeMap<BackendObject, MemoryObject>>>,
+    /// Objects under names that are none of ours. Taken after `objects`, where both are.
+    strangers: Arc<Mutex<BTreeMap<Box<str>, MemoryObject>>>,
 }
 
 type Objects = BTreeMap<BackendObject, MemoryObject>;
@@ -83,7 +86,7 @@ type Objects = BTreeMap<BackendObject, MemoryObject>;
 impl MemoryBackend {
     /// An empty backend.
     pub fn new(config: MemoryConfig) -> Self {
-        Self { config: Arc::new(config), objects: Arc::default() }
+        Self { config: Arc::new(config), objects: Arc::default(), strangers: Arc::default() }
     }
 
     /// Everything that exists now.
@@ -118,6 +121,16 @@ impl MemoryBackend {
     /// Loses an object behind the ledger's back.
     pub fn lose(&self, object: BackendObject) {
         self.lock().remove(&object);
+    }
+
+    /// Puts something there that the ledger knows nothing of.
+    pub fn put_stranger(&self, name: &str, object: MemoryObject) {
+        self.strangers().insert(name.into(), object);
+    }
+
+    /// Everything that exists now under names that are none of ours.
+    pub fn strangers(&self) -> MutexGuard<'_, BTreeMap<Box<str>, MemoryObject>> {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Objects> {
@@ -167,7 +180,50 @@ impl MemoryBackend {
             Effect::RevertToSnapshot { volume, snapshot: source }
             | Effect::OverwriteVolume { volume, source } => overwrite(&mut objects, *volume, *source),
             Effect::Verify { object, size } => same_size(*object, present(&objects, *object)?, *size),
+            Effect::Adopt { object, from, size } => self.adopt(&mut objects, *object, from, *size),
+            Effect::Disown { object, to } => self.disown(&mut objects, *object, to),
         }
+    }
+
+    fn adopt(
+        &self,
+        objects: &mut Objects,
+        object: BackendObject,
+        from: &str,
+        size: Option<SizeGib>,
+    ) -> Result<(), Failure> {
+        if let Some(existing) = objects.get(&object) {
+            return same_size(object, existing, size.unwrap_or(existing.size));
+        }
+        let mut strangers = self.strangers();
+        let Some(found) = strangers.get(from) else {
+            return Err(Failure::new(FailureKind::ObjectMissing, format!("{from} does not exist")));
+        };
+        if found.in_use {
+            return Err(Failure::new(FailureKind::Busy, format!("{from} is in use")));
+        }
+        if let Some(size) = size.filter(|size| *size != found.size) {
+            return Err(mismatch(format!("{from} is {} GiB, not {size} GiB", found.size)));
+        }
+        if let Some(found) = strangers.remove(from) {
+            objects.insert(object, found);
+        }
+        Ok(())
+    }
+
+    fn disown(&self, objects: &mut Objects, object: BackendObject, to: &str) -> Result<(), Failure> {
+        let Some(found) = objects.get(&object) else { return Ok(()) };
+        if found.in_use {
+            return Err(busy(object));
+        }
+        let mut strangers = self.strangers();
+        if strangers.contains_key(to) {
+            return Err(mismatch(format!("{to} exists already")));
+        }
+        if let Some(found) = objects.remove(&object) {
+            strangers.insert(to.into(), found);
+        }
+        Ok(())
     }
 
     fn create(&self, objects: &mut Objects, name: BackendObject, made: MemoryObject) -> Result<(), Failure> {
@@ -278,5 +334,31 @@ impl Backend for MemoryBackend {
             return Err(Failure::new(FailureKind::ObjectMissing, message));
         }
         self.act(effect)
+    }
+
+    async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
+        if *pool != self.config.pool {
+            let message = format!("{} has no pool {pool}", self.config.name);
+            return Err(Failure::new(FailureKind::ObjectMissing, message));
+        }
+        let found = |name: String, kind: FoundKind, object: &MemoryObject| FoundObject {
+            name: name.into(),
+            kind,
+            bytes: object.size.bytes(),
+            in_use: object.in_use,
+        };
+        let objects = self.lock();
+        let ours = objects.iter().map(|(name, object)| {
+            let of = name.is_snapshot().then(|| BackendObject::Volume(name.volume()).to_string().into());
+            let kind = of.map_or(FoundKind::Volume, |of| FoundKind::Snapshot { of: Some(of) });
+            found(name.to_string(), kind, object)
+        });
+        let strangers = self.strangers();
+        let others = strangers.iter().map(|(name, object)| {
+            let is_snapshot = effect::is_unmanaged_snapshot(name);
+            let kind = if is_snapshot { FoundKind::Snapshot { of: None } } else { FoundKind::Volume };
+            found(name.to_string(), kind, object)
+        });
+        Ok(ours.chain(others).collect())
     }
 }

@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use tephra_domain::backend::BackendDescription;
-use tephra_domain::effect::{Effect, Failure};
+use tephra_domain::drift::FoundObject;
+use tephra_domain::effect::{Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, PoolId, PoolName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
@@ -35,6 +36,13 @@ pub trait Backend: Send + Sync {
 
     /// Brings the effect about on one of its pools, or says why not. Idempotent.
     async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure>;
+
+    /// Everything that is on one of its pools, whoever made it: objects of ours under the names
+    /// that the ledger gives, others under their own. Only looks, and leaves out what belongs to
+    /// the backend itself (lock files, unfinished copies, pool metadata).
+    async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
+        Err(Failure::new(FailureKind::Unsupported, format!("{}#{pool} cannot list its objects", self.name())))
+    }
 }
 
 /// What every backend of ours offers to volume types, whatever its kind (Cinder's names).

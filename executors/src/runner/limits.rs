@@ -63,7 +63,9 @@ impl EffectLimits {
             Effect::CreateVolume { .. }
             | Effect::ExtendVolume { .. }
             | Effect::ShrinkVolume { .. }
-            | Effect::Verify { .. } => self.metadata,
+            | Effect::Verify { .. }
+            | Effect::Adopt { .. }
+            | Effect::Disown { .. } => self.metadata,
             Effect::DeleteVolume { .. } | Effect::DeleteSnapshot { .. } => self.remove,
             Effect::CreateVolumeFromSnapshot { .. }
             | Effect::CloneVolume { .. }

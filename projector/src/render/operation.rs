@@ -98,17 +98,20 @@ pub fn effect(effect: &Effect) -> Value {
         | Effect::CreateVolumeFromSnapshot { size, .. }
         | Effect::CloneVolume { size, .. }
         | Effect::Verify { size, .. } => Some(*size),
+        Effect::Adopt { size, .. } => *size,
         Effect::ExtendVolume { to, .. } | Effect::ShrinkVolume { to, .. } => Some(*to),
         Effect::DeleteVolume { .. }
         | Effect::CreateSnapshot { .. }
         | Effect::DeleteSnapshot { .. }
         | Effect::RevertToSnapshot { .. }
-        | Effect::OverwriteVolume { .. } => None,
+        | Effect::OverwriteVolume { .. }
+        | Effect::Disown { .. } => None,
     };
     json!({
         "name": effect.name(),
         "target": object(&effect.target()),
         "source": effect.source().as_ref().map(object),
+        "outside_name": effect.outside_name(),
         "size_gib": size.map(|size| size.gib()),
     })
 }

@@ -6,6 +6,8 @@
 //! Each creation flushes its file and the directory by itself: concurrent flushes share a commit of
 //! the file system's journal, and collecting them here first was measured to gain nothing.
 
+use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,10 +16,11 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, fchmod, fcntl_lock, flock, fstat,
-    fsync, openat, renameat, renameat_with, stat, statat, unlinkat,
+    fsync, major, minor, openat, renameat, renameat_with, stat, statat, unlinkat,
 };
 use rustix::io::Errno;
-use tephra_domain::effect::{BackendObject, Failure, FailureKind};
+use tephra_domain::drift::{FoundKind, FoundObject};
+use tephra_domain::effect::{BackendObject, Failure, FailureKind, is_unmanaged_snapshot};
 use uuid::Uuid;
 
 use super::copy;
@@ -127,7 +130,61 @@ impl Files {
 
     /// The length of an object's file, nothing if there is none.
     pub fn observe(&self, object: BackendObject) -> Result<Option<u64>, Failure> {
-        self.length(&object.to_string()).map_err(|error| failure(object, "look at", &error))
+        self.length(&object.to_string()).map_err(|error| failure(&object, "look at", &error))
+    }
+
+    /// The length of a file that is none of ours, nothing if there is none.
+    pub fn observe_name(&self, name: &str) -> Result<Option<u64>, Failure> {
+        if !is_plain(name) {
+            let message = format!("{name:?} is not the name of a file in the directory");
+            return Err(Failure::new(FailureKind::ObjectMissing, message));
+        }
+        self.length(name).map_err(|error| failure(&name, "look at", &error))
+    }
+
+    /// Every file but what is ours alone: the lock, unfinished copies, hidden files.
+    pub fn list(&self) -> Result<Vec<FoundObject>, Failure> {
+        let seen = || -> io::Result<Vec<FoundObject>> {
+            let locked = locked_files()?;
+            let mut found = Vec::new();
+            for entry in Dir::read_from(&self.directory)? {
+                let entry = entry?;
+                let Ok(name) = entry.file_name().to_str() else { continue };
+                if !is_plain(name) || name.strip_suffix(PARTIAL).is_some_and(is_ours) {
+                    continue;
+                }
+                let file = match statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(file) => file,
+                    Err(Errno::NOENT) => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                if FileType::from_raw_mode(file.st_mode) != FileType::RegularFile {
+                    continue;
+                }
+                found.push(FoundObject {
+                    kind: kind_of(name),
+                    name: name.into(),
+                    bytes: u64::try_from(file.st_size).unwrap_or(0),
+                    in_use: locked.contains(&(major(file.st_dev), minor(file.st_dev), file.st_ino)),
+                });
+            }
+            Ok(found)
+        };
+        seen().map_err(|error| failure(&"the directory", "list", &error))
+    }
+
+    /// Gives a file another name that nobody has, unless somebody uses the file.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), Failure> {
+        match self.is_used(from, FlockOperation::NonBlockingLockExclusive) {
+            Ok(false) => {}
+            Ok(true) => return Err(failure(&from, "rename", &Errno::BUSY.into())),
+            Err(error) => return Err(failure(&from, "look at", &error)),
+        }
+        let renamed = || {
+            self.publish(from, to, Publish::New)?;
+            fsync(&self.directory).map_err(io::Error::from)
+        };
+        renamed().map_err(|error| failure(&from, "rename", &error))
     }
 
     /// Size and free space of the file system, in bytes.
@@ -147,7 +204,7 @@ impl Files {
             }
             fsync(&self.directory).map_err(io::Error::from)
         };
-        durable().map_err(|error| failure(object, "make durable", &error))
+        durable().map_err(|error| failure(&object, "make durable", &error))
     }
 
     /// A new file of zeroes.
@@ -187,7 +244,7 @@ impl Files {
             file.set_len(bytes)?;
             file.sync_all()
         };
-        lengthened().map_err(|error| failure(object, "extend", &error))
+        lengthened().map_err(|error| failure(&object, "extend", &error))
     }
 
     /// Takes zeroes off the end, and nothing but zeroes.
@@ -202,7 +259,7 @@ impl Files {
             file.sync_all()?;
             Ok(true)
         };
-        match cut().map_err(|error| failure(object, "shrink", &error))? {
+        match cut().map_err(|error| failure(&object, "shrink", &error))? {
             true => Ok(()),
             false => {
                 let message = format!("{object} holds data beyond {bytes} bytes; nothing was cut off");
@@ -220,7 +277,7 @@ impl Files {
             self.unlink(&format!("{name}{PARTIAL}"))?;
             fsync(&self.directory).map_err(io::Error::from)
         };
-        removed().map_err(|error| failure(object, "delete", &error))
+        removed().map_err(|error| failure(&object, "delete", &error))
     }
 
     fn length(&self, name: &str) -> io::Result<Option<u64>> {
@@ -242,7 +299,7 @@ impl Files {
     fn open_source(&self, object: BackendObject) -> Result<Source, Failure> {
         match self.open_file(&object.to_string(), OFlags::RDONLY) {
             Ok(file) => Ok(Source { object, file }),
-            Err(error) => Err(failure(object, "read", &error)),
+            Err(error) => Err(failure(&object, "read", &error)),
         }
     }
 
@@ -251,7 +308,7 @@ impl Files {
             return to.set_len(bytes);
         }
         // without a reflink the copy takes time, and must not be of something that changes
-        if self.is_used(from.object, FlockOperation::NonBlockingLockShared)? {
+        if self.is_used(&from.object.to_string(), FlockOperation::NonBlockingLockShared)? {
             return Err(Errno::BUSY.into());
         }
         to.set_len(bytes)?;
@@ -280,7 +337,7 @@ impl Files {
             if let Err(left) = self.unlink(&partial) {
                 tracing::warn!(file = partial, error = %left, "an unfinished file stays until the next start");
             }
-            failure(object, "write", &error)
+            failure(&object, "write", &error)
         })
     }
 
@@ -303,18 +360,18 @@ impl Files {
     }
 
     fn refuse_if_used(&self, object: BackendObject) -> Result<(), Failure> {
-        match self.is_used(object, FlockOperation::NonBlockingLockExclusive) {
+        match self.is_used(&object.to_string(), FlockOperation::NonBlockingLockExclusive) {
             Ok(false) => Ok(()),
-            Ok(true) => Err(failure(object, "change", &Errno::BUSY.into())),
-            Err(error) => Err(failure(object, "look at", &error)),
+            Ok(true) => Err(failure(&object, "change", &Errno::BUSY.into())),
+            Err(error) => Err(failure(&object, "look at", &error)),
         }
     }
 
     /// Whether somebody holds a lock on the file: of `flock`, or of `fcntl` (as QEMU does). Ours
     /// are taken one after the other and freed at once, because over NFS both are one kind.
-    fn is_used(&self, object: BackendObject, flock_as: FlockOperation) -> io::Result<bool> {
+    fn is_used(&self, name: &str, flock_as: FlockOperation) -> io::Result<bool> {
         let _alone = self.probing.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = match self.open_file(&object.to_string(), OFlags::RDWR) {
+        let file = match self.open_file(name, OFlags::RDWR) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
@@ -354,8 +411,42 @@ fn is_ours(name: &str) -> bool {
     })
 }
 
+/// Whether a name can be that of a file in the directory that is not ours alone.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains('/') && !name.contains('\0')
+}
+
+/// Files do not say what they are: ours do by their names, and others stand by themselves.
+fn kind_of(name: &str) -> FoundKind {
+    let is_snapshot = ["snapshot-", "safety-"].iter().any(|prefix| name.starts_with(prefix)) && is_ours(name);
+    if is_snapshot || is_unmanaged_snapshot(name) {
+        FoundKind::Snapshot { of: None }
+    } else {
+        FoundKind::Volume
+    }
+}
+
+/// The files of this host that somebody has locked, by device and inode. Looking at the kernel's
+/// list disturbs nobody, whereas trying a lock can keep a starting QEMU from its disk.
+fn locked_files() -> io::Result<BTreeSet<(u32, u32, u64)>> {
+    let list = match std::fs::read_to_string("/proc/locks") {
+        Ok(list) => list,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(error),
+    };
+    Ok(list.lines().filter_map(locked_file).collect())
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 708 fd:01:263571 0 EOF`
+fn locked_file(line: &str) -> Option<(u32, u32, u64)> {
+    let mut parts = line.split_whitespace().find(|word| word.matches(':').count() == 2)?.split(':');
+    let major = u32::from_str_radix(parts.next()?, 16).ok()?;
+    let minor = u32::from_str_radix(parts.next()?, 16).ok()?;
+    Some((major, minor, parts.next()?.parse().ok()?))
+}
+
 /// What an error of the operating system means for the ledger.
-fn failure(object: BackendObject, doing: &str, error: &io::Error) -> Failure {
+fn failure(object: &dyn Display, doing: &str, error: &io::Error) -> Failure {
     let kind = match Errno::from_io_error(error) {
         Some(Errno::NOSPC | Errno::DQUOT) => FailureKind::NoSpace,
         Some(Errno::BUSY | Errno::TXTBSY) => FailureKind::Busy,

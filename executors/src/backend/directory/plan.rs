@@ -4,6 +4,8 @@
 //! only when they are complete, and the ledger has the intent before any file is made. So a file of
 //! the right size is an earlier attempt's work, and one of another size is not ours to replace.
 
+use std::fmt::Display;
+
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::units::SizeGib;
 
@@ -14,6 +16,8 @@ pub struct Observed {
     pub target: Option<u64>,
     /// The object whose data it takes.
     pub source: Option<u64>,
+    /// What is under the name that is none of ours.
+    pub outside: Option<u64>,
 }
 
 /// What is to be done to the target.
@@ -50,6 +54,13 @@ pub enum Action {
     },
     /// No file.
     Remove,
+    /// The file outside gets our name, and zeroes at the end up to whole GiB.
+    TakeOver {
+        /// Its length afterwards.
+        bytes: u64,
+    },
+    /// Our file gets the name outside.
+    GiveUp,
 }
 
 /// The object whose data an effect takes.
@@ -65,7 +76,9 @@ pub fn source_of(effect: &Effect) -> Option<BackendObject> {
         | Effect::DeleteSnapshot { .. }
         | Effect::RevertToSnapshot { .. }
         | Effect::OverwriteVolume { .. }
-        | Effect::Verify { .. } => effect.source(),
+        | Effect::Verify { .. }
+        | Effect::Adopt { .. }
+        | Effect::Disown { .. } => effect.source(),
     }
 }
 
@@ -122,11 +135,36 @@ pub fn plan(effect: &Effect, observed: Observed) -> Result<Action, Failure> {
         Effect::Verify { size, .. } => {
             has_size(target, exists(target, observed.target)?, *size).map(|()| Action::Nothing)
         }
+        Effect::Adopt { from, size, .. } => match (observed.target, observed.outside) {
+            // an earlier attempt may have died before the end was filled
+            (Some(length), _) => filled(&target, length, *size).map(|bytes| Action::Lengthen { bytes }),
+            (None, Some(length)) => filled(from, length, *size).map(|bytes| Action::TakeOver { bytes }),
+            (None, None) => Err(Failure::new(FailureKind::ObjectMissing, format!("{from} does not exist"))),
+        },
+        Effect::Disown { to, .. } => match (observed.target, observed.outside) {
+            (None, _) => Ok(Action::MakeDurable),
+            (Some(_), None) => Ok(Action::GiveUp),
+            (Some(_), Some(_)) => {
+                Err(Failure::new(FailureKind::Mismatch, format!("{to} exists already beside {target}")))
+            }
+        },
     }
 }
 
 fn exists(object: BackendObject, length: Option<u64>) -> Result<u64, Failure> {
     length.ok_or_else(|| Failure::new(FailureKind::ObjectMissing, format!("{object} does not exist")))
+}
+
+/// The length that something has once it is taken over: its whole GiB filled, if it has that many.
+fn filled(name: &dyn Display, length: u64, size: Option<SizeGib>) -> Result<u64, Failure> {
+    match size {
+        None => Ok(length),
+        Some(size) if SizeGib::holding(length) == Some(size) => Ok(size.bytes()),
+        Some(size) => {
+            let message = format!("{name} is {length} bytes long, which does not make {size} GiB");
+            Err(Failure::new(FailureKind::Mismatch, message))
+        }
+    }
 }
 
 /// Objects are whole GiB long. One that is not has lost its end, and its data with it.
@@ -182,7 +220,7 @@ mod tests {
 
     fn check(effect: &Effect, cases: &[Row]) {
         for (target, source, expected) in cases {
-            let observed = Observed { target: *target, source: *source };
+            let observed = Observed { target: *target, source: *source, outside: None };
             let planned = plan(effect, observed).map_err(|failure| failure.kind);
             assert_eq!(planned, *expected, "{effect:?} with {observed:?}");
         }
@@ -307,5 +345,44 @@ mod tests {
                 (None, None, Err(FailureKind::ObjectMissing)),
             ],
         );
+    }
+
+    #[test]
+    fn what_is_taken_over_is_filled_up_and_never_replaces_anything() {
+        let size = SizeGib::new(2);
+        let as_it_is = Effect::Adopt { object: volume(), from: "legacy".into(), size: None };
+        let found = Observed { target: None, source: None, outside: Some(5) };
+        assert_eq!(plan(&as_it_is, found), Ok(Action::TakeOver { bytes: 5 }));
+        let effect = Effect::Adopt { object: volume(), from: "legacy".into(), size };
+        let filled = Action::Lengthen { bytes: 2 * GIB };
+        for (target, outside, expected) in [
+            (None, Some(2 * GIB), Ok(Action::TakeOver { bytes: 2 * GIB })),
+            (None, Some(GIB + 1), Ok(Action::TakeOver { bytes: 2 * GIB })),
+            (None, Some(GIB), Err(FailureKind::Mismatch)),
+            (None, Some(2 * GIB + 1), Err(FailureKind::Mismatch)),
+            (None, Some(0), Err(FailureKind::Mismatch)),
+            (None, None, Err(FailureKind::ObjectMissing)),
+            (Some(GIB + 1), None, Ok(filled)),
+            (Some(2 * GIB), None, Ok(filled)),
+            (Some(2 * GIB), Some(GIB), Ok(filled)),
+            (Some(GIB), None, Err(FailureKind::Mismatch)),
+        ] {
+            let planned = plan(&effect, Observed { target, source: None, outside });
+            assert_eq!(planned.map_err(|failure| failure.kind), expected, "{target:?} {outside:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_takes_nobodys_name() {
+        let effect = Effect::Disown { object: volume(), to: "legacy".into() };
+        for (target, outside, expected) in [
+            (Some(GIB), None, Ok(Action::GiveUp)),
+            (None, Some(GIB), Ok(Action::MakeDurable)),
+            (None, None, Ok(Action::MakeDurable)),
+            (Some(GIB), Some(GIB), Err(FailureKind::Mismatch)),
+        ] {
+            let planned = plan(&effect, Observed { target, source: None, outside });
+            assert_eq!(planned.map_err(|failure| failure.kind), expected, "{target:?} {outside:?}");
+        }
     }
 }

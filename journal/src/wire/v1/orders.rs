@@ -16,7 +16,7 @@ wire_struct! {
     WorkOrderV1<'a> for WorkOrder { due: DueEffectV1<'a>, operation: Id, request: &'a str }
     /// What, where, which attempt, and not before when.
     DueEffectV1<'a> for DueEffect {
-        key: EffectKeyV1, pool: PoolIdV1<'a>, effect: EffectV1, not_before: i64,
+        key: EffectKeyV1, pool: PoolIdV1<'a>, effect: EffectV1<'a>, not_before: i64,
     }
 }
 
@@ -33,7 +33,7 @@ wire_enum! {
         1 Failed { failure: FailureV1<'a> } = { Outcome::Failed(failure) };
     }
     /// What is to be brought about.
-    EffectV1 for Effect {
+    EffectV1<'a> for Effect {
         0 CreateVolume { volume: BackendObjectV1, size: u32 } = { Effect::CreateVolume { volume, size } };
         1 CreateVolumeFromSnapshot { volume: BackendObjectV1, size: u32, snapshot: BackendObjectV1 }
             = { Effect::CreateVolumeFromSnapshot { volume, size, snapshot } };
@@ -49,5 +49,8 @@ wire_enum! {
         9 OverwriteVolume { volume: BackendObjectV1, source: BackendObjectV1 }
             = { Effect::OverwriteVolume { volume, source } };
         10 Verify { object: BackendObjectV1, size: u32 } = { Effect::Verify { object, size } };
+        11 Adopt { object: BackendObjectV1, from: &'a str, size: Option<u32> }
+            = { Effect::Adopt { object, from, size } };
+        12 Disown { object: BackendObjectV1, to: &'a str } = { Effect::Disown { object, to } };
     }
 }
