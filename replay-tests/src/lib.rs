@@ -1,8 +1,10 @@
 //! What proves the rest: a world in memory to run the ledger in, a simulated backend, and the tests
 //! that need several crates at once. See README.md for which test proves what.
 
+pub mod beliefs;
 pub mod docs;
 pub mod drawn;
+pub mod model;
 pub mod served;
 pub mod sim_backend;
 pub mod walk;

@@ -5,20 +5,20 @@
 //! any time; an executor locks the volumes concerned, asks whether the attempt is still due, acts,
 //! reports and unlocks, and may die between any two of these.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use tephra_domain::actor::{Actor, Role};
 use tephra_domain::command::{Command, MetadataChange};
 use tephra_domain::decide::Verdict;
-use tephra_domain::effect::{BackendObject, DueEffect, Effect, Failure, FailureKind, Outcome};
-use tephra_domain::event::{Commit, Event};
+use tephra_domain::effect::{DueEffect, Effect, Failure, FailureKind, Outcome};
 use tephra_domain::ids::{ProjectId, SnapshotId, VolumeId};
 use tephra_domain::operation::ResourceKey;
 use tephra_domain::quota::QuotaResource;
 use tephra_domain::rejection::Rejection;
-use tephra_domain::snapshot::{SnapshotEvent, SnapshotState};
-use tephra_domain::volume::{VolumeEvent, VolumeSource, VolumeState};
+use tephra_domain::snapshot::SnapshotState;
+use tephra_domain::volume::{VolumeSource, VolumeState};
 
+use crate::beliefs::Beliefs;
 use crate::world::{PROJECT, World, actor, gib};
 
 /// An executor that has taken an order and found it due.
@@ -35,9 +35,7 @@ pub struct Walk {
     /// Every order that was ever published: queues deliver late, and twice.
     published: Vec<DueEffect>,
     busy: Vec<Busy>,
-    /// What each volume's data should be, by what clients were told.
-    volume_data: BTreeMap<VolumeId, u64>,
-    snapshot_data: BTreeMap<SnapshotId, u64>,
+    beliefs: Beliefs,
     seen: usize,
     next_tag: u64,
     faults: bool,
@@ -56,8 +54,7 @@ impl Walk {
             random,
             published: Vec::new(),
             busy: Vec::new(),
-            volume_data: BTreeMap::new(),
-            snapshot_data: BTreeMap::new(),
+            beliefs: Beliefs::default(),
             seen,
             next_tag: 0,
             faults: true,
@@ -77,7 +74,7 @@ impl Walk {
         }
         self.come_to_rest();
         self.world.check_at_rest();
-        self.check_data();
+        self.beliefs.check(&self.world);
     }
 
     fn step(&mut self) {
@@ -147,7 +144,7 @@ impl Walk {
         if is_free && self.world.volume_state(volume) == VolumeState::Available {
             self.next_tag += 1;
             self.world.write(volume, self.next_tag);
-            self.volume_data.insert(volume, self.next_tag);
+            self.beliefs.wrote(volume, self.next_tag);
         }
     }
 
@@ -293,89 +290,10 @@ impl Walk {
 
     /// Follows the history as a client would, to know what the data should be.
     fn observe(&mut self) {
-        let fresh: Vec<Commit> = self.world.history.get(self.seen..).unwrap_or_default().to_vec();
+        for commit in self.world.history.get(self.seen..).unwrap_or_default() {
+            self.beliefs.observe(&self.world, commit);
+        }
         self.seen = self.world.history.len();
-        for event in fresh.iter().flat_map(|commit| &commit.events) {
-            match event {
-                Event::Volume(id, VolumeEvent::Created) => {
-                    let data = match self.world.ledger.volumes.get(id).map(|volume| volume.source) {
-                        Some(VolumeSource::Volume(source)) => self.volume_data.get(&source).copied(),
-                        Some(VolumeSource::Snapshot(source)) => self.snapshot_data.get(&source).copied(),
-                        Some(VolumeSource::Blank) | None => Some(0),
-                    };
-                    self.volume_data.insert(*id, data.unwrap_or_else(|| panic!("{id} has no source")));
-                }
-                Event::Volume(id, VolumeEvent::RevertAccepted { snapshot, .. }) => {
-                    self.snapshot_data.entry(*snapshot).or_insert_with(|| {
-                        // a recovery: the data from before the revert that failed
-                        self.volume_data.get(id).copied().unwrap_or(0)
-                    });
-                }
-                Event::Volume(id, VolumeEvent::Reverted) => {
-                    if let Some(data) = self.reverted_to(*id) {
-                        self.volume_data.insert(*id, data);
-                    }
-                }
-                Event::Snapshot(id, SnapshotEvent::Created) => {
-                    let volume = self.world.ledger.snapshots.get(id).map(|snapshot| snapshot.volume);
-                    let data = volume.and_then(|volume| self.volume_data.get(&volume)).copied();
-                    self.snapshot_data.insert(*id, data.unwrap_or_else(|| panic!("{id} has no volume")));
-                }
-                // an operator believes the backend: whatever is there is the data now
-                Event::Volume(id, VolumeEvent::StatusReset { to: VolumeState::Available }) => {
-                    if let Some(tag) = self.world.tag(*id) {
-                        self.volume_data.insert(*id, tag);
-                    }
-                }
-                Event::Snapshot(id, SnapshotEvent::StatusReset { to: SnapshotState::Available }) => {
-                    if let Some(snapshot) = self.world.ledger.snapshots.get(id) {
-                        let object = BackendObject::Snapshot { volume: snapshot.volume, snapshot: *id };
-                        let tag = self.world.storage.contents(&snapshot.pool, object).map(|c| c.tag);
-                        self.snapshot_data.insert(*id, tag.unwrap_or(0));
-                    }
-                }
-                Event::Volume(..)
-                | Event::Snapshot(..)
-                | Event::VolumeType(..)
-                | Event::Quota(_)
-                | Event::Backend(..)
-                | Event::Operation(..)
-                | Event::Debt(..) => {}
-            }
-        }
-    }
-
-    /// The data of the snapshot that a volume was last reverted to.
-    fn reverted_to(&self, id: VolumeId) -> Option<u64> {
-        let commits = self.world.history.iter().rev();
-        commits.flat_map(|commit| &commit.events).find_map(|event| match event {
-            Event::Volume(volume, VolumeEvent::RevertAccepted { snapshot, .. }) if *volume == id => {
-                self.snapshot_data.get(snapshot).copied()
-            }
-            Event::Volume(..)
-            | Event::Snapshot(..)
-            | Event::VolumeType(..)
-            | Event::Quota(_)
-            | Event::Backend(..)
-            | Event::Operation(..)
-            | Event::Debt(..) => None,
-        })
-    }
-
-    /// Whatever is available holds what clients were told it holds.
-    fn check_data(&self) {
-        for (id, volume) in self.world.ledger.volumes.sorted() {
-            if volume.status.state() == VolumeState::Available {
-                assert_eq!(self.world.tag(*id), self.volume_data.get(id).copied(), "the data of volume {id}");
-            }
-        }
-        for (id, snapshot) in self.world.ledger.snapshots.sorted() {
-            if snapshot.status.state() == SnapshotState::Available {
-                let object = BackendObject::Snapshot { volume: snapshot.volume, snapshot: *id };
-                let tag = self.world.storage.contents(&snapshot.pool, object).map(|contents| contents.tag);
-                assert_eq!(tag, self.snapshot_data.get(id).copied(), "the data of snapshot {id}");
-            }
-        }
     }
 
     fn any_volume(&mut self) -> Option<VolumeId> {
