@@ -288,6 +288,32 @@ fn what_is_cut_changed_in_version_or_too_long_is_refused() {
     assert!(decode_submission(&longer).is_err());
 }
 
+/// A process that says nonsense must not take another one down. What is changed may still be a
+/// message; what matters is that none panics, or asks for memory without end.
+#[test]
+fn a_changed_byte_anywhere_never_panics() {
+    let effect = Effect::DeleteVolume { volume: BackendObject::Volume(volume()) };
+    let pool = PoolId { backend: BackendName::new("b"), pool: PoolName::new("p") };
+    let due = DueEffect { key: step(), pool, effect, not_before: Timestamp(5) };
+    let order = WorkOrder { due, operation: operation(), request: RequestId::new("req") };
+    let mut messages: Vec<Vec<u8>> =
+        commands().into_iter().map(|c| encode_submission(&submitted(c))).collect();
+    messages.extend(receipts().iter().map(encode_answer));
+    messages.extend([encode_order(&order), encode_pools(&[pool_stats(Timestamp(3))])]);
+    for message in messages {
+        for at in 0..message.len() {
+            for byte in [0, 1, 2, 3, 0x7F, 0x80, 0xFE, 0xFF] {
+                let mut changed = message.clone();
+                changed[at] = byte;
+                drop(decode_submission(&changed));
+                drop(decode_answer(&changed));
+                drop(decode_order(&changed));
+                drop(decode_pools(&changed));
+            }
+        }
+    }
+}
+
 /// Processes of two versions talk while an upgrade is under way: version 1 stays what it is.
 #[test]
 fn version_1_has_these_bytes() {
