@@ -4,7 +4,8 @@
 //! * It sees `LC_ALL=C`, the `PATH`, and what the caller adds; nothing else of our environment.
 //! * It has a time limit, and a bound on what is kept of its output.
 //! * It leads a process group of its own. At the time limit, or when nobody waits for it any more,
-//!   the whole group is killed.
+//!   the whole group is killed. A program that must not die half-way ([`Program::stopped_gently`]) is
+//!   asked to end instead, and may finish what it cannot leave.
 //! * It dies with us, even if we are killed with SIGKILL: `setpriv --pdeathsig KILL` (util-linux)
 //!   asks the kernel for that. Asking from here would take unsafe code between fork and exec. The
 //!   kernel watches the thread that forked, so one thread that never ends forks for everybody.
@@ -19,6 +20,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
@@ -31,6 +33,27 @@ pub const STDOUT_LIMIT_BYTES: usize = 64 << 20;
 /// How much of the end of a program's standard error is kept.
 pub const STDERR_TAIL_BYTES: usize = 2048;
 
+/// Who runs programs for a backend.
+///
+/// Everywhere but in tests that is [`Spawner`]. A test of what a crash leaves behind gives the
+/// backend one that dies between two programs.
+#[async_trait]
+pub trait Launcher: Send + Sync {
+    /// Runs a program to its end, like [`Program::run`].
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError>;
+}
+
+/// Runs programs, and does nothing else.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spawner;
+
+#[async_trait]
+impl Launcher for Spawner {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        program.run().await
+    }
+}
+
 /// A program to run.
 #[derive(Clone)]
 pub struct Program {
@@ -39,6 +62,33 @@ pub struct Program {
     stdin: Vec<u8>,
     time_limit: Duration,
     stdout_limit_bytes: usize,
+    stop: Stop,
+}
+
+/// How a program is made to end before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// SIGKILL: at once.
+    Kill,
+    /// SIGTERM: when it can.
+    Ask,
+}
+
+impl Stop {
+    const fn signal(self) -> Signal {
+        match self {
+            Self::Kill => Signal::KILL,
+            Self::Ask => Signal::TERM,
+        }
+    }
+
+    /// As `setpriv` writes it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "KILL",
+            Self::Ask => "TERM",
+        }
+    }
 }
 
 /// What a program printed on its standard output before it ended with success.
@@ -110,7 +160,22 @@ impl Program {
             stdin: Vec::new(),
             time_limit,
             stdout_limit_bytes: STDOUT_LIMIT_BYTES,
+            stop: Stop::Kill,
         }
+    }
+
+    /// The program and its arguments.
+    pub fn argv(&self) -> &[OsString] {
+        &self.argv
+    }
+
+    /// Asks it to end (SIGTERM) where others are killed. For lvm2: killed between two calls to the
+    /// kernel it leaves devices suspended, but asked it lets go of its lock first. One that does
+    /// not end goes on by itself, and nobody waits for it.
+    #[must_use]
+    pub const fn stopped_gently(mut self) -> Self {
+        self.stop = Stop::Ask;
+        self
     }
 
     /// One more argument.
@@ -158,7 +223,8 @@ impl Program {
         let path = find(self.argv.first().map_or_else(|| OsStr::new(""), OsString::as_os_str))
             .ok_or_else(|| ProcessError::NotFound { program: program.clone() })?;
         let broken = |source| ProcessError::Broken { program: program.clone(), source };
-        let mut group = Group { child: spawn(self.command(&path)).await.map_err(broken)?, ended: false };
+        let child = spawn(self.command(&path)).await.map_err(broken)?;
+        let mut group = Group { child, ended: false, stop: self.stop };
         let mut stderr_tail = Vec::new();
         let talked =
             tokio::time::timeout(self.time_limit, self.talk(&mut group.child, &mut stderr_tail)).await;
@@ -190,7 +256,7 @@ impl Program {
         let mut command = match setpriv() {
             Some(setpriv) => {
                 let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL", "--"]).arg(path);
+                command.args(["--pdeathsig", self.stop.name(), "--"]).arg(path);
                 command
             }
             None => Command::new(path),
@@ -205,7 +271,7 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
-            .kill_on_drop(true);
+            .kill_on_drop(self.stop == Stop::Kill);
         command
     }
 
@@ -246,10 +312,11 @@ enum Talked {
     TooMuch,
 }
 
-/// A child that leads its own process group. Unless it has ended, dropping this kills the group.
+/// A child that leads its own process group. Unless it has ended, dropping this stops the group.
 struct Group {
     child: Child,
     ended: bool,
+    stop: Stop,
 }
 
 impl Drop for Group {
@@ -257,10 +324,10 @@ impl Drop for Group {
         // a leader that is reaped has no id any more, so this never meets a stranger's group
         let leader = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let (false, Some(leader)) = (self.ended, leader)
-            && let Err(error) = kill_process_group(leader, Signal::KILL)
+            && let Err(error) = kill_process_group(leader, self.stop.signal())
             && error != rustix::io::Errno::SRCH
         {
-            tracing::warn!(%error, "a process group could not be killed");
+            tracing::warn!(%error, "a process group could not be stopped");
         }
     }
 }
@@ -437,6 +504,23 @@ mod tests {
             tokio::spawn(shell(&format!("echo $$ > {}; exec sleep 1000", pid_file.display())).run());
         let pid = number_in(&pid_file).await;
         running.abort();
+        assert!(is_gone(pid).await, "the child lives on");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_stopped_gently_finishes_what_it_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let (held, finished) = (directory.path().join("held"), directory.path().join("finished"));
+        // the shell would speak of its ended sleep into a closed pipe
+        let script = format!(
+            "exec 2>/dev/null; trap 'echo 1 > {}; exit' TERM; echo $$ > {}; while :; do sleep 0.01; done",
+            finished.display(),
+            held.display()
+        );
+        let running = tokio::spawn(shell(&script).stopped_gently().run());
+        let pid = number_in(&held).await;
+        running.abort();
+        assert_eq!(number_in(&finished).await, 1);
         assert!(is_gone(pid).await, "the child lives on");
     }
 

@@ -3,6 +3,9 @@
 //! A backend's test gives a [`Bench`] and calls [`check_all`]. Every effect of every case is
 //! performed as the world is at its worst: after an attempt that was killed half-way, and twice.
 //! Data is compared by [`Fingerprint`], so that volumes of many GiB cost what they hold.
+//! A backend that drives other programs is killed between every two of them: [`interrupt`].
+
+pub mod interrupt;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -94,6 +97,11 @@ pub trait Bench: Send + Sync {
 
     /// Uses an object until the result is dropped; nothing if this backend cannot tell.
     async fn occupy(&self, object: BackendObject) -> Option<Box<dyn Any + Send>>;
+
+    /// How many volumes the suite makes at once: fewer where each takes its whole size.
+    fn volumes_at_once(&self) -> usize {
+        64
+    }
 }
 
 /// One case of the suite.
@@ -272,7 +280,7 @@ async fn a_blank_volume_has_its_size_and_holds_zeroes(suite: &Suite<'_>) {
 }
 
 async fn many_volumes_are_made_at_once(suite: &Suite<'_>) {
-    let volumes: Vec<BackendObject> = (0..64).map(|_| volume()).collect();
+    let volumes: Vec<BackendObject> = (0..suite.bench.volumes_at_once()).map(|_| volume()).collect();
     join_all(volumes.iter().map(|volume| suite.done(Effect::CreateVolume { volume: *volume, size: ONE })))
         .await;
     for volume in volumes {

@@ -1,0 +1,162 @@
+//! kill -9 between every two commands of an effect.
+//!
+//! A backend that drives other programs leaves traces at every command. Here an effect is attempted
+//! in a process of its own, which kills itself with SIGKILL right after a command that changes
+//! something; the next attempt finds what that one left, and dies one change further, until an
+//! attempt comes to the end. So every state that a crash between two commands can leave is met by
+//! an attempt that starts there.
+//!
+//! The process is the test's own executable, told by its environment what to attempt. The test
+//! file has one ignored test for it, which calls [`Attempt::from_environment`], opens the backend
+//! over [`Attempt::launcher`], and performs.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::process::{Signal, getpid, kill_process};
+use tephra_domain::effect::{Direction, DueEffect, Effect, EffectKey};
+use tephra_domain::ids::{BackendName, OperationId, PoolId, PoolName, RequestId};
+use tephra_domain::units::Timestamp;
+use tephra_journal::wire::message::{decode_order, encode_order};
+use tephra_journal::work_queue::WorkOrder;
+use uuid::Uuid;
+
+use crate::process::{Launcher, Output, ProcessError, Program, Spawner};
+
+/// The effect to attempt, encoded as a work order, in hexadecimal.
+const EFFECT: &str = "TEPHRA_ATTEMPT_EFFECT";
+
+/// How many changes the attempt may make before it dies.
+const CHANGES: &str = "TEPHRA_ATTEMPT_CHANGES";
+
+/// The file that gets the command after which it died.
+const LAST: &str = "TEPHRA_ATTEMPT_LAST";
+
+/// How long one attempt may take.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(300);
+
+/// More attempts than any effect needs.
+const MOST_ATTEMPTS: usize = 64;
+
+/// Whether a command changes anything. Attempts do not die after one that only looks.
+pub type Changes = fn(&[OsString]) -> bool;
+
+/// Attempts effects in processes that die.
+#[derive(Clone, Debug)]
+pub struct Interrupter {
+    test: &'static str,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Interrupter {
+    /// With the name of the ignored test that makes the attempts.
+    pub const fn new(test: &'static str) -> Self {
+        Self { test, environment: Vec::new() }
+    }
+
+    /// One more variable that the attempt needs.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Attempts an effect until an attempt comes to the end, and says how many died before.
+    ///
+    /// # Panics
+    /// If an attempt fails otherwise than by dying, or if there is no end.
+    #[allow(clippy::panic, reason = "whatever is not as expected is a failure of the test")]
+    pub async fn attempt_until_done(&self, pool: &PoolName, effect: &Effect) -> usize {
+        let mut changes = 1;
+        let mut seen = BTreeSet::new();
+        for died in 0..MOST_ATTEMPTS {
+            match self.attempt(pool, effect, changes).await {
+                None => return died,
+                // an attempt that begins anew where the last one did must be let further
+                Some(last) => changes += usize::from(!seen.insert(last)),
+            }
+        }
+        panic!("attempts at {effect:?} never come to an end: {seen:?}");
+    }
+
+    /// The command after which the attempt died; nothing if it came to the end.
+    #[allow(clippy::panic, reason = "whatever is not as expected is a failure of the test")]
+    async fn attempt(&self, pool: &PoolName, effect: &Effect, changes: usize) -> Option<String> {
+        let Ok(executable) = std::env::current_exe() else { panic!("this test has no executable") };
+        let last = std::env::temp_dir().join(format!("tephra-attempt-{}", Uuid::new_v4()));
+        let mut program = Program::new(executable, ATTEMPT_LIMIT)
+            .args(["--exact", self.test, "--ignored", "--nocapture", "--test-threads", "1"])
+            .env(EFFECT, hex::encode(encode_order(&order(pool, effect))))
+            .env(CHANGES, changes.to_string())
+            .env(LAST, &last);
+        for (name, value) in &self.environment {
+            program = program.env(name, value);
+        }
+        let error = program.run().await.err()?;
+        let Ok(command) = std::fs::read_to_string(&last) else { panic!("an attempt at {effect:?}: {error}") };
+        drop(std::fs::remove_file(&last));
+        Some(command)
+    }
+}
+
+fn order(pool: &PoolName, effect: &Effect) -> WorkOrder {
+    let operation = OperationId::from_uuid(Uuid::nil());
+    let key = EffectKey::Step { operation, direction: Direction::Forward, step: 0, attempt: 0 };
+    let pool = PoolId { backend: BackendName::new("attempt"), pool: pool.clone() };
+    let due = DueEffect { key, pool, effect: effect.clone(), not_before: Timestamp(0) };
+    WorkOrder { due, operation, request: RequestId::new("req-attempt") }
+}
+
+/// What a process that dies is to attempt.
+pub struct Attempt {
+    /// Where.
+    pub pool: PoolName,
+    /// What.
+    pub effect: Effect,
+    changes: usize,
+    last: PathBuf,
+}
+
+impl Attempt {
+    /// As [`Interrupter`] says; nothing in a process that it did not start.
+    pub fn from_environment() -> Option<Self> {
+        let order = decode_order(&hex::decode(std::env::var(EFFECT).ok()?).ok()?).ok()?;
+        Some(Self {
+            pool: order.due.pool.pool,
+            effect: order.due.effect,
+            changes: std::env::var(CHANGES).ok()?.parse().ok()?,
+            last: std::env::var_os(LAST)?.into(),
+        })
+    }
+
+    /// Runs the backend's programs, and dies after one of them.
+    pub fn launcher(&self, changes: Changes) -> Arc<dyn Launcher> {
+        Arc::new(DyingLauncher { left: AtomicUsize::new(self.changes), last: self.last.clone(), changes })
+    }
+}
+
+struct DyingLauncher {
+    left: AtomicUsize,
+    last: PathBuf,
+    changes: Changes,
+}
+
+#[async_trait]
+impl Launcher for DyingLauncher {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        let argv = program.argv().to_vec();
+        let output = Spawner.launch(program).await?;
+        if (self.changes)(&argv) && self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let words: Vec<String> = argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            std::fs::write(&self.last, words.join(" "))
+                .and_then(|()| Ok(kill_process(getpid(), Signal::KILL)?))
+                .map_err(|source| ProcessError::Broken { program: "kill".to_owned(), source })?;
+        }
+        Ok(output)
+    }
+}
