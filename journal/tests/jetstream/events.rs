@@ -1,13 +1,16 @@
 //! The stream of public events on real servers: what it takes, what it refuses, what it gets again.
 
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::stream::{Config, StorageType};
+use futures::StreamExt;
 use tephra_journal::event_stream::{EventMark, EventStream, EventStreamError, PublicEvent};
-use tephra_journal::jetstream::JetStreamEvents;
-use tephra_journal::log::BlockNumber;
+use tephra_journal::jetstream::{JetStreamEvents, JetStreamLog, Leadership, LeadershipConfig};
+use tephra_journal::log::{BlockNumber, Log};
 use tephra_journal::subjects::Cell;
 
 use crate::cluster::Cluster;
+use crate::permissions::{Roles, can_append, can_hear, can_read};
 use crate::{soon, until};
 
 const STREAM: &str = "TEPHRA_EVENTS";
@@ -167,4 +170,102 @@ async fn publish_by_hand(cluster: &Cluster, count: usize) {
     for _ in 0..count {
         context.publish("tephra.event.x.y.z.W", "{}".into()).await.unwrap().await.unwrap();
     }
+}
+
+/// Whether the log took anything while somebody did something.
+async fn appends_to(log: &JetStreamLog, act: impl AsyncFnOnce()) -> bool {
+    let before = log.head().await.unwrap();
+    act().await;
+    log.head().await.unwrap() != before
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_publishes_events_can_do_that_and_nothing_else() {
+    let roles = Roles::start();
+    let config = roles.config("events");
+    let sequencer = roles.client("sequencer").await;
+    let ledger = JetStreamLog::open(&sequencer, &roles.config("sequencer")).await.unwrap();
+    let block = crate::support::small_block(1, [0; 32]);
+    ledger.append(BlockNumber(0), block.bytes.clone()).await;
+    let named = LeadershipConfig::named;
+    let sequencing =
+        Leadership::open(&sequencer, &roles.config("sequencer"), named("sequencer")).await.unwrap();
+
+    let client = roles.client("events").await;
+    let leadership = Leadership::open_for_events(&client, &config, named("events")).await.unwrap();
+    let term = soon("the turn", leadership.campaign()).await;
+    let log = JetStreamLog::open_to_read(&client, &config).await.unwrap();
+    assert_eq!(log.read(BlockNumber(1), 9).await.unwrap(), [(BlockNumber(1), block.bytes)]);
+    let stream = JetStreamEvents::new(&client, &config);
+    publish_to(&stream, 700).await;
+    term.resign().await;
+
+    for subject in ["tephra.ledger.main", "tephra.work.main.lvm.x", "$KV.TEPHRA_LEASE_main.sequencer"] {
+        assert!(!can_append(&client, subject).await, "{subject}");
+    }
+    assert!(stream.delete().await.is_err(), "the publisher does not delete events");
+    assert!(stream.make_consumer("mine", None).await.is_err(), "nor does it make consumers");
+    for role in ["sequencer", "api", "executor_lvm"] {
+        let client = roles.client(role).await;
+        assert!(!can_append(&client, &event(701).subject).await, "{role} publishes events");
+        assert!(!can_read(&client, STREAM, PullConfig::default()).await, "{role} reads events");
+    }
+    // One lease is not the other's.
+    assert!(!can_append(&sequencer, "$KV.TEPHRA_LEASE_main.events").await);
+    soon("the sequencer's turn", sequencing.campaign()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_s_consumer_gets_that_project_s_events_and_can_do_nothing_else() {
+    let roles = Roles::start();
+    let sequencer = roles.client("sequencer").await;
+    let ledger = JetStreamLog::open(&sequencer, &roles.config("sequencer")).await.unwrap();
+    let publisher = JetStreamEvents::new(&roles.client("events").await, &roles.config("events"));
+    publish_to(&publisher, 300).await;
+    let operator = JetStreamEvents::new(&roles.client("operator").await, &roles.config("operator"));
+    for project in ["alpha", "beta"] {
+        operator.make_consumer(project, Some(project)).await.unwrap();
+        operator.make_consumer(project, Some(project)).await.unwrap();
+    }
+    assert!(operator.make_consumer("alpha", Some("beta")).await.is_err(), "a name is not used twice");
+    publish_to(&publisher, 600).await;
+
+    let client = roles.client("consumer_alpha").await;
+    let next = |consumer: &str| format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}");
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.unwrap();
+    // As many as there are, and no more.
+    client.publish_with_reply(next("alpha"), inbox, "{\"batch\":400}".into()).await.unwrap();
+    let expected: Vec<PublicEvent> =
+        events(1..=600).into_iter().filter(|event| event.number % 3 != 0).collect();
+    for event in &expected {
+        let message = soon("an event", answers.next()).await.unwrap();
+        assert_eq!(message.payload, event.body);
+        client.publish(message.reply.unwrap(), "+ACK".into()).await.unwrap();
+    }
+    assert_eq!(expected.len(), 400);
+
+    // Its own account has nothing of ours, but for these two subjects.
+    for request in [next("beta"), format!("$JS.API.STREAM.MSG.GET.{STREAM}")] {
+        let asked = client.request(request.clone(), "{\"batch\":1,\"seq\":3}".into()).await;
+        let got = asked.map(|message| message.payload).unwrap_or_default();
+        assert!(!got.starts_with(b"{\"id\""), "{request} is answered {got:?}");
+    }
+    let speak = async || publish_to(&publisher, 610).await;
+    assert!(!can_hear(&client, "tephra.event.>", speak).await, "it hears events go past");
+    for subject in ["tephra.ledger.main", "tephra.event.alpha.volume.1.VolumeCreated"] {
+        assert!(!can_append(&client, subject).await, "{subject}");
+    }
+    // An answer goes where the asker says, but in the asker's own account: not into the ledger.
+    let mut sent_there = client.subscribe("tephra.ledger.main").await.unwrap();
+    let ask = async || {
+        client.publish_with_reply(next("alpha"), "tephra.ledger.main", "".into()).await.unwrap();
+        soon("the answer", sent_there.next()).await.unwrap();
+    };
+    assert!(!appends_to(&ledger, ask).await, "an event was sent into the ledger");
+
+    // Deleted and published again, the events are the same.
+    operator.delete().await.unwrap();
+    publish_to(&publisher, 600).await;
+    assert_eq!(operator.look().await.unwrap().and_then(|end| end.mark), Some(event(600).mark));
 }
