@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::files::{Files, Refusal};
 use self::plan::{Action, Observed};
-use super::Backend;
+use super::{Backend, Content};
 
 pub(crate) mod copy;
 mod files;
@@ -302,6 +302,21 @@ impl Backend for DirectoryBackend {
         }
         let effect = effect.clone();
         self.blocking(move |served, go_on| served.perform(&effect, go_on)).await
+    }
+
+    async fn content(&self, pool: &PoolName, object: BackendObject) -> Result<Content, Failure> {
+        if *pool != self.config.pool {
+            let message = format!("{} has no pool {pool}", self.config.name);
+            return Err(Failure::new(FailureKind::ObjectMissing, message));
+        }
+        let path = self.config.directory.join(object.to_string());
+        self.blocking(move |served, _| {
+            served.files.check_alive()?;
+            let is_there = served.files.observe(object)?.is_some();
+            let missing = || Failure::new(FailureKind::ObjectMissing, format!("{object} is not there"));
+            is_there.then_some(Content { location: path.into() }).ok_or_else(missing)
+        })
+        .await
     }
 
     async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {

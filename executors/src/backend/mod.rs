@@ -13,14 +13,22 @@ pub mod faulty;
 pub mod memory;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 use async_trait::async_trait;
 use tephra_domain::backend::BackendDescription;
 use tephra_domain::drift::FoundObject;
-use tephra_domain::effect::{Effect, Failure, FailureKind};
+use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, PoolId, PoolName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
+
+/// Where the bytes of an object are, for a program on this host that reads or writes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// As `qemu-img` and `tgtd` name it: the path of a file or a block device, or `rbd:…`.
+    pub location: OsString,
+}
 
 /// A kind of storage, configured.
 #[async_trait]
@@ -42,6 +50,13 @@ pub trait Backend: Send + Sync {
     /// the backend itself (lock files, unfinished copies, pool metadata).
     async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
         Err(Failure::new(FailureKind::Unsupported, format!("{}#{pool} cannot list its objects", self.name())))
+    }
+
+    /// Where an object's bytes are, ready to be read and written. Whoever asks holds the object: no
+    /// effect is performed on it meanwhile.
+    async fn content(&self, pool: &PoolName, object: BackendObject) -> Result<Content, Failure> {
+        let message = format!("{}#{pool} cannot show the bytes of {object}", self.name());
+        Err(Failure::new(FailureKind::Unsupported, message))
     }
 }
 

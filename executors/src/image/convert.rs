@@ -1,0 +1,178 @@
+//! `qemu-img`, bounded: it gets so much time, memory and processor as an honest image needs, a file
+//! that was looked at before, and the format that it is to read, never a guess.
+
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::header::{self, Format, HEAD_BYTES, TAIL_BYTES};
+use super::store::ImageError;
+use crate::backend::Content;
+use crate::process::{Launcher, ProcessError, Program};
+
+/// Bounds on a run of `qemu-img` (Cinder's: 1 GiB and 30 s for a look; a conversion maps more).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How long a conversion may take.
+    pub time_limit: Duration,
+    /// Bytes of memory that it may map.
+    pub memory_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { time_limit: Duration::from_secs(3600), memory_bytes: 2 << 30 }
+    }
+}
+
+const LOOK_TIME_LIMIT: Duration = Duration::from_secs(30);
+const LOOK_STDOUT_LIMIT_BYTES: usize = 1 << 20;
+
+/// What `qemu-img info --output=json` says.
+#[derive(Debug, Deserialize)]
+struct Info {
+    format: String,
+    #[serde(rename = "virtual-size")]
+    virtual_size: u64,
+    #[serde(default)]
+    encrypted: bool,
+    #[serde(rename = "backing-filename")]
+    backing_filename: Option<String>,
+}
+
+/// Runs `qemu-img`.
+#[derive(Clone)]
+pub struct QemuImg {
+    launcher: Arc<dyn Launcher>,
+    limits: Limits,
+}
+
+impl QemuImg {
+    /// Runs it through a launcher, within limits.
+    pub fn new(launcher: Arc<dyn Launcher>, limits: Limits) -> Self {
+        Self { launcher, limits }
+    }
+
+    fn program(&self, time_limit: Duration) -> Program {
+        Program::new("prlimit", time_limit)
+            .arg(format!("--as={}", self.limits.memory_bytes))
+            .arg(format!("--cpu={}", time_limit.as_secs().max(1)))
+            .arg("qemu-img")
+    }
+
+    /// Looks at an image's file and says how large a disk it is, in bytes.
+    ///
+    /// # Errors
+    /// If it is not what it is declared as, needs another file, or cannot be read.
+    pub async fn look(&self, image: Uuid, declared: Format, file: &Path) -> Result<u64, ImageError> {
+        let (head, tail) =
+            ends(file).map_err(|source| ImageError::local("the image cannot be read", source))?;
+        header::vet(declared, &head, &tail)
+            .map_err(|refusal| ImageError::unacceptable(image, refusal.to_string()))?;
+        let info = self
+            .program(LOOK_TIME_LIMIT)
+            .args(["info", "--output=json", "-f", declared.driver(), "--"])
+            .arg(file)
+            .stdout_limit_bytes(LOOK_STDOUT_LIMIT_BYTES);
+        let output = self.launcher.launch(info).await.map_err(|error| bad(image, &error))?;
+        let info = parse(&output.stdout).map_err(|reason| ImageError::unacceptable(image, reason))?;
+        if info.format != declared.driver() || info.encrypted || info.backing_filename.is_some() {
+            return Err(ImageError::unacceptable(image, "it is encrypted, or is not what it says"));
+        }
+        Ok(info.virtual_size)
+    }
+
+    /// Writes an image's disk into a volume that is there already, and sees to it that it is on the
+    /// storage when this returns.
+    ///
+    /// # Errors
+    /// If the image cannot be read to its end, or the volume not be written.
+    pub async fn into_volume(
+        &self,
+        image: Uuid,
+        format: Format,
+        file: &Path,
+        volume: &Content,
+    ) -> Result<(), ImageError> {
+        // -n: the volume is there. writeback, so that the flush at the end is one: the default,
+        // "unsafe", leaves it out.
+        let convert = self
+            .program(self.limits.time_limit)
+            .args(["convert", "-n", "-t", "writeback", "-f", format.driver(), "-O", "raw", "--"])
+            .arg(file)
+            .arg(&volume.location);
+        self.launcher.launch(convert).await.map_err(|error| bad(image, &error))?;
+        Ok(())
+    }
+
+    /// Writes a volume's data into a new image file.
+    ///
+    /// # Errors
+    /// If the volume cannot be read, or the file not be written.
+    pub async fn from_volume(
+        &self,
+        image: Uuid,
+        volume: &Content,
+        format: Format,
+        file: &Path,
+    ) -> Result<(), ImageError> {
+        let convert = self
+            .program(self.limits.time_limit)
+            .args(["convert", "-t", "writeback", "-f", "raw", "-O", format.driver(), "--"])
+            .arg(&volume.location)
+            .arg(file);
+        self.launcher.launch(convert).await.map_err(|error| bad(image, &error))?;
+        Ok(())
+    }
+}
+
+fn parse(json: &[u8]) -> Result<Info, String> {
+    serde_json::from_slice(json).map_err(|error| format!("qemu-img says what makes no sense: {error}"))
+}
+
+fn ends(file: &Path) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+    let mut file = std::fs::File::open(file)?;
+    let mut head = Vec::new();
+    file.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES as u64)))?;
+    let mut tail = Vec::new();
+    file.take(TAIL_BYTES as u64).read_to_end(&mut tail)?;
+    Ok((head, tail))
+}
+
+/// A run that failed: on a full disk that is nobody's lie.
+fn bad(image: Uuid, error: &ProcessError) -> ImageError {
+    match error {
+        ProcessError::Failed { stderr_tail, .. } if stderr_tail.contains("No space left") => {
+            ImageError::local("qemu-img", std::io::ErrorKind::StorageFull.into())
+        }
+        ProcessError::Failed { .. } => ImageError::unacceptable(image, error.to_string()),
+        ProcessError::TimedOut { .. } => ImageError::unacceptable(image, "converting it takes too long"),
+        ProcessError::TooMuchOutput { .. } => ImageError::unacceptable(image, "it says too much of itself"),
+        ProcessError::NotFound { .. } | ProcessError::Broken { .. } => {
+            ImageError::local("qemu-img", std::io::Error::other(error.to_string()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn what_qemu_img_says_is_read() {
+        let info = parse(
+            br#"{"virtual-size": 1048576, "filename": "i", "format": "qcow2", "actual-size": 9,
+            "format-specific": {"type": "qcow2", "data": {"compat": "1.1"}}, "dirty-flag": false}"#,
+        );
+        assert_eq!(info.map(|info| info.virtual_size), Ok(1_048_576));
+        for nonsense in ["", "{}", "[]", r#"{"virtual-size": -1, "format": "raw"}"#, "null", "{\"format\":"] {
+            assert!(parse(nonsense.as_bytes()).is_err(), "{nonsense}");
+        }
+    }
+}

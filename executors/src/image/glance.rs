@@ -1,0 +1,119 @@
+//! A Glance v2 endpoint (`GET /v2/images/{id}`, `…/file`, `POST /v2/images`, `PUT …/file`,
+//! `DELETE /v2/images/{id}`).
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
+use serde_json::json;
+use tokio_util::io::ReaderStream;
+use uuid::Uuid;
+
+use super::download::{Expected, save};
+use super::plain::{unanswered, whole};
+use super::store::{Image, ImageError, ImageStore, NewImage};
+
+/// A Glance.
+pub struct GlanceStore {
+    client: Client,
+    endpoint: Url,
+    /// Holds the token that we show; read each time, so that it can be replaced while we run.
+    token_file: Option<PathBuf>,
+}
+
+impl GlanceStore {
+    /// The Glance at an endpoint, which is the address before `/v2`.
+    pub const fn new(client: Client, endpoint: Url, token_file: Option<PathBuf>) -> Self {
+        Self { client, endpoint, token_file }
+    }
+
+    async fn request(&self, method: Method, parts: &[&str]) -> Result<RequestBuilder, ImageError> {
+        let mut url = self.endpoint.clone();
+        let Ok(mut path) = url.path_segments_mut() else {
+            return Err(ImageError::Unavailable("its address has no path".to_owned()));
+        };
+        path.pop_if_empty().extend(["v2", "images"]).extend(parts);
+        drop(path);
+        let mut request = self.client.request(method, url);
+        if let Some(file) = &self.token_file {
+            let token = tokio::fs::read_to_string(file).await;
+            let token = token.map_err(|error| ImageError::local("the token file cannot be read", error))?;
+            let mut token = header::HeaderValue::from_str(token.trim())
+                .map_err(|_| ImageError::Unavailable("the token file holds no token".to_owned()))?;
+            token.set_sensitive(true);
+            request = request.header("x-auth-token", token);
+        }
+        Ok(request)
+    }
+
+    async fn publish_data(&self, id: Uuid, from: &Path) -> Result<(), ImageError> {
+        let file = tokio::fs::File::open(from).await;
+        let file = file.map_err(|error| ImageError::local("the image's file cannot be read", error))?;
+        let body = reqwest::Body::wrap_stream(ReaderStream::with_capacity(file, 1 << 20));
+        let request = self.request(Method::PUT, &[&id.to_string(), "file"]).await?;
+        let request = request.header(header::CONTENT_TYPE, "application/octet-stream").body(body);
+        checked(id, request.send().await.map_err(unanswered)?).map(drop)
+    }
+}
+
+fn checked(id: Uuid, response: Response) -> Result<Response, ImageError> {
+    match response.status() {
+        status if status.is_success() => Ok(response),
+        StatusCode::NOT_FOUND | StatusCode::GONE => Err(ImageError::NotFound(id)),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(ImageError::NotAuthorized(id)),
+        StatusCode::BAD_REQUEST => Err(ImageError::unacceptable(id, "the image service refuses it")),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Err(ImageError::unacceptable(id, "it is more than the image service takes"))
+        }
+        status => Err(ImageError::Unavailable(format!("it says {status}"))),
+    }
+}
+
+#[async_trait]
+impl ImageStore for GlanceStore {
+    async fn image(&self, id: Uuid) -> Result<Image, ImageError> {
+        let request = self.request(Method::GET, &[&id.to_string()]).await?;
+        let response = checked(id, request.send().await.map_err(unanswered)?)?;
+        let image: Image = serde_json::from_slice(&whole(response).await?)
+            .map_err(|error| ImageError::Unavailable(format!("it says what makes no sense: {error}")))?;
+        if image.id == id { Ok(image) } else { Err(ImageError::unacceptable(id, "it has another id")) }
+    }
+
+    async fn fetch(&self, image: &Image, to: &Path, limit_bytes: u64) -> Result<(), ImageError> {
+        let request = self.request(Method::GET, &[&image.id.to_string(), "file"]).await?;
+        let response = checked(image.id, request.send().await.map_err(unanswered)?)?;
+        save(Box::pin(response.bytes_stream()), Expected::of(image, limit_bytes), to).await
+    }
+
+    async fn publish(&self, image: &NewImage, from: &Path) -> Result<(), ImageError> {
+        match self.image(image.id).await {
+            Ok(found) if found.status == "active" => return Ok(()),
+            Ok(_) => {}
+            Err(ImageError::NotFound(_)) => {
+                let mut body = json!({
+                    "id": image.id, "name": image.name, "disk_format": image.disk_format,
+                    "container_format": image.container_format, "protected": image.protected,
+                });
+                if let Some(fields) = body.as_object_mut() {
+                    if let Some(visibility) = &image.visibility {
+                        fields.insert("visibility".to_owned(), visibility.clone().into());
+                    }
+                    let properties = image.properties.iter();
+                    fields.extend(properties.map(|(key, value)| (key.clone(), value.clone().into())));
+                }
+                let request = self.request(Method::POST, &[]).await?.json(&body);
+                checked(image.id, request.send().await.map_err(unanswered)?)?;
+            }
+            Err(error) => return Err(error),
+        }
+        self.publish_data(image.id, from).await
+    }
+
+    async fn remove(&self, id: Uuid) -> Result<(), ImageError> {
+        let request = self.request(Method::DELETE, &[&id.to_string()]).await?;
+        match checked(id, request.send().await.map_err(unanswered)?) {
+            Ok(_) | Err(ImageError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
