@@ -143,6 +143,10 @@ impl From<SubmitError> for Fault {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Rejected(rejection) => rejection.into(),
+            SubmitError::TooLarge { reason } => {
+                tracing::info!(%reason, "a request asks for too much at once");
+                Self::bad_request("The request asks for more than can be changed at once.")
+            }
             SubmitError::Unavailable { reason } => {
                 tracing::warn!(%reason, "the ledger cannot decide now");
                 Self::unavailable("The ledger is not available at the moment. Please try again.")
@@ -215,11 +219,7 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::VolumeTypeIsPublic { .. }
         | Rejection::StatusNotResettable { .. }
         | Rejection::NothingToVerify { .. }
-        | Rejection::SnapshotHeldByVolume { .. }
-        | Rejection::ObjectAlreadyManaged { .. }
-        | Rejection::BackendNotInService { .. }
-        | Rejection::BackendFrozen { .. }
-        | Rejection::BackendFreezeUnchanged { .. } => StatusCode::BAD_REQUEST,
+        | Rejection::SnapshotHeldByVolume { .. } => StatusCode::BAD_REQUEST,
 
         Rejection::VolumeLimitExceeded { .. }
         | Rejection::SnapshotLimitExceeded { .. }
@@ -227,5 +227,24 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::VolumeSizeExceedsLimit { .. } => StatusCode::PAYLOAD_TOO_LARGE,
 
         Rejection::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use tephra_journal::gateway::SubmitError;
+
+    use super::Fault;
+
+    #[test]
+    fn only_what_may_be_asked_again_is_unavailable() {
+        let faults = [
+            SubmitError::Unavailable { reason: "no leader".to_owned() },
+            SubmitError::TooLarge { reason: "600 KiB".to_owned() },
+        ]
+        .map(Fault::from);
+        let told = faults.map(|fault| (fault.status, fault.retry_after_s));
+        assert_eq!(told, [(StatusCode::SERVICE_UNAVAILABLE, Some(1)), (StatusCode::BAD_REQUEST, None)]);
     }
 }

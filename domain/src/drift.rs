@@ -178,9 +178,7 @@ impl Expectation {
             | VolumeState::Deleting
             | VolumeState::Extending
             | VolumeState::Reverting
-            | VolumeState::Verifying
-            | VolumeState::Managing
-            | VolumeState::Unmanaging => {
+            | VolumeState::Verifying => {
                 self.changing.insert(volume.id);
                 Entry::Uncertain
             }
@@ -200,8 +198,7 @@ impl Expectation {
             SnapshotState::Creating
             | SnapshotState::Deleting
             | SnapshotState::Restoring
-            | SnapshotState::Verifying
-            | SnapshotState::Unmanaging => {
+            | SnapshotState::Verifying => {
                 self.changing.insert(snapshot.volume);
                 Entry::Uncertain
             }

@@ -63,6 +63,13 @@ pub enum SubmitError {
     /// The business says no. Nothing has changed.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// What is asked is more than a commit, or a message to the sequencer, can hold. Nothing has
+    /// changed, and asking again does not help.
+    #[error("what is asked for is too much at once: {reason}")]
+    TooLarge {
+        /// How much, and what the limit is.
+        reason: String,
+    },
     /// The sequencer cannot decide now; the same submission may be sent again.
     #[error("the ledger is not available: {reason}")]
     Unavailable {

@@ -10,6 +10,6 @@ mod recent;
 mod shell;
 mod start;
 
-pub use core::{Answered, Batch, BatchContext, Decided, SequencerCore};
+pub use core::{Answered, Batch, BatchContext, Decided, MAX_COMMIT_BYTES, SequencerCore};
 pub use shell::{Sequencer, SequencerConfig, SequencerHandle, SequencerParts};
 pub use start::{CaughtUp, bootstrap, catch_up};

@@ -23,7 +23,7 @@ use tephra_journal::feed::Fed;
 use tephra_journal::gateway::{Receipt, Submission, SubmitError};
 use tephra_journal::log::{BlockNumber, Log};
 use tephra_journal::memory::MemoryLog;
-use tephra_journal::sequencer::{bootstrap, catch_up};
+use tephra_journal::sequencer::{MAX_COMMIT_BYTES, bootstrap, catch_up};
 use tephra_journal::wire::state::state_hash;
 use tephra_journal::work_queue::WorkQueue;
 
@@ -192,6 +192,21 @@ async fn a_rejected_command_changes_nothing() {
     running.stop().await;
     assert_eq!(log.head().await.unwrap(), BlockNumber(3));
     assert_eq!(state_hash(&replayed(&*log).await.ledger), before);
+}
+
+#[tokio::test]
+async fn a_command_that_no_block_can_hold_is_refused_and_those_beside_it_are_not() {
+    let (running, _) = ready_with(&[]).await;
+    let mut huge = create_volume(1);
+    let Command::CreateVolume(create) = &mut huge.command else { panic!("{huge:?}") };
+    create.metadata.insert("k".into(), "v".repeat(MAX_COMMIT_BYTES));
+    let answers = all_at_once(&running, vec![create_volume(1), huge, create_volume(1)]).await;
+    let [first, huge, last] = <[_; 3]>::try_from(answers).unwrap();
+    assert!(matches!(&huge, Err(SubmitError::TooLarge { .. })), "{huge:?}");
+    let mut positions = [position(first), position(last)];
+    positions.sort_unstable();
+    assert_eq!(positions[1].0, positions[0].0 + 1, "nothing was decided for the one between");
+    running.stop().await;
 }
 
 #[tokio::test]

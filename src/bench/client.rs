@@ -103,10 +103,15 @@ impl Load {
 
     /// The latency, in milliseconds, that this share of requests (0 to 1) stayed within.
     pub fn percentile_ms(&self, share: f64) -> f64 {
-        let last = self.latencies.len().saturating_sub(1);
-        let index = (last as f64 * share).round() as usize;
-        self.latencies.get(index).map_or(0.0, |latency| latency.as_secs_f64() * 1000.0)
+        percentile_ms(&self.latencies, share)
     }
+}
+
+/// What this share (0 to 1) of sorted latencies stayed within, in milliseconds.
+pub fn percentile_ms(sorted: &[Duration], share: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    let index = (last as f64 * share).round() as usize;
+    sorted.get(index).map_or(0.0, |latency| latency.as_secs_f64() * 1000.0)
 }
 
 /// Keeps `connections` busy for a while with requests from `next`.

@@ -2,8 +2,8 @@
 //! the files: every commit is decided by the same code and appended to the same log.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::bail;
 use tephra_domain::actor::{Actor, Role};
@@ -20,13 +20,15 @@ use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::{SizeGib, Timestamp};
 use tephra_domain::volume::VolumeSource;
 use tephra_domain::volume_type::{DEFAULT_TYPE_ID, DEFAULT_TYPE_NAME};
-use tephra_journal::embedded::EmbeddedLog;
-use tephra_journal::log::{AppendOutcome, BlockNumber, Log as _, Sequenced};
+use tephra_journal::log::{AppendOutcome, BlockNumber, Log, Sequenced};
 use tephra_journal::wire::encode_block;
 use uuid::Uuid;
 
 /// Commits in one block: about what a busy server groups.
 const COMMITS_A_BLOCK: usize = 512;
+
+/// The pause before an append that was not acknowledged is tried again.
+const APPEND_AGAIN: Duration = Duration::from_millis(50);
 
 /// The project that all volumes belong to.
 pub const PROJECT: &str = "bench";
@@ -39,13 +41,11 @@ pub struct Filled {
     pub sample: Vec<VolumeId>,
 }
 
-/// Fills `<data_dir>/ledger.redb` with `volumes` available volumes of [`PROJECT`].
+/// Fills an empty log with `volumes` available volumes of [`PROJECT`].
 ///
 /// # Errors
 /// If the log cannot be written.
-pub async fn fill(data_dir: &Path, volumes: usize, progress: impl Fn(usize)) -> anyhow::Result<Filled> {
-    std::fs::create_dir_all(data_dir)?;
-    let log = EmbeddedLog::open(&data_dir.join("ledger.redb"))?;
+pub async fn fill(log: Arc<dyn Log>, volumes: usize, progress: impl Fn(usize)) -> anyhow::Result<Filled> {
     let mut writer = Writer::new(log);
     let default_type = Command::CreateVolumeType(Box::new(CreateVolumeType {
         volume_type: DEFAULT_TYPE_ID,
@@ -125,7 +125,7 @@ fn stats(pool: &PoolId) -> PoolStats {
 }
 
 struct Writer {
-    log: EmbeddedLog,
+    log: Arc<dyn Log>,
     ledger: Ledger,
     head: BlockNumber,
     hash: [u8; 32],
@@ -136,7 +136,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(log: EmbeddedLog) -> Self {
+    fn new(log: Arc<dyn Log>) -> Self {
         Self {
             log,
             ledger: Ledger::default(),
@@ -178,12 +178,17 @@ impl Writer {
             return Ok(());
         }
         let block = encode_block(Uuid::new_v4(), self.hash, &self.waiting);
-        match self.log.append(self.head, block.bytes).await {
-            AppendOutcome::Appended(number) => self.head = number,
-            outcome @ (AppendOutcome::Conflict { .. } | AppendOutcome::Unknown { .. }) => {
-                bail!("appending: {outcome:?}")
+        // The same bytes again until they are known to be there, as the sequencer does.
+        self.head = loop {
+            match self.log.append(self.head, Arc::clone(&block.bytes)).await {
+                AppendOutcome::Appended(number) => break number,
+                AppendOutcome::Unknown { reason } => {
+                    tracing::debug!(reason, "a block is appended again");
+                    tokio::time::sleep(APPEND_AGAIN).await;
+                }
+                outcome @ AppendOutcome::Conflict { .. } => bail!("appending: {outcome:?}"),
             }
-        }
+        };
         self.hash = block.hash;
         self.waiting.clear();
         Ok(())

@@ -2,22 +2,28 @@
 //!
 //! It starts the server that it measures as a child process with a data directory of its own, drives
 //! it over HTTP from this process, and so shares the cores with it: the figures are what both get.
+//! The journal is a file, or on NATS servers that it starts as well.
 
 mod client;
+mod failover;
 mod fill;
+mod lag;
+mod place;
 mod server;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde::Serialize;
 use tephra_domain::ids::VolumeId;
 use tephra_domain::ledger::Ledger;
-use tephra_journal::embedded::EmbeddedLog;
-use tephra_journal::log::BlockNumber;
+use tephra_journal::log::{BlockNumber, Log};
 
-use client::{Connection, load, request};
+use client::{Connection, load, percentile_ms, request};
+pub use place::Journal;
+use place::Place;
 use server::Server;
 
 /// What to measure, and for how long.
@@ -28,11 +34,19 @@ pub struct BenchPlan {
     pub volumes: usize,
     /// Where to put the data directories; they are removed afterwards.
     pub directory: PathBuf,
+    /// Which journals, one after the other.
+    pub journals: Vec<Journal>,
+    /// The program that NATS servers are.
+    pub nats_server: PathBuf,
+    /// How often each failover is measured.
+    pub failovers: usize,
 }
 
 /// One measured figure.
 #[derive(Debug, Serialize)]
 pub struct Figure {
+    /// Where the journal was.
+    pub journal: Journal,
     /// What was measured.
     pub name: String,
     /// The number.
@@ -48,39 +62,60 @@ pub struct Figure {
 pub async fn run(plan: &BenchPlan, mut show: impl FnMut(&Figure)) -> anyhow::Result<Vec<Figure>> {
     std::fs::create_dir_all(&plan.directory)?;
     let mut figures = Vec::new();
-    let mut add = |name: String, value: f64, unit: &'static str| {
-        let figure = Figure { name, value, unit };
-        show(&figure);
-        figures.push(figure);
-    };
+    for journal in &plan.journals {
+        let mut add = |name: String, value: f64, unit: &'static str| {
+            let figure = Figure { journal: *journal, name, value, unit };
+            show(&figure);
+            figures.push(figure);
+        };
+        small(plan, *journal, &mut add).await?;
+        large(plan, *journal, &mut add).await?;
+        if *journal != Journal::Embedded && plan.failovers > 0 {
+            let directory = tempfile::tempdir_in(&plan.directory)?;
+            let nats = directory.path().join("nats");
+            let mut place = Place::start(*journal, &plan.nats_server, &nats).await?;
+            failover::failovers(&mut place, plan.failovers, directory.path(), &mut add).await?;
+        }
+    }
+    Ok(figures)
+}
 
-    let small = tempfile::tempdir_in(&plan.directory)?;
-    let server = Server::start(small.path()).await?;
+/// A young ledger: latencies, reads, creates, and how far a replica is behind.
+async fn small(plan: &BenchPlan, journal: Journal, add: Add<'_>) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir_in(&plan.directory)?;
+    let place = Place::start(journal, &plan.nats_server, &directory.path().join("nats")).await?;
+    let server = Server::start(&place, &directory.path().join("data"), &[]).await?;
     server.lift_quotas().await?;
-    create_to_available(&server, &mut add).await?;
+    create_to_available(&server, add).await?;
     let volumes = first_volumes(&server, 1000).await?;
-    reads(&server, plan, "1,000", volumes, &mut add).await?;
-    creates(&server, plan, &mut add).await?;
-    server.stop().await?;
-    drop(small);
+    reads(&server, plan, "1,000", volumes, add).await?;
+    creates(&server, plan, add).await?;
+    if journal != Journal::Embedded {
+        lag::lag(&server, &place, plan.seconds, directory.path(), add).await?;
+    }
+    server.process.stop().await
+}
 
-    let large = tempfile::tempdir_in(&plan.directory)?;
-    let filled = fill::fill(large.path(), plan.volumes, |_| {}).await?;
+/// A ledger of many volumes: replay, start, memory, reads.
+async fn large(plan: &BenchPlan, journal: Journal, add: Add<'_>) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir_in(&plan.directory)?;
+    let data_dir = directory.path().join("data");
+    let place = Place::start(journal, &plan.nats_server, &directory.path().join("nats")).await?;
+    let filled = fill::fill(place.log(&data_dir).await?, plan.volumes, |_| {}).await?;
     let size = grouped(plan.volumes);
-    replay_into_state(large.path(), filled.events, &mut add).await?;
+    replay_into_state(place.log(&data_dir).await?, filled.events, add).await?;
     let started = Instant::now();
-    let server = Server::start(large.path()).await?;
+    let server = Server::start(&place, &data_dir, &[]).await?;
     let seconds = started.elapsed().as_secs_f64();
     add(format!("first start with {size} volumes, views built"), seconds, "s");
-    add("  that is, replay into views".to_owned(), filled.events as f64 / seconds, "events/s");
-    server.stop().await?;
+    add("that is, replay into views".to_owned(), filled.events as f64 / seconds, "events/s");
+    server.process.stop().await?;
     let started = Instant::now();
-    let server = Server::start(large.path()).await?;
+    let server = Server::start(&place, &data_dir, &[]).await?;
     add(format!("start with {size} volumes"), started.elapsed().as_secs_f64(), "s");
-    add(format!("resident memory with {size} volumes"), server.resident_mib()?, "MiB");
-    reads(&server, plan, &size, filled.sample, &mut add).await?;
-    server.stop().await?;
-    Ok(figures)
+    add(format!("resident memory with {size} volumes"), server.process.resident_mib()?, "MiB");
+    reads(&server, plan, &size, filled.sample, add).await?;
+    server.process.stop().await
 }
 
 type Add<'a> = &'a mut dyn FnMut(String, f64, &'static str);
@@ -93,8 +128,8 @@ async fn creates(server: &Server, plan: &BenchPlan, add: Add<'_>) -> anyhow::Res
         let load = load(server.address, connections, plan.seconds, 202, move |_| body.clone()).await?;
         let plural = if connections == 1 { "connection" } else { "connections" };
         add(format!("durable creates, {connections} {plural}"), load.rate(), "creates/s");
-        add("  p50".to_owned(), load.percentile_ms(0.50), "ms");
-        add("  p99".to_owned(), load.percentile_ms(0.99), "ms");
+        add(format!("durable creates, {connections} {plural}, p50"), load.percentile_ms(0.50), "ms");
+        add(format!("durable creates, {connections} {plural}, p99"), load.percentile_ms(0.99), "ms");
         server.wait_until_quiet().await?;
     }
     Ok(())
@@ -121,8 +156,7 @@ async fn create_to_available(server: &Server, add: Add<'_>) -> anyhow::Result<()
         latencies.push(started.elapsed());
     }
     latencies.sort_unstable();
-    let median = latencies.get(ROUNDS / 2).map_or(0.0, |latency| latency.as_secs_f64() * 1000.0);
-    add("create to available, median of 100".to_owned(), median, "ms");
+    add("create to available, median of 100".to_owned(), percentile_ms(&latencies, 0.50), "ms");
     Ok(())
 }
 
@@ -173,10 +207,10 @@ async fn reads(
     Ok(())
 }
 
-async fn replay_into_state(data_dir: &Path, events: u64, add: Add<'_>) -> anyhow::Result<()> {
-    let log = EmbeddedLog::open(&data_dir.join("ledger.redb"))?;
+async fn replay_into_state(log: Arc<dyn Log>, events: u64, add: Add<'_>) -> anyhow::Result<()> {
     let started = Instant::now();
-    let replayed = tephra_journal::sequencer::catch_up(Ledger::default(), BlockNumber(0), &log).await?;
+    let replayed =
+        tephra_journal::sequencer::catch_up(Ledger::default(), BlockNumber(0), log.as_ref()).await?;
     let seconds = started.elapsed().as_secs_f64();
     anyhow::ensure!(!replayed.ledger.volumes.is_empty(), "the replay found volumes");
     add("replay into state, bytes verified and decoded".to_owned(), events as f64 / seconds, "events/s");

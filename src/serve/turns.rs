@@ -65,6 +65,7 @@ impl Candidate {
     async fn wait_for_turn(&self) -> Result<(Arc<Term>, CaughtUp), LogError> {
         let mut state = self.load().await?;
         self.hear_of_pools(&state).await;
+        tracing::info!(position = state.head.position.0, "standing by, up with the log");
         let campaign = self.leadership.campaign();
         tokio::pin!(campaign);
         let term = loop {

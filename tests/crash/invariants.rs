@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::files;
 use crate::lane::Lane;
-use crate::server::{Api, until};
+use crate::server::{Api, Interrupted, until};
 
 /// Waits until no operation is open and no debt is owed: what was interrupted has been finished.
 pub async fn come_to_rest(admin: &Api) -> Result<()> {
@@ -66,17 +66,22 @@ pub async fn check(
     verifies(admin).await
 }
 
-/// The ledger verifies. A log that cannot be read just now (its servers are still electing) is not
-/// one that was tampered with: that is asked again.
+/// The ledger verifies.
 pub async fn verifies(admin: &Api) -> Result<()> {
-    let verified = until("the log can be read", async || {
-        let verified = admin.get("/ledger/v1/verify").await?;
-        let is_unread = verified["reason"].as_str().is_some_and(|why| why.contains("cannot be read"));
-        Ok((!is_unread).then_some(verified))
+    verified(admin).await.map(drop)
+}
+
+/// The ledger verifies, and this is what was found. A log that cannot be read just now (its servers
+/// are still electing) is not one that was tampered with: that is asked again.
+pub async fn verified(admin: &Api) -> Result<Value> {
+    let report = until("the log can be read", async || match admin.get("/ledger/v1/verify").await {
+        Ok(report) => Ok(Some(report)),
+        Err(error) if error.is::<Interrupted>() => Ok(None),
+        Err(error) => Err(error),
     })
     .await?;
-    ensure!(verified["intact"] == Value::Bool(true), "the ledger does not verify: {verified}");
-    Ok(())
+    ensure!(report["intact"] == Value::Bool(true), "the ledger does not verify: {report}");
+    Ok(report)
 }
 
 /// The file by which a directory belongs to one process.

@@ -147,6 +147,12 @@ impl Api {
         Ok(Self { client, url: url.to_owned(), token: format!("{user}:{project}"), is_replica: true })
     }
 
+    /// One api of several that knows its users by their tokens.
+    pub fn with_token(url: &str, token: &str) -> Result<Self> {
+        let client = Client::builder().timeout(DEADLINE).build()?;
+        Ok(Self { client, url: url.to_owned(), token: token.to_owned(), is_replica: true })
+    }
+
     pub async fn send(
         &self,
         method: Method,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::deployment::{Deployment, Process};
@@ -53,9 +53,19 @@ async fn disturb_and_check(deployment: &mut Deployment, mut rng: Rng, time: Dura
     }
     let end = Instant::now() + time;
     let mut disturbances = 0_u32;
-    while Instant::now() < end && running.iter().all(|lane| !lane.is_finished()) {
-        disturb(deployment, &mut rng).await?;
-        disturbances += 1;
+    // Each victim at least once in each way, however short the time.
+    while Instant::now() < end || disturbances == 0 {
+        for (victim, is_kill) in deck(&mut rng) {
+            if running.iter().any(tokio::task::JoinHandle::is_finished) {
+                break;
+            }
+            println!("{victim:?}:");
+            disturb(deployment, &mut rng, victim, is_kill).await?;
+            disturbances += 1;
+        }
+        if running.iter().any(tokio::task::JoinHandle::is_finished) {
+            break;
+        }
     }
     enough.cancel();
     // lanes end with their apis; what was asked last is asked again
@@ -92,31 +102,61 @@ async fn load(lane: &mut Lane, apis: &[Api], enough: &CancellationToken) -> Resu
     Ok(())
 }
 
-/// One process or server is killed or held still for a moment, at a random one.
-async fn disturb(deployment: &mut Deployment, rng: &mut Rng) -> Result<()> {
+/// Who is killed or held still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Victim {
+    /// The one that leads, if one does.
+    Sequencer,
+    Api,
+    Executor,
+    NatsServer,
+    /// The server that leads the stream of blocks.
+    NatsLeader,
+}
+
+const VICTIMS: [Victim; 5] =
+    [Victim::Sequencer, Victim::Api, Victim::Executor, Victim::NatsServer, Victim::NatsLeader];
+
+/// Everybody killed once and held still once, in a random order.
+fn deck(rng: &mut Rng) -> Vec<(Victim, bool)> {
+    let mut deck: Vec<_> = VICTIMS.iter().flat_map(|victim| [(*victim, true), (*victim, false)]).collect();
+    rng.shuffle(&mut deck);
+    deck
+}
+
+/// One process or server is killed or held still for a moment, and then there is peace for another.
+async fn disturb(deployment: &mut Deployment, rng: &mut Rng, victim: Victim, is_kill: bool) -> Result<()> {
     let moment = Duration::from_millis(rng.u64(100..3000));
-    let is_kill = rng.bool();
-    match rng.u8(..8) {
-        0..=2 => {
+    match victim {
+        Victim::Sequencer => {
             let leader = deployment.sequencers.iter().position(Process::is_leading);
             let number = leader.unwrap_or_else(|| rng.usize(..deployment.sequencers.len()));
             disturb_process(&mut deployment.sequencers[number], is_kill, moment).await?;
         }
-        3 => {
+        Victim::Api => {
             let number = rng.usize(..deployment.apis.len());
             disturb_process(&mut deployment.apis[number], is_kill, moment).await?;
         }
-        4 | 5 => disturb_process(&mut deployment.executor, is_kill, moment).await?,
-        _ => {
+        Victim::Executor => disturb_process(&mut deployment.executor, is_kill, moment).await?,
+        Victim::NatsServer => {
             let number = rng.usize(1..=SERVERS);
-            println!("nats server {number}: {} for {moment:?}", if is_kill { "killed" } else { "paused" });
-            deployment.nats(if is_kill { "kill" } else { "pause" }, number)?;
-            tokio::time::sleep(moment).await;
-            deployment.nats("resume", number)?;
+            disturb_nats(deployment, number, is_kill, moment).await?;
+        }
+        Victim::NatsLeader => {
+            // While they elect, none leads: then it is one of the electors.
+            let number = deployment.ledger_leader().await.unwrap_or_else(|| rng.usize(1..=SERVERS));
+            disturb_nats(deployment, number, is_kill, moment).await?;
         }
     }
     tokio::time::sleep(Duration::from_millis(rng.u64(200..1500))).await;
     Ok(())
+}
+
+async fn disturb_nats(deployment: &Deployment, number: usize, is_kill: bool, moment: Duration) -> Result<()> {
+    println!("nats server {number}: {} for {moment:?}", if is_kill { "killed" } else { "paused" });
+    deployment.nats(if is_kill { "kill" } else { "pause" }, number)?;
+    tokio::time::sleep(moment).await;
+    deployment.nats("resume", number)
 }
 
 async fn disturb_process(process: &mut Process, is_kill: bool, moment: Duration) -> Result<()> {
@@ -156,5 +196,26 @@ async fn check(deployment: &Deployment, lanes: &mut [Lane]) -> Result<()> {
             .await
             .with_context(|| format!("through api {number}"))?;
     }
-    Ok(())
+    replicas_agree(deployment).await
+}
+
+/// At the same position every api has the same state, over the same chain of blocks.
+async fn replicas_agree(deployment: &Deployment) -> Result<()> {
+    until("all apis stand at one position", async || {
+        let mut reports = Vec::new();
+        for number in 0..deployment.apis.len() {
+            let admin = deployment.api(number, "admin", "operators")?;
+            reports.push(invariants::verified(&admin).await?);
+        }
+        let of = |name: &str| -> Vec<Value> { reports.iter().map(|report| report[name].clone()).collect() };
+        let all_equal = |values: &[Value]| values.iter().all(|value| *value == values[0]);
+        if !all_equal(&of("views_position")) {
+            return Ok(None);
+        }
+        for name in ["state_hash", "hash", "blocks"] {
+            ensure!(!of(name)[0].is_null() && all_equal(&of(name)), "{name} differs: {reports:?}");
+        }
+        Ok(Some(()))
+    })
+    .await
 }

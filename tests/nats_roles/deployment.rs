@@ -1,9 +1,11 @@
 //! Every role in a process of its own, over real NATS servers.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,6 +24,18 @@ pub struct Process {
 }
 
 impl Process {
+    /// One that keeps its data and its log in `directory`.
+    pub fn new(directory: &Path, name: &str, arguments: &[&str]) -> Self {
+        let data = directory.join(name).display().to_string();
+        let with_data = arguments.iter().copied().chain(["--data-dir", &data]);
+        Self {
+            name: name.to_owned(),
+            arguments: with_data.map(str::to_owned).collect(),
+            log: directory.join(format!("{name}.log")),
+            child: None,
+        }
+    }
+
     /// Starts it and does not wait for it.
     pub fn spawn(&mut self) -> Result<()> {
         let program = std::env::var_os("TEPHRA_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tephra").into());
@@ -37,6 +51,15 @@ impl Process {
         child.kill()?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Waits until it ends by itself, and says with which code.
+    pub async fn ends(&mut self) -> Result<Option<i32>> {
+        let child = self.child.as_mut().with_context(|| format!("{} is not running", self.name))?;
+        let status =
+            until("a process ends", || std::future::ready(child.try_wait().map_err(Into::into))).await?;
+        self.child = None;
+        Ok(status.code())
     }
 
     pub fn pause(&self) -> Result<()> {
@@ -94,15 +117,8 @@ impl Deployment {
         );
         std::fs::write(&config, text)?;
         let process = |name: &str, arguments: &[&str]| {
-            let data = directory.join(name).display().to_string();
             let config = config.display().to_string();
-            let common = ["--config", &config, "--data-dir", &data];
-            Process {
-                name: name.to_owned(),
-                arguments: arguments.iter().chain(&common).map(|&argument| argument.to_owned()).collect(),
-                log: directory.join(format!("{name}.log")),
-                child: None,
-            }
+            Process::new(directory, name, &[arguments, &["--config", &config]].concat())
         };
         let mut deployment = Self {
             apis: Vec::new(),
@@ -117,7 +133,7 @@ impl Deployment {
             deployment.sequencers.push(process(&name, &["serve", "--roles", "sequencer"]));
         }
         for number in 0..2 {
-            let listen = format!("127.0.0.1:{}", TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
+            let listen = free_address()?;
             deployment.urls.push(format!("http://{listen}"));
             let arguments = ["serve", "--roles", "api", "--listen", &listen];
             deployment.apis.push(process(&format!("api-{number}"), &arguments));
@@ -130,6 +146,7 @@ impl Deployment {
             api.spawn()?;
         }
         deployment.ready().await?;
+        crate::volumes_are_placed(&deployment.api(0, "user", "the-first")?).await?;
         Ok(deployment)
     }
 
@@ -164,6 +181,17 @@ impl Deployment {
         .await
     }
 
+    /// The server that leads the stream of blocks, if one does just now.
+    pub async fn ledger_leader(&self) -> Option<usize> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let asking = async {
+            let client = async_nats::connect(self.nats.servers.as_slice()).await.ok()?;
+            let stream = async_nats::jetstream::new(client).get_stream("TEPHRA_LEDGER_main").await.ok()?;
+            stream.cached_info().cluster.as_ref()?.leader.as_ref()?.strip_prefix('n')?.parse().ok()
+        };
+        tokio::time::timeout(PATIENCE, asking).await.ok().flatten()
+    }
+
     pub fn nats(&self, action: &str, number: usize) -> Result<()> {
         self.nats.run(action, &[&number.to_string()]).map(drop)
     }
@@ -180,17 +208,49 @@ impl Deployment {
     }
 }
 
+/// An address that nobody listens at.
+pub fn free_address() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
+/// What is unusual about servers.
+#[derive(Default)]
+pub struct Unusual {
+    /// More configuration.
+    pub include: Option<String>,
+    /// Their environment.
+    pub environment: BTreeMap<String, String>,
+    /// They do not sync before they acknowledge.
+    pub unsynced: bool,
+    /// They are too old.
+    pub old: bool,
+}
+
 /// The servers.
 pub struct Nats {
     directory: PathBuf,
+    environment: BTreeMap<String, String>,
     pub servers: Vec<String>,
 }
 
 impl Nats {
     pub fn start(directory: &Path, servers: usize) -> Result<Self> {
-        let mut nats = Self { directory: directory.to_owned(), servers: Vec::new() };
+        Self::start_unusual(directory, servers, Unusual::default())
+    }
+
+    pub fn start_unusual(directory: &Path, servers: usize, unusual: Unusual) -> Result<Self> {
+        let Unusual { include, environment, unsynced, old } = unusual;
+        let mut nats = Self { directory: directory.to_owned(), environment, servers: Vec::new() };
         let (count, pid) = (servers.to_string(), std::process::id().to_string());
-        let said = nats.run("start", &["--servers", &count, "--while", &pid])?;
+        let mut arguments = vec!["--servers", &count, "--while", &pid];
+        let file = directory.with_extension("conf").display().to_string();
+        if let Some(text) = include {
+            std::fs::write(&file, text)?;
+            arguments.extend(["--include", &file]);
+        }
+        arguments.extend(unsynced.then_some("--unsynced"));
+        arguments.extend(old.then_some("--old"));
+        let said = nats.run("start", &arguments)?;
         let urls = said.lines().find_map(|line| line.strip_prefix("NATS_URL=")).context("no URL")?;
         nats.servers = urls.split(',').map(str::to_owned).collect();
         Ok(nats)
@@ -198,8 +258,13 @@ impl Nats {
 
     fn run(&self, action: &str, arguments: &[&str]) -> Result<String> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("labs/nats-cluster");
-        let output =
-            Command::new(script).arg(action).arg("--dir").arg(&self.directory).args(arguments).output()?;
+        let output = Command::new(script)
+            .arg(action)
+            .arg("--dir")
+            .arg(&self.directory)
+            .args(arguments)
+            .envs(&self.environment)
+            .output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "labs/nats-cluster {action}: {said}");
         Ok(String::from_utf8(output.stdout)?)

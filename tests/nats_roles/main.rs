@@ -11,9 +11,15 @@ mod lane;
 #[allow(dead_code, reason = "the process of a server on one machine is for the crash test alone")]
 mod server;
 
+mod bench;
 mod chaos;
 mod deployment;
 mod journal;
+mod operator_mode;
+mod refused;
+mod secured;
+mod tls;
+mod unavailable;
 
 use std::time::Instant;
 
@@ -57,11 +63,30 @@ async fn create(api: &Api, key: &str) -> Result<String> {
 
 async fn status_becomes(api: &Api, path: &str, kind: &str, wanted: &str) -> Result<()> {
     until(&format!("{path} is {wanted}"), async || {
-        let shown = api.look(path).await.ok().flatten();
-        Ok(shown.filter(|shown| shown[kind]["status"] == wanted))
+        let Some(shown) = api.look(path).await.ok().flatten() else { return Ok(None) };
+        let failed = shown[kind]["status"].as_str().is_some_and(|status| status.starts_with("error"));
+        ensure!(!failed, "{path} has failed: {shown}");
+        Ok((shown[kind]["status"] == wanted).then_some(()))
     })
     .await
-    .map(drop)
+}
+
+/// Waits until a volume finds its place: the sequencer has heard of a pool too, not only the api.
+/// Until then volumes end in error, as they should where there is no room.
+async fn volumes_are_placed(api: &Api) -> Result<()> {
+    until("a volume finds its place", async || {
+        let path = format!("/v3/volumes/{}", create(api, &uuid::Uuid::new_v4().to_string()).await?);
+        let status = until("the volume is made or not", async || {
+            let Some(shown) = api.look(&path).await.ok().flatten() else { return Ok(None) };
+            Ok(shown["volume"]["status"].as_str().filter(|status| *status != "creating").map(str::to_owned))
+        })
+        .await?;
+        let deleted = api.send(Method::DELETE, &path, None, None).await?;
+        ensure!(matches!(deleted, Reply::Answer(202, _)), "{deleted:?}");
+        until("it is gone again", async || Ok(api.look(&path).await?.is_none().then_some(()))).await?;
+        Ok((status == "available").then_some(()))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

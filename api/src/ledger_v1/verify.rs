@@ -1,6 +1,6 @@
 //! `/ledger/v1/verify`: whether nobody edited the log, and the views are what it says.
 
-use std::convert::Infallible;
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,7 +16,7 @@ use tephra_journal::hash_chain::{ChainHead, verify_chain};
 use tephra_journal::log::{Block, LogError};
 use tephra_journal::wire::state::state_hash;
 use tephra_projector::render::moment;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -64,6 +64,8 @@ pub struct Report {
 /// compares the result with the views (administrators; one at a time).
 ///
 /// The answer is 200 whatever is found: `intact` says it. It may take long; until then it is spaces.
+/// If the log cannot be read, nothing was found: that is 503, or, when it happens late, an answer
+/// that breaks off.
 #[utoipa::path(
     get, path = "/verify", tag = "ledger",
     responses((status = 200, body = Report), (status = 403), (status = 503))
@@ -73,26 +75,42 @@ async fn verify(State(app): State<AppState>, identity: Identity) -> Result<Respo
     let permit = VERIFICATIONS
         .try_acquire()
         .map_err(|_| Fault::unavailable("Another verification is under way. Please try again."))?;
-    let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(1);
-    tokio::spawn(answer(app, permit, sender));
-    let mut response = Body::from_stream(ReceiverStream::new(receiver)).into_response();
+    let mut work: Work = Box::pin(async move {
+        let report = report(&app).await;
+        drop(permit);
+        report
+    });
+    // What is found soon can still choose the status.
+    let body = match tokio::time::timeout(SIGN_OF_LIFE, &mut work).await {
+        Ok(Err(reason)) => {
+            tracing::warn!(%reason, "the log cannot be verified now");
+            return Err(Fault::unavailable("The log cannot be read at the moment. Please try again."));
+        }
+        Ok(Ok(report)) => Body::from(serde_json::to_vec(&report).unwrap_or_default()),
+        Err(_elapsed) => {
+            let (sender, receiver) = mpsc::channel(1);
+            tokio::spawn(answer(work, sender));
+            Body::from_stream(ReceiverStream::new(receiver))
+        }
+    };
+    let mut response = body.into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
-async fn answer(
-    app: AppState,
-    permit: SemaphorePermit<'static>,
-    sender: mpsc::Sender<Result<Bytes, Infallible>>,
-) {
-    let work = report(&app);
-    tokio::pin!(work);
+/// A verification under way.
+type Work = Pin<Box<dyn Future<Output = Result<Report, Unreadable>> + Send>>;
+
+/// The log cannot be read, so nobody knows what is in it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unreadable(String);
+
+async fn answer(mut work: Work, sender: mpsc::Sender<Result<Bytes, Unreadable>>) {
     let mut alive = tokio::time::interval(SIGN_OF_LIFE);
-    // The first tick is at once.
-    alive.tick().await;
-    let report = loop {
+    let found = loop {
         tokio::select! {
-            report = &mut work => break report,
+            found = &mut work => break found,
             _ = alive.tick() => {
                 if sender.send(Ok(Bytes::from_static(b" "))).await.is_err() {
                     return;
@@ -100,19 +118,18 @@ async fn answer(
             }
         }
     };
-    drop(permit);
-    let body = serde_json::to_vec(&report).unwrap_or_default();
+    let last = found.map(|report| serde_json::to_vec(&report).unwrap_or_default().into());
     // If nobody waits for it any more, nobody misses it.
-    drop(sender.send(Ok(body.into())).await);
+    drop(sender.send(last).await);
 }
 
 /// Verifies the log, and the views against it.
-pub async fn report(app: &AppState) -> Report {
+async fn report(app: &AppState) -> Result<Report, Unreadable> {
     let shown = match load_views(app).await {
         Ok(shown) => shown,
         Err(reason) => {
             let reason = format!("the views cannot be read: {reason}");
-            return Report { reason: Some(reason), ..Report::default() };
+            return Ok(Report { reason: Some(reason), ..Report::default() });
         }
     };
     let mut replay = Replay { ledger: Ledger::default(), compare_at: shown.0, replayed: None };
@@ -136,7 +153,8 @@ pub async fn report(app: &AppState) -> Report {
         ..Report::default()
     };
     match (outcome, replay.replayed) {
-        (Err(error), _) => report.reason = Some(error.to_string()),
+        (Err(LogError::Unavailable(reason)), _) => return Err(Unreadable(reason)),
+        (Err(error @ LogError::Corrupt { .. }), _) => report.reason = Some(error.to_string()),
         (Ok(_), None) => {
             report.reason = Some(format!("the views stand at position {}, which the log has not", shown.0));
         }
@@ -149,7 +167,7 @@ pub async fn report(app: &AppState) -> Report {
                 Some(format!("the views differ from a replay of the journal at position {}", shown.0));
         }
     }
-    report
+    Ok(report)
 }
 
 /// Where the views stand, and the digest of the state that they show there.

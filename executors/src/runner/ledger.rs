@@ -128,6 +128,11 @@ impl LedgerClient {
         match sent.await {
             Ok(receipt) => Ok(receipt),
             Err(SubmitError::Rejected(rejection)) => Err(rejection),
+            // what an executor says is bounded; if it ever were not, what is due is asked for again
+            Err(SubmitError::TooLarge { reason }) => {
+                tracing::error!(%reason, "the report cannot be taken");
+                Err(Rejection::StaleReport)
+            }
             // the policy has no last try; if it ever had, the attempt counts as overtaken
             Err(SubmitError::Unavailable { .. }) => Err(Rejection::StaleReport),
         }

@@ -113,7 +113,7 @@ impl CommandGateway for NatsGateway {
         let most = self.client.server_info().max_payload.saturating_sub(ENVELOPE_BYTES);
         if payload.len() > most {
             let reason = format!("a command of {} bytes; NATS takes {most} at most", payload.len());
-            return Err(SubmitError::Unavailable { reason });
+            return Err(SubmitError::TooLarge { reason });
         }
         let mut headers = HeaderMap::new();
         headers.insert(REQUEST_HEADER, header_value(submission.request.as_str()).as_str());
@@ -129,7 +129,9 @@ impl CommandGateway for NatsGateway {
             match tokio::time::timeout_at(until, self.attempt(payload.clone(), headers.clone())).await {
                 Err(_elapsed) => return Err(last),
                 Ok(Err(unavailable @ SubmitError::Unavailable { .. })) => last = unavailable,
-                Ok(answer @ (Ok(_) | Err(SubmitError::Rejected(_)))) => return answer,
+                Ok(answer @ (Ok(_) | Err(SubmitError::Rejected(_) | SubmitError::TooLarge { .. }))) => {
+                    return answer;
+                }
             }
             if tokio::time::Instant::now() + wait >= until {
                 return Err(last);
@@ -264,14 +266,7 @@ impl Server {
             | Command::SetQuotaDefaults { .. }
             | Command::EnableBackend { .. }
             | Command::DisableBackend { .. }
-            | Command::ReleaseDebt { .. }
-            | Command::ManageVolume(_)
-            | Command::UnmanageVolume { .. }
-            | Command::ManageSnapshot(_)
-            | Command::UnmanageSnapshot { .. }
-            | Command::CleanObject(_)
-            | Command::FreezeBackend { .. }
-            | Command::ThawBackend { .. } => false,
+            | Command::ReleaseDebt { .. } => false,
         };
         is_report && submission.actor == Actor::system()
     }

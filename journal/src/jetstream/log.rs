@@ -201,7 +201,7 @@ impl JetStreamLog {
     }
 }
 
-pub(super) async fn get_or_create(context: &Context, wanted: &Config) -> Result<Info, NatsError> {
+async fn get_or_create(context: &Context, wanted: &Config) -> Result<Info, NatsError> {
     let failed =
         |reason: &dyn std::fmt::Display| NatsError::jetstream(format!("stream {}", wanted.name), reason);
     match context.get_stream(&wanted.name).await {
@@ -219,7 +219,7 @@ pub(super) async fn get_or_create(context: &Context, wanted: &Config) -> Result<
     }
 }
 
-pub(super) fn is_not_found(kind: GetStreamErrorKind) -> bool {
+fn is_not_found(kind: GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 

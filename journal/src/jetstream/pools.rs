@@ -21,8 +21,9 @@ use crate::wire::message::{decode_pools, encode_pools};
 /// How often the host's own board is looked at for changes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often pools are reported even if nothing has changed: the sign of life.
-const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// How often pools are reported even if nothing has changed: the sign of life. Short, because who
+/// has just begun to listen, as a sequencer on new servers, places nothing before it hears of them.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tells everybody what is on this host's board about a backend, until `stop`. `board` is the one
 /// that the executor reports to.

@@ -147,7 +147,7 @@ impl<T> SequencerCore<T> {
                             "what command {} asks for is more than one commit can hold ({MAX_COMMIT_BYTES} bytes)",
                             submission.id
                         );
-                        refused.push((ticket, Err(SubmitError::Unavailable { reason })));
+                        refused.push((ticket, Err(SubmitError::TooLarge { reason })));
                     }
                 }
             }

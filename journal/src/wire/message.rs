@@ -34,6 +34,7 @@ enum AnswerV1<'a> {
     #[serde(borrow)]
     Rejected(RejectionV1<'a>),
     Unavailable(&'a str),
+    TooLarge(&'a str),
 }
 
 fn encode<W: serde::Serialize>(wire: &W) -> Vec<u8> {
@@ -76,6 +77,7 @@ pub fn encode_answer(answer: &Result<Receipt, SubmitError>) -> Vec<u8> {
         Ok(Receipt::NothingToDo { position }) => AnswerV1::NothingToDo(position.0),
         Err(SubmitError::Rejected(rejection)) => AnswerV1::Rejected(rejection.to_wire()),
         Err(SubmitError::Unavailable { reason }) => AnswerV1::Unavailable(reason),
+        Err(SubmitError::TooLarge { reason }) => AnswerV1::TooLarge(reason),
     })
 }
 
@@ -93,6 +95,7 @@ pub fn decode_answer(bytes: &[u8]) -> Result<Result<Receipt, SubmitError>, Inval
         AnswerV1::NothingToDo(position) => Ok(Receipt::NothingToDo { position: Position(position) }),
         AnswerV1::Rejected(rejection) => Err(SubmitError::Rejected(Rejection::from_wire(rejection)?)),
         AnswerV1::Unavailable(reason) => Err(SubmitError::Unavailable { reason: reason.to_owned() }),
+        AnswerV1::TooLarge(reason) => Err(SubmitError::TooLarge { reason: reason.to_owned() }),
     })
 }
 

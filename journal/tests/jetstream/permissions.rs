@@ -28,17 +28,16 @@ use crate::support::{Running, create_volume};
 /// How long it is waited for something that must not happen.
 const SILENCE: Duration = Duration::from_millis(700);
 
-pub struct Roles {
+struct Roles {
     cluster: Cluster,
     seeds: tempfile::TempDir,
 }
 
 impl Roles {
-    pub fn start() -> Self {
+    fn start() -> Self {
         let seeds = tempfile::tempdir().unwrap();
         let mut environment = BTreeMap::new();
-        let all = ["system", "sequencer", "api", "executor_lvm", "events", "operator", "consumer_alpha"];
-        for role in all {
+        for role in ["system", "sequencer", "api", "executor_lvm"] {
             let key = KeyPair::new_user();
             std::fs::write(seeds.path().join(role), key.seed().unwrap()).unwrap();
             environment.insert(format!("TEPHRA_{}_NKEY", role.to_uppercase()), key.public_key());
@@ -47,7 +46,7 @@ impl Roles {
         Self { cluster: Cluster::with(Options { include, environment, ..Options::default() }), seeds }
     }
 
-    pub fn config(&self, role: &str) -> NatsConfig {
+    fn config(&self, role: &str) -> NatsConfig {
         NatsConfig {
             auth: NatsAuth::NkeyFile(self.seed(role)),
             inbox_prefix: Some(format!("_INBOX_{role}")),
@@ -60,7 +59,7 @@ impl Roles {
         self.seeds.path().join(role)
     }
 
-    pub async fn client(&self, role: &str) -> Client {
+    async fn client(&self, role: &str) -> Client {
         connect(&self.config(role), role).await.unwrap()
     }
 
@@ -140,7 +139,7 @@ async fn every_role_can_do_its_work() {
 }
 
 /// Whether the server stores what is published.
-pub async fn can_append(client: &Client, subject: &str) -> bool {
+async fn can_append(client: &Client, subject: &str) -> bool {
     let context = jetstream::context::ContextBuilder::new().timeout(SILENCE).build(client.clone());
     match context.publish(subject.to_owned(), "x".into()).await {
         Ok(acknowledgement) => acknowledgement.await.is_ok(),
@@ -149,13 +148,13 @@ pub async fn can_append(client: &Client, subject: &str) -> bool {
 }
 
 /// Whether a consumer can be made that reads what it should not.
-pub async fn can_read(client: &Client, stream: &str, config: PullConfig) -> bool {
+async fn can_read(client: &Client, stream: &str, config: PullConfig) -> bool {
     let context = jetstream::context::ContextBuilder::new().timeout(SILENCE).build(client.clone());
     context.create_consumer_on_stream(config, stream).await.is_ok()
 }
 
 /// Whether anything arrives on a subject while somebody else speaks.
-pub async fn can_hear(client: &Client, subject: &str, speak: impl AsyncFnOnce()) -> bool {
+async fn can_hear(client: &Client, subject: &str, speak: impl AsyncFnOnce()) -> bool {
     let mut heard = client.subscribe(subject.to_owned()).await.unwrap();
     client.flush().await.unwrap();
     speak().await;

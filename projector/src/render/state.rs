@@ -24,8 +24,6 @@ pub fn volume(volume: &Volume) -> Value {
         | VolumeStatus::Deleting { .. }
         | VolumeStatus::Reverting { .. }
         | VolumeStatus::Verifying { .. }
-        | VolumeStatus::Managing { .. }
-        | VolumeStatus::Unmanaging { .. }
         | VolumeStatus::Error
         | VolumeStatus::ErrorDeleting
         | VolumeStatus::ErrorExtending
@@ -69,8 +67,7 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
         | SnapshotStatus::Deleting { .. }
         | SnapshotStatus::Restoring { .. }
         | SnapshotStatus::Error
-        | SnapshotStatus::ErrorDeleting
-        | SnapshotStatus::Unmanaging { .. } => None,
+        | SnapshotStatus::ErrorDeleting => None,
     };
     json!({
         "id": snapshot.id.to_string(),

@@ -1,6 +1,3 @@
-mod drift;
-mod frozen;
-mod manage;
 mod quota;
 mod records;
 mod scheduler;

@@ -82,8 +82,7 @@ impl SnapshotDetail {
             | SnapshotState::Restoring
             | SnapshotState::Verifying
             | SnapshotState::Error
-            | SnapshotState::ErrorDeleting
-            | SnapshotState::Unmanaging => "100%",
+            | SnapshotState::ErrorDeleting => "100%",
         };
         Self {
             id: snapshot.id.to_string(),
