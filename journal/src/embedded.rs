@@ -14,6 +14,7 @@ use redb::{
 use tokio::sync::watch;
 
 use crate::log::{AppendOutcome, BlockNumber, Log, LogError, NumberedBytes};
+use crate::private_file::make_private;
 
 const BLOCKS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("blocks");
 
@@ -95,6 +96,7 @@ impl EmbeddedLog {
 
 fn open_to_write(path: &Path) -> Result<Database, LogError> {
     guarded(path, || {
+        make_private(path).map_err(|error| failed(path, &error))?;
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create(path)

@@ -28,6 +28,7 @@ pub mod jetstream;
 pub mod log;
 pub mod memory;
 pub mod pool_board;
+pub mod private_file;
 pub mod sequencer;
 pub mod subjects;
 pub mod wire;

@@ -12,6 +12,7 @@ use tephra_domain::snapshot::Snapshot;
 use tephra_domain::units::Timestamp;
 use tephra_domain::volume::Volume;
 use tephra_journal::log::BlockNumber;
+use tephra_journal::private_file::make_private;
 use tephra_journal::wire::state::state_hash;
 use tokio::sync::watch;
 
@@ -76,6 +77,8 @@ impl Views {
     /// # Errors
     /// [`ViewsError::MustRebuild`] if the file is damaged or of another schema.
     pub fn open(path: &Path) -> Result<Self, ViewsError> {
+        let unusable = |error: std::io::Error| ViewsError::Storage(format!("{}: {error}", path.display()));
+        make_private(path).map_err(unusable)?;
         let database = match redb::Builder::new().set_cache_size(CACHE_BYTES).create(path) {
             Ok(database) => database,
             Err(DatabaseError::DatabaseAlreadyOpen) => {

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::support::{Server, run, run_on, until};
@@ -37,6 +38,22 @@ async fn a_stopped_server_comes_back_with_every_volume_and_its_data() {
     let mut start = [0; 4];
     std::fs::File::open(server.volume_file(&volume)).unwrap().read_exact(&mut start).unwrap();
     assert_eq!(&start, b"lava");
+    server.stop();
+}
+
+#[tokio::test]
+async fn nobody_else_can_read_the_ledger_even_in_a_directory_that_was_there_and_open() {
+    let (_outer, data) = directory();
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // left behind by a server that had another idea of it
+    std::fs::write(data.join("ledger.redb"), "").unwrap();
+    std::fs::set_permissions(data.join("ledger.redb"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let server = Server::start(&data);
+    for name in ["ledger.redb", "views.redb"] {
+        let mode = std::fs::metadata(data.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
     server.stop();
 }
 

@@ -15,7 +15,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishError, PublishErrorKind};
@@ -24,6 +23,7 @@ use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Info, Placement, RawMessageErrorKind, RetentionPolicy, StorageType, Stream,
 };
 use async_nats::jetstream::{self, Context, ErrorCode};
+use async_nats::{Client, StatusCode};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -93,6 +93,9 @@ struct Reader {
     consumer: Consumer<PullConfig>,
     next: u64,
     fetch_blocks: usize,
+    /// Whether it has given anything. Of several servers, the one that has a new consumer may not be
+    /// known to ours yet: then nobody answers for a moment.
+    has_answered: bool,
 }
 
 /// A consumer that reads on from a block and remembers nothing.
@@ -229,6 +232,11 @@ pub(super) fn code_of(error: &PublishError) -> Option<ErrorCode> {
     source.downcast_ref::<jetstream::Error>().map(jetstream::Error::error_code)
 }
 
+/// Whether a fetch came to nobody. The client says it in words only.
+fn is_nobody_there(error: &async_nats::Error) -> bool {
+    error.to_string().contains(&format!(": {},", StatusCode::NO_RESPONDERS))
+}
+
 fn unavailable(error: impl std::fmt::Display) -> LogError {
     LogError::Unavailable(error.to_string())
 }
@@ -295,7 +303,7 @@ impl Shared {
 
     async fn new_reader(&self, from: BlockNumber) -> Result<Reader, LogError> {
         let consumer = self.stream.create_consumer(reading_from(from)).await.map_err(unavailable)?;
-        Ok(Reader { consumer, next: from.0, fetch_blocks: FIRST_FETCH_BLOCKS })
+        Ok(Reader { consumer, next: from.0, fetch_blocks: FIRST_FETCH_BLOCKS, has_answered: false })
     }
 
     /// The blocks from `from` to `last`, all of which are there, or the first of them.
@@ -354,8 +362,12 @@ impl Reader {
             let message = match tokio::time::timeout(READ_WAIT, messages.next()).await {
                 Err(_) => return Err(LogError::Unavailable("the stream does not answer".to_owned())),
                 Ok(None) => return Ok((fetched, size)),
+                Ok(Some(Err(error))) if !self.has_answered && is_nobody_there(&error) => {
+                    return Ok((fetched, size));
+                }
                 Ok(Some(message)) => message.map_err(unavailable)?,
             };
+            self.has_answered = true;
             let number = message.info().map_err(unavailable)?.stream_sequence;
             if number != self.next {
                 return Err(LogError::Corrupt {
