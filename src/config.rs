@@ -320,7 +320,9 @@ impl Config {
         if self.roles.is_empty() {
             return Err(refuse("roles", "a process without a role does nothing"));
         }
-        if !self.nats.is_used() && !RoleKind::ALL.iter().all(|role| self.has(*role)) {
+        // Events are published on NATS: without it that role is nothing.
+        let is_needed = |role: &&RoleKind| **role != RoleKind::Events;
+        if !self.nats.is_used() && !RoleKind::ALL.iter().filter(is_needed).all(|role| self.has(*role)) {
             let reason = "without NATS (nats.servers, --nats) one process has all roles";
             return Err(refuse("roles", reason));
         }
@@ -435,6 +437,7 @@ mod tests {
         refused("[limits]\nconnections = 0", "limits.connections");
         refused("roles = [\"api\"]", "without NATS");
         refused("roles = [\"cook\"]", "cook");
+        Config::parse("roles = [\"api\", \"executor\", \"sequencer\", \"projector\"]").unwrap();
         refused("[nats]\nservers = [\"n1:4222\"]", "nats.servers");
         refused("[nats]\ncell = \"a b\"", "nats.cell");
         refused("[nats]\nreplicas = 2", "nats.replicas");
@@ -466,6 +469,7 @@ mod tests {
             (RoleKind::Api, include_str!("../deploy/systemd/api.toml")),
             (RoleKind::Sequencer, include_str!("../deploy/systemd/sequencer.toml")),
             (RoleKind::Executor, include_str!("../deploy/systemd/executor.toml")),
+            (RoleKind::Events, include_str!("../deploy/systemd/events.toml")),
         ] {
             let config = Config::parse(text).unwrap();
             assert_eq!(config.roles, [role]);

@@ -21,13 +21,15 @@ pub enum RoleKind {
     Executor,
     /// Decides commands and appends them to the journal.
     Sequencer,
+    /// Publishes what happened, for programs that are not ours. Only on NATS.
+    Events,
     /// Keeps the views up with the journal.
     Projector,
 }
 
 impl RoleKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Api, Self::Executor, Self::Sequencer, Self::Projector];
+    pub const ALL: [Self; 5] = [Self::Api, Self::Executor, Self::Sequencer, Self::Events, Self::Projector];
 
     /// Its name in messages.
     pub const fn as_str(self) -> &'static str {
@@ -35,6 +37,7 @@ impl RoleKind {
             Self::Api => "api",
             Self::Executor => "executor",
             Self::Sequencer => "sequencer",
+            Self::Events => "events",
             Self::Projector => "projector",
         }
     }
@@ -139,13 +142,13 @@ mod tests {
     async fn roles_stop_before_those_that_they_need() {
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut roles = Roles::default();
-        let kinds = [RoleKind::Projector, RoleKind::Executor, RoleKind::Sequencer, RoleKind::Api];
+        let kinds =
+            [RoleKind::Projector, RoleKind::Events, RoleKind::Executor, RoleKind::Sequencer, RoleKind::Api];
         for kind in kinds {
             add(&mut roles, kind, &order);
         }
         roles.stop(Duration::from_secs(5)).await.unwrap();
-        let expected = [RoleKind::Api, RoleKind::Executor, RoleKind::Sequencer, RoleKind::Projector];
-        assert_eq!(*order.lock().unwrap(), expected);
+        assert_eq!(*order.lock().unwrap(), RoleKind::ALL);
     }
 
     #[tokio::test]

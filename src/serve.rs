@@ -1,5 +1,6 @@
 //! `tephra serve`: how the server's roles are wired together, how it starts, and how it stops.
 
+mod events;
 mod nats;
 mod turns;
 

@@ -219,7 +219,11 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::VolumeTypeIsPublic { .. }
         | Rejection::StatusNotResettable { .. }
         | Rejection::NothingToVerify { .. }
-        | Rejection::SnapshotHeldByVolume { .. } => StatusCode::BAD_REQUEST,
+        | Rejection::SnapshotHeldByVolume { .. }
+        | Rejection::ObjectAlreadyManaged { .. }
+        | Rejection::BackendNotInService { .. }
+        | Rejection::BackendFrozen { .. }
+        | Rejection::BackendFreezeUnchanged { .. } => StatusCode::BAD_REQUEST,
 
         Rejection::VolumeLimitExceeded { .. }
         | Rejection::SnapshotLimitExceeded { .. }

@@ -37,7 +37,14 @@ pub enum BackendEvent {
         /// Why, if the operator said so.
         reason: Option<Box<str>>,
     },
+    /// Nothing on it is changed, and no new volumes go there (Cinder's `freeze`).
+    Frozen,
+    /// It takes changes and new volumes again.
+    Thawed,
 }
+
+/// What Cinder gives as the reason why a frozen backend is disabled.
+pub const FROZEN_REASON: &str = "frozen";
 
 /// A backend as the ledger knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,12 +55,21 @@ pub struct Backend {
     pub description: BackendDescription,
     /// Whether new volumes may go there.
     pub enabled: bool,
-    /// Why not.
+    /// Whether changes on it are refused.
+    pub frozen: bool,
+    /// Why not enabled.
     pub disabled_reason: Option<Box<str>>,
     /// Since when it is known.
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Option<Timestamp>,
+}
+
+impl Backend {
+    /// `host@backend`, as Cinder names the backend's service.
+    pub fn service_host(&self) -> String {
+        format!("{}@{}", self.description.host, self.name)
+    }
 }
 
 /// What the ledger has placed on a pool: a fold over volumes.

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::actor::Actor;
 use crate::backend::BackendDescription;
+use crate::drift::FoundKind;
 use crate::effect::{EffectKey, Outcome};
 use crate::event::Idempotency;
 use crate::ids::{
-    BackendName, CommandId, DebtId, ProjectId, RequestId, SnapshotId, VolumeId, VolumeTypeId, ZoneName,
+    BackendName, CommandId, DebtId, PoolId, ProjectId, RequestId, SnapshotId, VolumeId, VolumeTypeId,
+    ZoneName,
 };
 use crate::quota::QuotaLimits;
 use crate::scheduler::PoolStats;
@@ -86,6 +88,61 @@ pub struct CreateVolumeType {
     pub is_public: bool,
     /// What the scheduler and the backends are told.
     pub extra_specs: BTreeMap<String, String>,
+}
+
+/// The content of [`Command::ManageVolume`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManageVolume {
+    /// The id it will have.
+    pub volume: VolumeId,
+    /// Where the object is.
+    pub pool: PoolId,
+    /// What the backend calls it.
+    pub name: Box<str>,
+    /// Its size as the backend shows it, rounded up.
+    pub size: SizeGib,
+    /// Display name.
+    pub display_name: Option<Box<str>>,
+    /// Display description.
+    pub description: Option<Box<str>>,
+    /// The type; nothing to take the default.
+    pub volume_type: Option<VolumeTypeRef>,
+    /// The zone; nothing to take the backend's.
+    pub availability_zone: Option<ZoneName>,
+    /// Keys and values of the user.
+    pub metadata: BTreeMap<String, String>,
+    /// Whether a server can boot from it.
+    pub bootable: bool,
+}
+
+/// The content of [`Command::ManageSnapshot`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManageSnapshot {
+    /// The id it will have.
+    pub snapshot: SnapshotId,
+    /// The volume that it is of, on whose pool the object is.
+    pub volume: VolumeId,
+    /// What the backend calls it.
+    pub name: Box<str>,
+    /// Its size as the backend shows it, rounded up.
+    pub size: SizeGib,
+    /// Display name.
+    pub display_name: Option<Box<str>>,
+    /// Display description.
+    pub description: Option<Box<str>>,
+    /// Keys and values of the user.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// The content of [`Command::CleanObject`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CleanObject {
+    /// Where the object is.
+    pub pool: PoolId,
+    /// What the backend calls it.
+    pub name: Box<str>,
+    /// Volume or snapshot.
+    pub kind: FoundKind,
 }
 
 /// Something that is asked. Imperative; the answer is events or a rejection.
@@ -284,6 +341,32 @@ pub enum Command {
     ReleaseDebt {
         /// The debt.
         debt: DebtId,
+    },
+    /// Takes a volume over that a backend has already (administrators).
+    ManageVolume(Box<ManageVolume>),
+    /// Gives a volume up, with its data left on the backend (administrators).
+    UnmanageVolume {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Takes a snapshot over that a backend has already (administrators).
+    ManageSnapshot(Box<ManageSnapshot>),
+    /// Gives a snapshot up, left on the backend (administrators).
+    UnmanageSnapshot {
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
+    /// Removes what a backend has and the ledger knows nothing of (administrators).
+    CleanObject(Box<CleanObject>),
+    /// Refuses changes on a backend (administrators).
+    FreezeBackend {
+        /// The backend.
+        backend: BackendName,
+    },
+    /// Takes changes on a backend again (administrators).
+    ThawBackend {
+        /// The backend.
+        backend: BackendName,
     },
 }
 

@@ -12,8 +12,9 @@ use crate::ids::{BackendName, Position, SnapshotId, VolumeId, VolumeTypeId};
 use crate::ledger::Ledger;
 use crate::operation::{Operation, decide_report, retry_delay_ms};
 use crate::operations::{
-    snapshot_create, snapshot_delete, status_verify, volume_create, volume_delete, volume_extend,
-    volume_recover, volume_revert,
+    object_clean, snapshot_create, snapshot_delete, snapshot_manage, snapshot_unmanage, status_verify,
+    volume_create, volume_delete, volume_extend, volume_manage, volume_recover, volume_revert,
+    volume_unmanage,
 };
 use crate::quota::QuotaEvent;
 use crate::rejection::Rejection;
@@ -198,6 +199,13 @@ pub fn decide(ledger: &Ledger, command: &Command, ctx: &Context) -> Result<Vec<E
                 Some(_) => Ok(vec![Event::Debt(*debt, DebtEvent::Released)]),
             }
         }
+        Command::ManageVolume(manage) => volume_manage::decide(ledger, manage, ctx),
+        Command::UnmanageVolume { volume } => volume_unmanage::decide(ledger, *volume, ctx),
+        Command::ManageSnapshot(manage) => snapshot_manage::decide(ledger, manage, ctx),
+        Command::UnmanageSnapshot { snapshot } => snapshot_unmanage::decide(ledger, *snapshot, ctx),
+        Command::CleanObject(clean) => object_clean::decide(ledger, clean, ctx),
+        Command::FreezeBackend { backend } => set_frozen(ledger, backend, true, ctx),
+        Command::ThawBackend { backend } => set_frozen(ledger, backend, false, ctx),
     }
 }
 
@@ -407,5 +415,23 @@ fn set_enabled(
     if !ledger.backends.contains_key(backend) {
         return Err(Rejection::BackendNotFound { backend: backend.clone() });
     }
+    Ok(vec![Event::Backend(backend.clone(), event)])
+}
+
+/// Cinder refuses to freeze what is frozen, and to thaw what is not.
+fn set_frozen(
+    ledger: &Ledger,
+    backend: &BackendName,
+    frozen: bool,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_admin("volume:freeze_host")?;
+    let Some(row) = ledger.backends.get(backend) else {
+        return Err(Rejection::BackendNotFound { backend: backend.clone() });
+    };
+    if row.frozen == frozen {
+        return Err(Rejection::BackendFreezeUnchanged { service: row.service_host().into(), frozen });
+    }
+    let event = if frozen { BackendEvent::Frozen } else { BackendEvent::Thawed };
     Ok(vec![Event::Backend(backend.clone(), event)])
 }

@@ -178,7 +178,9 @@ impl Expectation {
             | VolumeState::Deleting
             | VolumeState::Extending
             | VolumeState::Reverting
-            | VolumeState::Verifying => {
+            | VolumeState::Verifying
+            | VolumeState::Managing
+            | VolumeState::Unmanaging => {
                 self.changing.insert(volume.id);
                 Entry::Uncertain
             }
@@ -198,7 +200,8 @@ impl Expectation {
             SnapshotState::Creating
             | SnapshotState::Deleting
             | SnapshotState::Restoring
-            | SnapshotState::Verifying => {
+            | SnapshotState::Verifying
+            | SnapshotState::Unmanaging => {
                 self.changing.insert(snapshot.volume);
                 Entry::Uncertain
             }

@@ -35,6 +35,7 @@ pub enum Event {
 
 impl Event {
     /// The event's public name, the same in logs, the API and the stream.
+    #[allow(clippy::too_many_lines, reason = "one line per kind of event")]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Volume(_, event) => match event {
@@ -58,6 +59,12 @@ impl Event {
                 VolumeEvent::MetadataReplaced { .. } => "VolumeMetadataReplaced",
                 VolumeEvent::BootableChanged { .. } => "VolumeBootableChanged",
                 VolumeEvent::ReadonlyChanged { .. } => "VolumeReadonlyChanged",
+                VolumeEvent::ManageAccepted { .. } => "VolumeManageAccepted",
+                VolumeEvent::Managed => "VolumeManaged",
+                VolumeEvent::ManageFailed { .. } => "VolumeManageFailed",
+                VolumeEvent::UnmanageAccepted { .. } => "VolumeUnmanageAccepted",
+                VolumeEvent::Unmanaged => "VolumeUnmanaged",
+                VolumeEvent::UnmanageFailed { .. } => "VolumeUnmanageFailed",
             },
             Self::Snapshot(_, event) => match event {
                 SnapshotEvent::CreateAccepted(_) => "SnapshotCreateAccepted",
@@ -73,6 +80,12 @@ impl Event {
                 SnapshotEvent::ResetFailed { .. } => "SnapshotResetFailed",
                 SnapshotEvent::DetailsUpdated { .. } => "SnapshotDetailsUpdated",
                 SnapshotEvent::MetadataReplaced { .. } => "SnapshotMetadataReplaced",
+                SnapshotEvent::ManageAccepted { .. } => "SnapshotManageAccepted",
+                SnapshotEvent::Managed => "SnapshotManaged",
+                SnapshotEvent::ManageFailed { .. } => "SnapshotManageFailed",
+                SnapshotEvent::UnmanageAccepted { .. } => "SnapshotUnmanageAccepted",
+                SnapshotEvent::Unmanaged => "SnapshotUnmanaged",
+                SnapshotEvent::UnmanageFailed { .. } => "SnapshotUnmanageFailed",
             },
             Self::VolumeType(_, event) => match event {
                 VolumeTypeEvent::Created { .. } => "VolumeTypeCreated",
@@ -91,6 +104,8 @@ impl Event {
                 BackendEvent::Registered(_) => "BackendRegistered",
                 BackendEvent::Enabled => "BackendEnabled",
                 BackendEvent::Disabled { .. } => "BackendDisabled",
+                BackendEvent::Frozen => "BackendFrozen",
+                BackendEvent::Thawed => "BackendThawed",
             },
             Self::Operation(_, event) => match event {
                 OperationEvent::Opened { .. } => "OperationOpened",

@@ -1,7 +1,7 @@
 //! Takes events into the state. Pure, total over legal histories, and the same for the sequencer,
 //! a replay and the views.
 
-use crate::backend::{Backend, BackendEvent};
+use crate::backend::{Backend, BackendEvent, FROZEN_REASON};
 use crate::debt::{CleanupDebt, DebtEvent};
 use crate::effect::BackendObject;
 use crate::event::{Commit, Event, IllegalEvent};
@@ -28,7 +28,10 @@ pub enum TouchedRow {
 pub fn touched_rows(event: &Event) -> Vec<TouchedRow> {
     match event {
         Event::Volume(id, _) => vec![TouchedRow::Volume(*id)],
-        Event::Snapshot(id, SnapshotEvent::CreateAccepted(accepted)) => {
+        Event::Snapshot(
+            id,
+            SnapshotEvent::CreateAccepted(accepted) | SnapshotEvent::ManageAccepted { accepted, .. },
+        ) => {
             vec![TouchedRow::Snapshot(*id), TouchedRow::Volume(accepted.volume)]
         }
         Event::Snapshot(id, _) => vec![TouchedRow::Snapshot(*id)],
@@ -122,11 +125,38 @@ fn illegal(resource: impl ToString, state: &'static str, event: &Event) -> Illeg
 }
 
 fn volume(ledger: &mut Ledger, at: Timestamp, id: VolumeId, event: &VolumeEvent) -> Result<(), IllegalEvent> {
-    if let VolumeEvent::CreateAccepted(accepted) = event {
+    let accepted = match event {
+        VolumeEvent::CreateAccepted(accepted) => Some(Volume::accepted(id, at, accepted)),
+        VolumeEvent::ManageAccepted { accepted, .. } => Some(Volume::managed(id, at, accepted)),
+        VolumeEvent::Rescheduled { .. }
+        | VolumeEvent::Created
+        | VolumeEvent::CreateFailed { .. }
+        | VolumeEvent::DeleteAccepted { .. }
+        | VolumeEvent::Deleted
+        | VolumeEvent::DeleteFailed { .. }
+        | VolumeEvent::ExtendAccepted { .. }
+        | VolumeEvent::Extended { .. }
+        | VolumeEvent::ExtendFailed { .. }
+        | VolumeEvent::RevertAccepted { .. }
+        | VolumeEvent::Reverted
+        | VolumeEvent::RevertFailed { .. }
+        | VolumeEvent::ResetAccepted { .. }
+        | VolumeEvent::StatusReset { .. }
+        | VolumeEvent::ResetFailed { .. }
+        | VolumeEvent::DetailsUpdated { .. }
+        | VolumeEvent::MetadataReplaced { .. }
+        | VolumeEvent::BootableChanged { .. }
+        | VolumeEvent::ReadonlyChanged { .. }
+        | VolumeEvent::Managed
+        | VolumeEvent::ManageFailed { .. }
+        | VolumeEvent::UnmanageAccepted { .. }
+        | VolumeEvent::Unmanaged
+        | VolumeEvent::UnmanageFailed { .. } => None,
+    };
+    if let Some(row) = accepted {
         if ledger.volumes.contains_key(&id) {
             return Err(illegal(id, "present", &Event::Volume(id, event.clone())));
         }
-        let row = Volume::accepted(id, at, accepted);
         count_volume(ledger, &Share::of_volume(&row), 1);
         ledger.volumes.insert(id, row);
         return Ok(());
@@ -143,7 +173,10 @@ fn volume(ledger: &mut Ledger, at: Timestamp, id: VolumeId, event: &VolumeEvent)
         | VolumeEvent::Extended { .. }
         | VolumeEvent::ExtendFailed { .. }
         | VolumeEvent::ResetAccepted { .. }
-        | VolumeEvent::StatusReset { .. } => true,
+        | VolumeEvent::StatusReset { .. }
+        | VolumeEvent::ManageAccepted { .. }
+        | VolumeEvent::UnmanageAccepted { .. }
+        | VolumeEvent::Unmanaged => true,
         VolumeEvent::Created
         | VolumeEvent::CreateFailed { .. }
         | VolumeEvent::DeleteFailed { .. }
@@ -154,7 +187,10 @@ fn volume(ledger: &mut Ledger, at: Timestamp, id: VolumeId, event: &VolumeEvent)
         | VolumeEvent::DetailsUpdated { .. }
         | VolumeEvent::MetadataReplaced { .. }
         | VolumeEvent::BootableChanged { .. }
-        | VolumeEvent::ReadonlyChanged { .. } => false,
+        | VolumeEvent::ReadonlyChanged { .. }
+        | VolumeEvent::Managed
+        | VolumeEvent::ManageFailed { .. }
+        | VolumeEvent::UnmanageFailed { .. } => false,
     };
     if !changes_share {
         return row.apply(at, event).map(|_| ());
@@ -233,7 +269,7 @@ fn snapshot(
     id: SnapshotId,
     event: &SnapshotEvent,
 ) -> Result<(), IllegalEvent> {
-    if let SnapshotEvent::CreateAccepted(accepted) = event {
+    if let SnapshotEvent::CreateAccepted(accepted) | SnapshotEvent::ManageAccepted { accepted, .. } = event {
         let Some(volume) = ledger.volumes.get_mut(&accepted.volume) else {
             return Err(illegal(accepted.volume, "absent", &Event::Snapshot(id, event.clone())));
         };
@@ -335,6 +371,7 @@ fn backend(
             name: name.clone(),
             description: (**description).clone(),
             enabled: true,
+            frozen: false,
             disabled_reason: None,
             created_at: at,
             updated_at: None,
@@ -355,6 +392,16 @@ fn backend(
         BackendEvent::Disabled { reason } => {
             row.enabled = false;
             row.disabled_reason.clone_from(reason);
+        }
+        BackendEvent::Frozen => {
+            row.frozen = true;
+            row.enabled = false;
+            row.disabled_reason = Some(FROZEN_REASON.into());
+        }
+        BackendEvent::Thawed => {
+            row.frozen = false;
+            row.enabled = true;
+            row.disabled_reason = None;
         }
     }
     Ok(())

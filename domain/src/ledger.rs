@@ -7,7 +7,7 @@ use crate::actor::Actor;
 use crate::backend::{Backend, PoolUsage};
 use crate::command::VolumeTypeRef;
 use crate::debt::CleanupDebt;
-use crate::effect::{BackendObject, DueEffect};
+use crate::effect::{BackendObject, DueEffect, Effect};
 use crate::event::IdempotencyScope;
 use crate::ids::{
     BackendName, DebtId, OperationId, PoolId, Position, ProjectId, SnapshotId, VolumeId, VolumeTypeId,
@@ -16,6 +16,7 @@ use crate::ids::{
 use crate::operation::{Access, Operation, ResourceKey};
 use crate::quota::{QuotaLimits, QuotaResource, Usage, UsageCount};
 use crate::rejection::Rejection;
+use crate::scheduler::PoolStats;
 use crate::snapshot::Snapshot;
 use crate::table::Table;
 use crate::units::{SizeGib, Timestamp};
@@ -254,6 +255,54 @@ impl Ledger {
     pub fn default_zone(&self) -> ZoneName {
         let first = self.backends.sorted().into_iter().next();
         first.map_or_else(|| ZoneName::new(DEFAULT_ZONE), |(_, b)| b.description.availability_zone.clone())
+    }
+
+    /// Refuses changes to what is on a frozen backend.
+    ///
+    /// # Errors
+    /// [`Rejection::BackendFrozen`].
+    pub fn require_not_frozen(&self, pool: Option<&PoolId>) -> Result<(), Rejection> {
+        let Some(pool) = pool else { return Ok(()) };
+        match self.backends.get(&pool.backend) {
+            Some(backend) if backend.frozen => {
+                Err(Rejection::BackendFrozen { backend: pool.backend.clone() })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The backend of a pool, if it takes work now.
+    ///
+    /// # Errors
+    /// [`Rejection::BackendFrozen`], or [`Rejection::BackendNotInService`] if it is unknown, disabled or
+    /// has not shown the pool lately.
+    pub fn backend_in_service(&self, pool: &PoolId, pools: &[PoolStats]) -> Result<&Backend, Rejection> {
+        self.require_not_frozen(Some(pool))?;
+        let is_up = pools.iter().any(|stats| stats.pool == *pool && stats.is_up);
+        self.backends
+            .get(&pool.backend)
+            .filter(|backend| backend.enabled && is_up)
+            .ok_or_else(|| Rejection::BackendNotInService { backend: pool.backend.clone() })
+    }
+
+    /// Whether something of this name on a pool is the ledger's: a volume, a snapshot, what an open
+    /// operation is about, or what is owed.
+    pub fn knows_name(&self, pool: &PoolId, name: &str) -> bool {
+        let id = |prefix: &str| name.strip_prefix(prefix);
+        let volume = id("volume-").and_then(|id| self.volumes.get(&id.parse().ok()?));
+        let snapshot = id("snapshot-").and_then(|id| self.snapshots.get(&id.parse().ok()?));
+        if volume.is_some_and(|volume| volume.pool.as_ref().is_none_or(|on| on == pool))
+            || snapshot.is_some_and(|snapshot| snapshot.pool == *pool)
+        {
+            return true;
+        }
+        let is_about =
+            |effect: &Effect| effect.outside_name() == Some(name) || effect.target().to_string() == name;
+        let open = self.operations.sorted().into_iter().filter(|(_, open)| open.kind.pool() == Some(pool));
+        let mut steps = open.flat_map(|(_, open)| open.kind.steps());
+        let mut debts = self.debts.sorted().into_iter().filter(|(_, debt)| debt.pool == *pool);
+        steps.any(|step| is_about(&step.effect) || step.undo.as_ref().is_some_and(is_about))
+            || debts.any(|(_, debt)| debt.object.to_string() == name)
     }
 
     /// Whether the backend reverts a volume by its own means.

@@ -167,6 +167,18 @@ rejections! {
     IdempotencyKeyReused => "The Idempotency-Key was used before with a different request.";
     /// The report is about an attempt that the ledger no longer waits for.
     StaleReport => "The report is about an attempt that has been overtaken.";
+    /// What is to be taken over, or removed, is the ledger's already.
+    ObjectAlreadyManaged { name: Box<str> } =>
+        "Unable to manage existing volume. The volume is already managed";
+    /// The backend of what is to be taken over is unknown, disabled or down.
+    BackendNotInService { backend: BackendName } => "Service is unavailable at this time.";
+    /// The backend is frozen.
+    BackendFrozen { backend: BackendName } =>
+        "Invalid input received: Modification operations are not allowed on frozen storage backends.";
+    /// Frozen is to be frozen, or what is not to be thawed.
+    BackendFreezeUnchanged { service: Box<str>, frozen: bool } =>
+        "Invalid input received: No service could be changed: frozen in ['{service}'] must be {} to failover.",
+        if *frozen { "False" } else { "True" };
 }
 
 impl Rejection {
@@ -186,6 +198,7 @@ impl Rejection {
                 | Self::VolumeLimitExceeded { .. }
                 | Self::SnapshotLimitExceeded { .. }
                 | Self::GigabytesQuotaExceeded { .. }
+                | Self::BackendNotInService { .. }
         )
     }
 

@@ -23,6 +23,8 @@ pub enum SnapshotStatus {
     Restoring { operation: OperationId },
     /// An operator asked for a status, and the backend is being asked whether it is true.
     Verifying { operation: OperationId, from: SnapshotState },
+    /// An operation is giving it up. If that fails, it is again what it was.
+    Unmanaging { operation: OperationId, from: SnapshotState },
     /// Unusable; see `last_failure`.
     Error,
     /// The backend did not remove it.
@@ -41,6 +43,7 @@ pub enum SnapshotState {
     Verifying,
     Error,
     ErrorDeleting,
+    Unmanaging,
 }
 
 /// [`SnapshotEvent`] without its data.
@@ -59,6 +62,12 @@ pub enum SnapshotEventKind {
     ResetFailed,
     DetailsUpdated,
     MetadataReplaced,
+    ManageAccepted,
+    Managed,
+    ManageFailed,
+    UnmanageAccepted,
+    Unmanaged,
+    UnmanageFailed,
 }
 
 use SnapshotEventKind as K;
@@ -69,12 +78,23 @@ pub const TRANSITIONS: &[(SnapshotState, SnapshotEventKind, SnapshotState)] = &[
     (S::Absent, K::CreateAccepted, S::Creating),
     (S::Creating, K::Created, S::Available),
     (S::Creating, K::CreateFailed, S::Error),
+    // manage: Cinder has no word of its own for it
+    (S::Absent, K::ManageAccepted, S::Creating),
+    (S::Creating, K::Managed, S::Available),
+    (S::Creating, K::ManageFailed, S::Error),
+    // unmanage: from where it may be deleted; if it fails, back to what it was
+    (S::Available, K::UnmanageAccepted, S::Unmanaging),
+    (S::Error, K::UnmanageAccepted, S::Unmanaging),
+    (S::Unmanaging, K::Unmanaged, S::Absent),
+    (S::Unmanaging, K::UnmanageFailed, S::Available),
+    (S::Unmanaging, K::UnmanageFailed, S::Error),
     // delete: at rest by anybody who may; from a transitional status only by force
     (S::Available, K::DeleteAccepted, S::Deleting),
     (S::Error, K::DeleteAccepted, S::Deleting),
     (S::ErrorDeleting, K::DeleteAccepted, S::Deleting),
     (S::Creating, K::DeleteAccepted, S::Deleting),
     (S::Verifying, K::DeleteAccepted, S::Deleting),
+    (S::Unmanaging, K::DeleteAccepted, S::Deleting),
     (S::Deleting, K::Deleted, S::Absent),
     (S::Deleting, K::DeleteFailed, S::ErrorDeleting),
     // if it certainly touched nothing, back to what it was
@@ -90,6 +110,7 @@ pub const TRANSITIONS: &[(SnapshotState, SnapshotEventKind, SnapshotState)] = &[
     (S::Creating, K::ResetAccepted, S::Verifying),
     (S::Deleting, K::ResetAccepted, S::Verifying),
     (S::Verifying, K::ResetAccepted, S::Verifying),
+    (S::Unmanaging, K::ResetAccepted, S::Verifying),
     (S::Verifying, K::StatusReset, S::Available),
     (S::Verifying, K::ResetFailed, S::Error),
 ];
@@ -121,6 +142,7 @@ impl SnapshotState {
         S::Verifying,
         S::Error,
         S::ErrorDeleting,
+        S::Unmanaging,
     ];
 
     /// Cinder's word for it.
@@ -134,13 +156,14 @@ impl SnapshotState {
             S::Verifying => "verifying",
             S::Error => "error",
             S::ErrorDeleting => "error_deleting",
+            S::Unmanaging => "unmanaging",
         }
     }
 
     /// Whether an operation must be open on a snapshot in this status, and never otherwise.
     pub const fn is_transitional(self) -> bool {
         match self {
-            S::Creating | S::Deleting | S::Restoring | S::Verifying => true,
+            S::Creating | S::Deleting | S::Restoring | S::Verifying | S::Unmanaging => true,
             S::Absent | S::Available | S::Error | S::ErrorDeleting => false,
         }
     }
@@ -155,6 +178,7 @@ impl SnapshotStatus {
             Self::Deleting { .. } => S::Deleting,
             Self::Restoring { .. } => S::Restoring,
             Self::Verifying { .. } => S::Verifying,
+            Self::Unmanaging { .. } => S::Unmanaging,
             Self::Error => S::Error,
             Self::ErrorDeleting => S::ErrorDeleting,
         }
@@ -166,7 +190,7 @@ impl SnapshotStatus {
             S::Available => Some(Self::Available),
             S::Error => Some(Self::Error),
             S::ErrorDeleting => Some(Self::ErrorDeleting),
-            S::Absent | S::Creating | S::Deleting | S::Restoring | S::Verifying => None,
+            S::Absent | S::Creating | S::Deleting | S::Restoring | S::Verifying | S::Unmanaging => None,
         }
     }
 
@@ -178,15 +202,16 @@ impl SnapshotStatus {
             | Self::Available
             | Self::Deleting { .. }
             | Self::Restoring { .. }
+            | Self::Unmanaging { .. }
             | Self::Error
             | Self::ErrorDeleting => self.state().as_str(),
         }
     }
 
-    /// What it was when its deletion was accepted, if it is being deleted.
-    const fn deleting_from(&self) -> Option<SnapshotState> {
+    /// What it was when its deletion was accepted, or its giving up, if it is in one of these.
+    const fn left_from(&self) -> Option<SnapshotState> {
         match self {
-            Self::Deleting { from, .. } => Some(*from),
+            Self::Deleting { from, .. } | Self::Unmanaging { from, .. } => Some(*from),
             Self::Creating { .. }
             | Self::Available
             | Self::Restoring { .. }
@@ -202,7 +227,8 @@ impl SnapshotStatus {
             Self::Creating { operation }
             | Self::Deleting { operation, .. }
             | Self::Restoring { operation }
-            | Self::Verifying { operation, .. } => Some(*operation),
+            | Self::Verifying { operation, .. }
+            | Self::Unmanaging { operation, .. } => Some(*operation),
             Self::Available | Self::Error | Self::ErrorDeleting => None,
         }
     }
@@ -276,6 +302,28 @@ pub enum SnapshotEvent {
     MetadataReplaced {
         metadata: BTreeMap<String, String>,
     },
+    /// Something that the volume's pool has already becomes a snapshot of it.
+    ManageAccepted {
+        accepted: Box<SnapshotCreateAccepted>,
+        /// What the backend calls it until then.
+        name: Box<str>,
+    },
+    Managed,
+    ManageFailed {
+        operation: OperationId,
+        failure: Failure,
+    },
+    UnmanageAccepted {
+        operation: OperationId,
+    },
+    /// The ledger forgets it; the backend keeps it.
+    Unmanaged,
+    /// `restored`: it certainly is what it was.
+    UnmanageFailed {
+        operation: OperationId,
+        failure: Failure,
+        restored: bool,
+    },
 }
 
 impl SnapshotEvent {
@@ -295,6 +343,12 @@ impl SnapshotEvent {
             Self::ResetFailed { .. } => K::ResetFailed,
             Self::DetailsUpdated { .. } => K::DetailsUpdated,
             Self::MetadataReplaced { .. } => K::MetadataReplaced,
+            Self::ManageAccepted { .. } => K::ManageAccepted,
+            Self::Managed => K::Managed,
+            Self::ManageFailed { .. } => K::ManageFailed,
+            Self::UnmanageAccepted { .. } => K::UnmanageAccepted,
+            Self::Unmanaged => K::Unmanaged,
+            Self::UnmanageFailed { .. } => K::UnmanageFailed,
         }
     }
 }
@@ -357,8 +411,11 @@ impl Snapshot {
         }
         self.updated_at = Some(at);
         match event {
-            SnapshotEvent::CreateAccepted(_) | SnapshotEvent::Deleted => return Ok(false),
-            SnapshotEvent::Created | SnapshotEvent::RestoreEnded => {
+            SnapshotEvent::CreateAccepted(_)
+            | SnapshotEvent::ManageAccepted { .. }
+            | SnapshotEvent::Deleted
+            | SnapshotEvent::Unmanaged => return Ok(false),
+            SnapshotEvent::Created | SnapshotEvent::Managed | SnapshotEvent::RestoreEnded => {
                 self.status = SnapshotStatus::Available;
             }
             SnapshotEvent::DeleteAccepted { operation } => {
@@ -370,7 +427,12 @@ impl Snapshot {
             SnapshotEvent::ResetAccepted { operation } => {
                 self.status = SnapshotStatus::Verifying { operation: *operation, from };
             }
+            SnapshotEvent::UnmanageAccepted { operation } => {
+                self.status = SnapshotStatus::Unmanaging { operation: *operation, from };
+            }
             SnapshotEvent::CreateFailed { operation, failure }
+            | SnapshotEvent::ManageFailed { operation, failure }
+            | SnapshotEvent::UnmanageFailed { operation, failure, .. }
             | SnapshotEvent::DeleteFailed { operation, failure }
             | SnapshotEvent::ResetFailed { operation, failure } => {
                 self.last_failure =
@@ -395,13 +457,19 @@ impl Snapshot {
 
     fn target_of(&self, event: &SnapshotEvent) -> SnapshotState {
         match event {
-            SnapshotEvent::CreateAccepted(_) => S::Creating,
-            SnapshotEvent::Created | SnapshotEvent::RestoreEnded => S::Available,
-            SnapshotEvent::CreateFailed { .. } | SnapshotEvent::ResetFailed { .. } => S::Error,
+            SnapshotEvent::CreateAccepted(_) | SnapshotEvent::ManageAccepted { .. } => S::Creating,
+            SnapshotEvent::Created | SnapshotEvent::Managed | SnapshotEvent::RestoreEnded => S::Available,
+            SnapshotEvent::CreateFailed { .. }
+            | SnapshotEvent::ManageFailed { .. }
+            | SnapshotEvent::ResetFailed { .. } => S::Error,
+            SnapshotEvent::UnmanageAccepted { .. } => S::Unmanaging,
+            SnapshotEvent::UnmanageFailed { restored, .. } => {
+                self.status.left_from().filter(|_| *restored).unwrap_or(S::Error)
+            }
             SnapshotEvent::DeleteAccepted { .. } => S::Deleting,
-            SnapshotEvent::Deleted => S::Absent,
+            SnapshotEvent::Deleted | SnapshotEvent::Unmanaged => S::Absent,
             SnapshotEvent::DeleteFailed { failure, .. } => {
-                let from = self.status.deleting_from().filter(|from| !from.is_transitional());
+                let from = self.status.left_from().filter(|from| !from.is_transitional());
                 let untouched = failure.kind.leaves_object_untouched();
                 from.filter(|_| untouched).unwrap_or(S::ErrorDeleting)
             }

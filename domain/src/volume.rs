@@ -27,6 +27,10 @@ pub enum VolumeStatus {
     Reverting { operation: OperationId, snapshot: SnapshotId },
     /// An operator asked for a status, and the backend is being asked whether it is true.
     Verifying { operation: OperationId, from: VolumeState },
+    /// An operation is taking over what its pool has already.
+    Managing { operation: OperationId },
+    /// An operation is giving it up. If that fails, it is again what it was.
+    Unmanaging { operation: OperationId, from: VolumeState },
     /// Unusable; see `last_failure`.
     Error,
     /// The backend did not remove it.
@@ -35,7 +39,7 @@ pub enum VolumeStatus {
     ErrorExtending,
     /// A restore did not finish (only by an operator's reset).
     ErrorRestoring,
-    /// Taking over an existing object failed (only by an operator's reset).
+    /// Taking over an existing object failed, and it has its old name.
     ErrorManaging,
     /// A backup failed (only by an operator's reset).
     ErrorBackingUp,
@@ -61,6 +65,8 @@ pub enum VolumeState {
     ErrorManaging,
     ErrorBackingUp,
     Maintenance,
+    Managing,
+    Unmanaging,
 }
 
 mod event;
@@ -76,6 +82,21 @@ pub const TRANSITIONS: &[(VolumeState, VolumeEventKind, VolumeState)] = &[
     (S::Creating, K::Rescheduled, S::Creating),
     (S::Creating, K::Created, S::Available),
     (S::Creating, K::CreateFailed, S::Error),
+    (S::Absent, K::ManageAccepted, S::Managing),
+    (S::Managing, K::Managed, S::Available),
+    (S::Managing, K::ManageFailed, S::ErrorManaging),
+    // unmanage: from where it may be deleted; if it fails, back to what it was
+    (S::Available, K::UnmanageAccepted, S::Unmanaging),
+    (S::Error, K::UnmanageAccepted, S::Unmanaging),
+    (S::ErrorRestoring, K::UnmanageAccepted, S::Unmanaging),
+    (S::ErrorExtending, K::UnmanageAccepted, S::Unmanaging),
+    (S::ErrorManaging, K::UnmanageAccepted, S::Unmanaging),
+    (S::Unmanaging, K::Unmanaged, S::Absent),
+    (S::Unmanaging, K::UnmanageFailed, S::Available),
+    (S::Unmanaging, K::UnmanageFailed, S::Error),
+    (S::Unmanaging, K::UnmanageFailed, S::ErrorRestoring),
+    (S::Unmanaging, K::UnmanageFailed, S::ErrorExtending),
+    (S::Unmanaging, K::UnmanageFailed, S::ErrorManaging),
     // delete: at rest by anybody who may; from a transitional status only by force
     (S::Available, K::DeleteAccepted, S::Deleting),
     (S::Error, K::DeleteAccepted, S::Deleting),
@@ -89,6 +110,8 @@ pub const TRANSITIONS: &[(VolumeState, VolumeEventKind, VolumeState)] = &[
     (S::Extending, K::DeleteAccepted, S::Deleting),
     (S::Reverting, K::DeleteAccepted, S::Deleting),
     (S::Verifying, K::DeleteAccepted, S::Deleting),
+    (S::Managing, K::DeleteAccepted, S::Deleting),
+    (S::Unmanaging, K::DeleteAccepted, S::Deleting),
     (S::Deleting, K::Deleted, S::Absent),
     (S::Deleting, K::DeleteFailed, S::ErrorDeleting),
     // if it certainly touched nothing, back to what it was
@@ -123,6 +146,8 @@ pub const TRANSITIONS: &[(VolumeState, VolumeEventKind, VolumeState)] = &[
     (S::Extending, K::ResetAccepted, S::Verifying),
     (S::Reverting, K::ResetAccepted, S::Verifying),
     (S::Verifying, K::ResetAccepted, S::Verifying),
+    (S::Managing, K::ResetAccepted, S::Verifying),
+    (S::Unmanaging, K::ResetAccepted, S::Verifying),
     (S::Verifying, K::StatusReset, S::Available),
     (S::Verifying, K::ResetFailed, S::Error),
 ];
@@ -170,6 +195,8 @@ impl VolumeState {
         S::ErrorManaging,
         S::ErrorBackingUp,
         S::Maintenance,
+        S::Managing,
+        S::Unmanaging,
     ];
 
     /// Cinder's word for it.
@@ -189,13 +216,21 @@ impl VolumeState {
             S::ErrorManaging => "error_managing",
             S::ErrorBackingUp => "error_backing-up",
             S::Maintenance => "maintenance",
+            S::Managing => "managing",
+            S::Unmanaging => "unmanaging",
         }
     }
 
     /// Whether an operation must be open on a volume in this status, and never otherwise.
     pub const fn is_transitional(self) -> bool {
         match self {
-            S::Creating | S::Deleting | S::Extending | S::Reverting | S::Verifying => true,
+            S::Creating
+            | S::Deleting
+            | S::Extending
+            | S::Reverting
+            | S::Verifying
+            | S::Managing
+            | S::Unmanaging => true,
             S::Absent
             | S::Available
             | S::Error
@@ -219,6 +254,8 @@ impl VolumeStatus {
             Self::Extending { .. } => S::Extending,
             Self::Reverting { .. } => S::Reverting,
             Self::Verifying { .. } => S::Verifying,
+            Self::Managing { .. } => S::Managing,
+            Self::Unmanaging { .. } => S::Unmanaging,
             Self::Error => S::Error,
             Self::ErrorDeleting => S::ErrorDeleting,
             Self::ErrorExtending => S::ErrorExtending,
@@ -240,14 +277,24 @@ impl VolumeStatus {
             S::ErrorManaging => Some(Self::ErrorManaging),
             S::ErrorBackingUp => Some(Self::ErrorBackingUp),
             S::Maintenance => Some(Self::Maintenance),
-            S::Absent | S::Creating | S::Deleting | S::Extending | S::Reverting | S::Verifying => None,
+            S::Absent
+            | S::Creating
+            | S::Deleting
+            | S::Extending
+            | S::Reverting
+            | S::Verifying
+            | S::Managing
+            | S::Unmanaging => None,
         }
     }
 
     /// What a client is shown: Cinder has no word for [`VolumeStatus::Verifying`], so the status
-    /// that is being verified away stays on show.
+    /// that is being verified away stays on show; and it shows taking over as creating
+    /// (`_get_volume_status` of its view).
     pub const fn wire_name(&self) -> &'static str {
         match self {
+            Self::Verifying { from: S::ErrorManaging, .. } | Self::ErrorManaging => S::Error.as_str(),
+            Self::Managing { .. } => S::Creating.as_str(),
             Self::Verifying { from, .. } => from.as_str(),
             Self::Creating { .. }
             | Self::Available
@@ -258,21 +305,22 @@ impl VolumeStatus {
             | Self::ErrorDeleting
             | Self::ErrorExtending
             | Self::ErrorRestoring
-            | Self::ErrorManaging
+            | Self::Unmanaging { .. }
             | Self::ErrorBackingUp
             | Self::Maintenance => self.state().as_str(),
         }
     }
 
-    /// What it was when its deletion was accepted, if it is being deleted.
-    const fn deleting_from(&self) -> Option<VolumeState> {
+    /// What it was when its deletion was accepted, or its giving up, if it is in one of these.
+    const fn left_from(&self) -> Option<VolumeState> {
         match self {
-            Self::Deleting { from, .. } => Some(*from),
+            Self::Deleting { from, .. } | Self::Unmanaging { from, .. } => Some(*from),
             Self::Creating { .. }
             | Self::Available
             | Self::Extending { .. }
             | Self::Reverting { .. }
             | Self::Verifying { .. }
+            | Self::Managing { .. }
             | Self::Error
             | Self::ErrorDeleting
             | Self::ErrorExtending
@@ -290,7 +338,9 @@ impl VolumeStatus {
             | Self::Deleting { operation, .. }
             | Self::Extending { operation, .. }
             | Self::Reverting { operation, .. }
-            | Self::Verifying { operation, .. } => Some(*operation),
+            | Self::Verifying { operation, .. }
+            | Self::Managing { operation }
+            | Self::Unmanaging { operation, .. } => Some(*operation),
             Self::Available
             | Self::Error
             | Self::ErrorDeleting
@@ -382,6 +432,14 @@ impl Volume {
         }
     }
 
+    /// The volume that [`VolumeEvent::ManageAccepted`] brings about.
+    pub fn managed(id: VolumeId, at: Timestamp, event: &VolumeCreateAccepted) -> Self {
+        Self {
+            status: VolumeStatus::Managing { operation: event.operation },
+            ..Self::accepted(id, at, event)
+        }
+    }
+
     /// Takes one event in. `Ok(false)` says that the volume is gone with it.
     ///
     /// # Errors
@@ -398,9 +456,12 @@ impl Volume {
         }
         self.updated_at = Some(at);
         match event {
-            VolumeEvent::CreateAccepted(_) | VolumeEvent::Deleted => return Ok(false),
+            VolumeEvent::CreateAccepted(_)
+            | VolumeEvent::ManageAccepted { .. }
+            | VolumeEvent::Deleted
+            | VolumeEvent::Unmanaged => return Ok(false),
             VolumeEvent::Rescheduled { placement, .. } => self.pool.clone_from(&placement.chosen),
-            VolumeEvent::Created => {
+            VolumeEvent::Created | VolumeEvent::Managed => {
                 self.launched_at = Some(at);
                 self.status = VolumeStatus::Available;
             }
@@ -421,7 +482,12 @@ impl Volume {
             VolumeEvent::ResetAccepted { operation } => {
                 self.status = VolumeStatus::Verifying { operation: *operation, from };
             }
+            VolumeEvent::UnmanageAccepted { operation } => {
+                self.status = VolumeStatus::Unmanaging { operation: *operation, from };
+            }
             VolumeEvent::CreateFailed { operation, failure }
+            | VolumeEvent::ManageFailed { operation, failure }
+            | VolumeEvent::UnmanageFailed { operation, failure, .. }
             | VolumeEvent::DeleteFailed { operation, failure }
             | VolumeEvent::ExtendFailed { operation, failure, .. }
             | VolumeEvent::RevertFailed { operation, failure, .. }
@@ -451,12 +517,21 @@ impl Volume {
     fn target_of(&self, event: &VolumeEvent) -> VolumeState {
         match event {
             VolumeEvent::CreateAccepted(_) | VolumeEvent::Rescheduled { .. } => S::Creating,
-            VolumeEvent::Created | VolumeEvent::Extended { .. } | VolumeEvent::Reverted => S::Available,
+            VolumeEvent::Created
+            | VolumeEvent::Managed
+            | VolumeEvent::Extended { .. }
+            | VolumeEvent::Reverted => S::Available,
+            VolumeEvent::ManageAccepted { .. } => S::Managing,
+            VolumeEvent::ManageFailed { .. } => S::ErrorManaging,
+            VolumeEvent::UnmanageAccepted { .. } => S::Unmanaging,
+            VolumeEvent::UnmanageFailed { restored, .. } => {
+                self.status.left_from().filter(|_| *restored).unwrap_or(S::Error)
+            }
             VolumeEvent::CreateFailed { .. } | VolumeEvent::ResetFailed { .. } => S::Error,
             VolumeEvent::DeleteAccepted { .. } => S::Deleting,
-            VolumeEvent::Deleted => S::Absent,
+            VolumeEvent::Deleted | VolumeEvent::Unmanaged => S::Absent,
             VolumeEvent::DeleteFailed { failure, .. } => {
-                let from = self.status.deleting_from().filter(|from| !from.is_transitional());
+                let from = self.status.left_from().filter(|from| !from.is_transitional());
                 let untouched = failure.kind.leaves_object_untouched();
                 from.filter(|_| untouched).unwrap_or(S::ErrorDeleting)
             }
@@ -494,6 +569,8 @@ impl Volume {
             | VolumeStatus::Deleting { .. }
             | VolumeStatus::Reverting { .. }
             | VolumeStatus::Verifying { .. }
+            | VolumeStatus::Managing { .. }
+            | VolumeStatus::Unmanaging { .. }
             | VolumeStatus::Error
             | VolumeStatus::ErrorDeleting
             | VolumeStatus::ErrorExtending

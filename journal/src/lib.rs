@@ -13,12 +13,16 @@
 //! * [`feed`]: fresh blocks for readers in the same process.
 //! * [`work_queue`]: how effects reach executors. [`in_process_queue`]: where those are in the same
 //!   process. [`dispatcher`]: which effects are due.
+//! * [`event_stream`]: where events are published for programs that are not ours;
+//!   [`fake_event_stream`]: for tests.
 //! * [`pool_board`]: how full each pool is, as last reported. [`clock`]: what time it is.
 //! * [`jetstream`]: all of these over NATS, for roles on separate hosts. [`subjects`]: every name there.
 
 pub mod clock;
 pub mod dispatcher;
 pub mod embedded;
+pub mod event_stream;
+pub mod fake_event_stream;
 pub mod faulty;
 pub mod feed;
 pub mod gateway;

@@ -8,9 +8,16 @@
 //! | `tephra.report.<cell>.<backend>` | what a backend's executor says to the sequencer, likewise |
 //! | `tephra.pools.<cell>.<backend>` | how full the pools of a backend are |
 //! | bucket `TEPHRA_LEASE_<cell>`, key `sequencer` | who the sequencer is |
+//! | the same, key `events` | who publishes events |
+//! | stream `TEPHRA_EVENTS`, subjects `tephra.event.<project>.<resource>.<id>.<kind>` | public events of cell `main` |
+//! | stream `TEPHRA_EVENTS_<cell>`, subjects `tephra.cell.<cell>.event.<project>.…` | those of any other cell |
 //!
 //! A cell is one ledger: one log, one sequencer, its projects. Names of backends are chosen by
 //! people; [`token`] makes one token of a subject of them.
+//!
+//! Events are for programs that are not ours, and nearly every deployment has one cell: there the
+//! names are the plain ones. Those of further cells begin differently, so that no stream listens to
+//! another's subjects and what is allowed for a project of one cell is not allowed in another.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,6 +27,19 @@ use tephra_domain::ids::BackendName;
 
 /// The key of the sequencer's lease in its bucket.
 pub const SEQUENCER_LEASE: &str = "sequencer";
+
+/// The key of the lease of whoever publishes events.
+pub const EVENTS_LEASE: &str = "events";
+
+/// The token of a subject that stands for the deployment where a project's name would stand. No
+/// project has it: [`token`] makes no `@`.
+pub const DEPLOYMENT_TOKEN: &str = "@deployment";
+
+/// The token that stands for an empty text, of which no token can be made.
+const EMPTY_TOKEN: &str = "@empty";
+
+/// The name of the cell of a deployment that has one.
+const USUAL_CELL: &str = "main";
 
 /// The longest name of a cell.
 const MAX_CELL_LENGTH: usize = 32;
@@ -95,6 +115,31 @@ impl Cell {
         format!("tephra.pools.{self}.*")
     }
 
+    /// The stream of public events.
+    pub fn events_stream(&self) -> String {
+        if self.0 == USUAL_CELL { "TEPHRA_EVENTS".to_owned() } else { format!("TEPHRA_EVENTS_{self}") }
+    }
+
+    fn event_prefix(&self) -> String {
+        if self.0 == USUAL_CELL { "tephra.event".to_owned() } else { format!("tephra.cell.{self}.event") }
+    }
+
+    /// Every public event.
+    pub fn event_subjects(&self) -> String {
+        format!("{}.>", self.event_prefix())
+    }
+
+    /// Every public event about things of a project; of no project, about those of the deployment.
+    pub fn project_event_subjects(&self, project: Option<&str>) -> String {
+        format!("{}.{}.>", self.event_prefix(), project_token(project))
+    }
+
+    /// One public event: whose it is (nobody's is the deployment's), what it is about, and its name.
+    pub fn event_subject(&self, project: Option<&str>, resource: &str, id: &str, kind: &str) -> String {
+        let [resource, id, kind] = [resource, id, kind].map(filled_token);
+        format!("{}.{}.{resource}.{id}.{kind}", self.event_prefix(), project_token(project))
+    }
+
     /// The bucket of leases.
     pub fn lease_bucket(&self) -> String {
         format!("TEPHRA_LEASE_{self}")
@@ -104,7 +149,7 @@ impl Cell {
 impl Default for Cell {
     /// The cell of a deployment that has one.
     fn default() -> Self {
-        Self("main".to_owned())
+        Self(USUAL_CELL.to_owned())
     }
 }
 
@@ -134,6 +179,15 @@ pub fn work_consumer(backend: &BackendName) -> String {
 
 const fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+}
+
+fn project_token(project: Option<&str>) -> String {
+    project.map_or_else(|| DEPLOYMENT_TOKEN.to_owned(), filled_token)
+}
+
+/// [`token`], also where there may be no text at all.
+fn filled_token(text: &str) -> String {
+    if text.is_empty() { EMPTY_TOKEN.to_owned() } else { token(text) }
 }
 
 /// One token of a subject that stands for any text, and for no other: letters, digits, `-` and `_`
@@ -183,6 +237,53 @@ mod tests {
         assert!(subject.starts_with(&prefix));
         assert!(!subject.starts_with(&cell.backend_work_subjects(&BackendName::new("lvm")).replace('>', "")));
         assert_eq!(work_consumer(&backend), "lvm=2efast");
+    }
+
+    #[test]
+    fn an_event_s_subject_has_its_tokens_whatever_things_are_called() {
+        let cell = Cell::default();
+        for project in [
+            None,
+            Some(""),
+            Some("shop"),
+            Some("a.b"),
+            Some("*"),
+            Some(">"),
+            Some("a b\t"),
+            Some("@deployment"),
+        ] {
+            for id in ["", "default", "lvm.fast", "6a1f2c1e-0a4b-4a6e-9d55-5d4f5b2f1a10.0", "é >"] {
+                let subject = cell.event_subject(project, "backend", id, "BackendEnabled");
+                let tokens: Vec<&str> = subject.split('.').collect();
+                assert_eq!(tokens.len(), 6, "{subject}");
+                assert!(tokens.iter().all(|token| !token.is_empty()), "{subject}");
+                assert!(!subject.contains(|c: char| c.is_whitespace() || "*>".contains(c)), "{subject}");
+                assert!(subject.is_ascii(), "{subject}");
+                let of_project = cell.project_event_subjects(project).replace('>', "");
+                assert!(subject.starts_with(&of_project), "{subject}");
+                let is_of_deployment = subject.starts_with("tephra.event.@deployment.");
+                assert_eq!(is_of_deployment, project.is_none(), "{subject}");
+            }
+        }
+        assert_eq!(
+            cell.event_subject(Some("shop"), "volume", "1", "VolumeCreated"),
+            "tephra.event.shop.volume.1.VolumeCreated"
+        );
+    }
+
+    #[test]
+    fn no_cell_s_events_are_another_s() {
+        let (usual, other): (Cell, Cell) = (Cell::default(), "eu".parse().unwrap());
+        assert_eq!(
+            (usual.events_stream().as_str(), other.events_stream().as_str()),
+            ("TEPHRA_EVENTS", "TEPHRA_EVENTS_eu")
+        );
+        assert_eq!(usual.event_subjects(), "tephra.event.>");
+        assert_eq!(other.event_subjects(), "tephra.cell.eu.event.>");
+        assert_eq!(
+            other.event_subject(None, "type", "1", "VolumeTypeDeleted"),
+            "tephra.cell.eu.event.@deployment.type.1.VolumeTypeDeleted"
+        );
     }
 
     #[test]

@@ -6,6 +6,8 @@
 mod checks;
 #[path = "jetstream/cluster.rs"]
 mod cluster;
+#[path = "jetstream/events.rs"]
+mod events;
 #[path = "jetstream/gateway.rs"]
 mod gateway;
 #[path = "jetstream/leadership.rs"]

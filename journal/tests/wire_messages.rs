@@ -10,8 +10,10 @@ use std::sync::Arc;
 use support::{member, pool_stats, register_backend, submission, uuid};
 use tephra_domain::actor::Actor;
 use tephra_domain::command::{
-    Command, CreateSnapshot, CreateVolume, CreateVolumeType, MetadataChange, VolumeTypeRef,
+    CleanObject, Command, CreateSnapshot, CreateVolume, CreateVolumeType, ManageSnapshot, ManageVolume,
+    MetadataChange, VolumeTypeRef,
 };
+use tephra_domain::drift::FoundKind;
 use tephra_domain::effect::{
     BackendObject, Direction, DueEffect, Effect, EffectKey, Failure, FailureKind, Outcome,
 };
@@ -155,6 +157,50 @@ fn commands() -> Vec<Command> {
     ]
 }
 
+/// Commands that came later: their bytes stand at the end, so that those before stay as they are.
+fn later_commands() -> Vec<Command> {
+    vec![
+        Command::ManageVolume(Box::new(ManageVolume {
+            volume: volume(),
+            pool: PoolId { backend: BackendName::new("b"), pool: PoolName::new("p") },
+            name: "legacy".into(),
+            size: size(3),
+            display_name: Some("n".into()),
+            description: None,
+            volume_type: Some(VolumeTypeRef::Named("fast".into())),
+            availability_zone: None,
+            metadata: values(),
+            bootable: true,
+        })),
+        Command::UnmanageVolume { volume: volume() },
+        Command::ManageSnapshot(Box::new(ManageSnapshot {
+            snapshot: snapshot(),
+            volume: volume(),
+            name: "before".into(),
+            size: size(3),
+            display_name: None,
+            description: Some("d".into()),
+            metadata: values(),
+        })),
+        Command::UnmanageSnapshot { snapshot: snapshot() },
+        Command::CleanObject(Box::new(CleanObject {
+            pool: PoolId { backend: BackendName::new("b"), pool: PoolName::new("p") },
+            name: "stray".into(),
+            kind: FoundKind::Snapshot { of: Some("volume".into()) },
+        })),
+        Command::FreezeBackend { backend: BackendName::new("b") },
+        Command::ThawBackend { backend: BackendName::new("b") },
+    ]
+}
+
+/// Rejections that came later.
+fn later_rejections() -> Vec<Rejection> {
+    vec![
+        Rejection::BackendFreezeUnchanged { service: "host@b".into(), frozen: true },
+        Rejection::ObjectAlreadyManaged { name: "legacy".into() },
+    ]
+}
+
 fn submitted(command: Command) -> Submission {
     Submission {
         id: CommandId::from_uuid(uuid(9)),
@@ -166,7 +212,7 @@ fn submitted(command: Command) -> Submission {
 
 #[test]
 fn every_command_arrives_as_it_was_sent() {
-    for command in commands() {
+    for command in commands().into_iter().chain(later_commands()) {
         let sent = submitted(command);
         let arrived = decode_submission(&encode_submission(&sent)).unwrap();
         assert_eq!(format!("{arrived:?}"), format!("{sent:?}"));
@@ -233,7 +279,7 @@ fn rejections() -> Vec<Rejection> {
 
 #[test]
 fn rejections_arrive_with_their_code_and_their_words() {
-    for sent in rejections() {
+    for sent in rejections().into_iter().chain(later_rejections()) {
         match decode_answer(&encode_answer(&Err(SubmitError::Rejected(sent.clone())))).unwrap() {
             Err(SubmitError::Rejected(arrived)) => {
                 assert_eq!(arrived, sent);
@@ -337,6 +383,12 @@ fn version_1_has_these_bytes() {
     let due = DueEffect { key: step(), pool, effect, not_before: Timestamp(5) };
     all.extend(encode_order(&WorkOrder { due, operation: operation(), request: RequestId::new("req") }));
     all.extend(encode_pools(&[pool_stats(Timestamp(3))]));
+    for command in later_commands() {
+        all.extend(encode_submission(&submitted(command)));
+    }
+    for rejection in later_rejections() {
+        all.extend(encode_answer(&Err(SubmitError::Rejected(rejection))));
+    }
     all.extend(encode_answer(&too_large()));
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/messages-v1.hex");
     let text: String = hex::encode(&all).as_bytes().chunks(100).fold(String::new(), |mut text, line| {

@@ -48,14 +48,19 @@ impl Views {
                 past = Some(Volume::accepted(id, at, accepted));
                 Ok(())
             }
-            Event::Volume(of, event) if *of == id => step(&mut past, |volume| volume.apply(at, event)),
-            Event::Snapshot(snapshot, SnapshotEvent::CreateAccepted(accepted)) if accepted.volume == id => {
-                step(&mut past, |volume| {
-                    volume.snapshots.push(*snapshot);
-                    Ok(true)
-                })
+            Event::Volume(of, VolumeEvent::ManageAccepted { accepted, .. }) if *of == id => {
+                past = Some(Volume::managed(id, at, accepted));
+                Ok(())
             }
-            Event::Snapshot(snapshot, SnapshotEvent::Deleted) => {
+            Event::Volume(of, event) if *of == id => step(&mut past, |volume| volume.apply(at, event)),
+            Event::Snapshot(
+                snapshot,
+                SnapshotEvent::CreateAccepted(accepted) | SnapshotEvent::ManageAccepted { accepted, .. },
+            ) if accepted.volume == id => step(&mut past, |volume| {
+                volume.snapshots.push(*snapshot);
+                Ok(true)
+            }),
+            Event::Snapshot(snapshot, SnapshotEvent::Deleted | SnapshotEvent::Unmanaged) => {
                 if let Some(volume) = &mut past {
                     volume.snapshots.retain(|other| other != snapshot);
                 }
@@ -86,7 +91,10 @@ impl Views {
         let mut past: Option<Snapshot> = None;
         let end = self.resolve(log, as_of).await?;
         self.replay(log, &ResourceRef::Snapshot(id), end, |at, event| match event {
-            Event::Snapshot(of, SnapshotEvent::CreateAccepted(accepted)) if *of == id => {
+            Event::Snapshot(
+                of,
+                SnapshotEvent::CreateAccepted(accepted) | SnapshotEvent::ManageAccepted { accepted, .. },
+            ) if *of == id => {
                 past = Some(Snapshot::accepted(id, at, accepted));
                 Ok(())
             }

@@ -210,7 +210,9 @@ impl About<'_> {
     }
 
     fn volume(&mut self, id: VolumeId, event: &VolumeEvent) {
-        let project = if let VolumeEvent::CreateAccepted(accepted) = event {
+        let project = if let VolumeEvent::CreateAccepted(accepted)
+        | VolumeEvent::ManageAccepted { accepted, .. } = event
+        {
             Some(accepted.project.clone())
         } else {
             self.ledger.volumes.get(&id).map(|volume| volume.project.clone())
@@ -220,7 +222,9 @@ impl About<'_> {
     }
 
     fn snapshot(&mut self, id: SnapshotId, event: &SnapshotEvent) {
-        let of = if let SnapshotEvent::CreateAccepted(accepted) = event {
+        let of = if let SnapshotEvent::CreateAccepted(accepted)
+        | SnapshotEvent::ManageAccepted { accepted, .. } = event
+        {
             Some((accepted.volume, accepted.project.clone()))
         } else {
             self.ledger.snapshots.get(&id).map(|snapshot| (snapshot.volume, snapshot.project.clone()))

@@ -4,7 +4,7 @@
 //! rows that changed together with its checkpoint in one transaction. Views are disposable: deleting
 //! the file costs time, never truth. Nothing is decided here.
 //!
-//! [`render`] has the ledger's words for people and programs, in which all readers are answered.
+//! [`reactors`] follow the log and tell others. [`render`] has the ledger's words for people and programs, in which all readers are answered.
 
 pub mod as_of;
 pub mod error;
@@ -17,6 +17,7 @@ mod list;
 mod listed;
 pub mod operations;
 pub mod query;
+pub mod reactors;
 pub mod render;
 mod row;
 pub mod runner;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use tephra_domain::effect::BackendObject;
 use tephra_domain::event::{Commit, Event};
 use tephra_domain::ids::{SnapshotId, VolumeId};
-use tephra_domain::snapshot::{SnapshotEvent, SnapshotState};
-use tephra_domain::volume::{VolumeEvent, VolumeSource, VolumeState};
+use tephra_domain::snapshot::{SnapshotEvent, SnapshotState, SnapshotStatus};
+use tephra_domain::volume::{VolumeEvent, VolumeSource, VolumeState, VolumeStatus};
 
 use crate::world::World;
 
@@ -17,12 +17,19 @@ pub struct Beliefs {
     snapshots: BTreeMap<SnapshotId, u64>,
     /// What each volume is being reverted to.
     reverting: BTreeMap<VolumeId, SnapshotId>,
+    /// What is under names that are none of ours, where anybody can know.
+    strangers: BTreeMap<Box<str>, u64>,
 }
 
 impl Beliefs {
     /// A server with the volume attached wrote.
     pub fn wrote(&mut self, volume: VolumeId, tag: u64) {
         self.volumes.insert(volume, tag);
+    }
+
+    /// Somebody put data on a backend that the ledger knows nothing of.
+    pub fn put(&mut self, name: &str, tag: u64) {
+        self.strangers.insert(name.into(), tag);
     }
 
     /// Takes in what happened; `world` is where that led to.
@@ -64,6 +71,21 @@ impl Beliefs {
             if let Some(tag) = world.tag(id) {
                 self.volumes.insert(id, tag);
             }
+        } else if let VolumeEvent::ManageAccepted { name, .. } = event {
+            self.volumes.extend(self.strangers.remove(name).map(|tag| (id, tag)));
+        } else if let VolumeEvent::Managed = event {
+            // of what was in error when it was given up nobody knows what it holds
+            if let (None, Some(tag)) = (self.volumes.get(&id), world.tag(id)) {
+                self.volumes.insert(id, tag);
+            }
+        } else if let VolumeEvent::ManageFailed { .. } = event {
+            self.volumes.remove(&id);
+        } else if let VolumeEvent::UnmanageAccepted { .. } = event {
+            let status = world.ledger.volumes.get(&id).map(|volume| &volume.status);
+            if let Some(VolumeStatus::Unmanaging { from: VolumeState::Available, .. }) = status {
+                let name = BackendObject::Volume(id).unmanaged_name();
+                self.strangers.extend(self.volumes.get(&id).map(|tag| (name, *tag)));
+            }
         }
     }
 
@@ -76,6 +98,12 @@ impl Beliefs {
             let object = BackendObject::Snapshot { volume: snapshot.volume, snapshot: id };
             let tag = world.storage.contents(&snapshot.pool, object).map(|contents| contents.tag);
             self.snapshots.insert(id, tag.unwrap_or(0));
+        } else if let (SnapshotEvent::UnmanageAccepted { .. }, SnapshotStatus::Unmanaging { from, .. }) =
+            (event, &snapshot.status)
+            && *from == SnapshotState::Available
+        {
+            let object = BackendObject::Snapshot { volume: snapshot.volume, snapshot: id };
+            self.strangers.extend(self.snapshots.get(&id).map(|tag| (object.unmanaged_name(), *tag)));
         }
     }
 

@@ -8,8 +8,9 @@
 use std::collections::BTreeSet;
 
 use tephra_domain::actor::{Actor, Role};
-use tephra_domain::command::{Command, MetadataChange};
+use tephra_domain::command::{CleanObject, Command, MetadataChange};
 use tephra_domain::decide::Verdict;
+use tephra_domain::drift::FoundKind;
 use tephra_domain::effect::{DueEffect, Effect, Failure, FailureKind, Outcome};
 use tephra_domain::ids::{ProjectId, SnapshotId, VolumeId};
 use tephra_domain::operation::ResourceKey;
@@ -19,7 +20,8 @@ use tephra_domain::snapshot::SnapshotState;
 use tephra_domain::volume::{VolumeSource, VolumeState};
 
 use crate::beliefs::Beliefs;
-use crate::world::{PROJECT, World, actor, gib};
+use crate::sim_backend::Contents;
+use crate::world::{PROJECT, World, actor, gib, pool};
 
 /// An executor that has taken an order and found it due.
 struct Busy {
@@ -152,7 +154,21 @@ impl Walk {
         if self.random.u8(0..4) != 0 {
             return;
         }
-        let command = match self.random.u8(0..7) {
+        let command = match self.random.u8(0..11) {
+            7 => self.take_something_over(),
+            8 => {
+                let Some(volume) = self.any_volume() else { return };
+                Command::UnmanageVolume { volume }
+            }
+            9 => {
+                let Some(snapshot) = self.any_snapshot() else { return };
+                Command::UnmanageSnapshot { snapshot }
+            }
+            10 => {
+                let strangers: Vec<_> = self.world.storage.strangers.keys().cloned().collect();
+                let Some((pool, name)) = self.random.choice(strangers) else { return };
+                Command::CleanObject(Box::new(CleanObject { pool, name, kind: FoundKind::Volume }))
+            }
             0 => {
                 let Some(volume) = self.any_volume() else { return };
                 Command::DeleteVolume { volume, cascade: self.random.bool(), force: true }
@@ -183,6 +199,22 @@ impl Walk {
             }
         };
         self.submit(actor(PROJECT, Role::Admin), &command);
+    }
+
+    /// Something that is there already, or that an administrator has put there.
+    fn take_something_over(&mut self) -> Command {
+        let strangers: Vec<_> = self.world.storage.strangers.iter().map(|(k, v)| (k.clone(), *v)).collect();
+        let ((pool, name), contents) = match self.random.choice(strangers) {
+            Some(found) if self.random.bool() => found,
+            Some(_) | None => {
+                self.next_tag += 1;
+                let name = format!("legacy-{}", self.next_tag);
+                self.world.given_stranger("two", &name, 2, self.next_tag);
+                self.beliefs.put(&name, self.next_tag);
+                ((pool("two"), name.into()), Contents { size: gib(2), tag: self.next_tag })
+            }
+        };
+        self.world.new_managed(pool.backend.as_str(), &name, contents.size.gib()).1
     }
 
     fn submit(&mut self, who: Actor, command: &Command) {

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use tephra_domain::actor::{Actor, Role};
 use tephra_domain::backend::BackendDescription;
-use tephra_domain::command::{Command, Context, CreateSnapshot, CreateVolume, CreateVolumeType};
+use tephra_domain::command::{
+    Command, Context, CreateSnapshot, CreateVolume, CreateVolumeType, ManageSnapshot, ManageVolume,
+};
 use tephra_domain::decide::{Verdict, submit};
 use tephra_domain::effect::{BackendObject, DueEffect, EffectKey, Failure, Outcome};
 use tephra_domain::event::Commit;
@@ -24,7 +26,7 @@ use tephra_domain::volume::{VolumeSource, VolumeState};
 use tephra_domain::volume_type::{DEFAULT_TYPE_ID, DEFAULT_TYPE_NAME};
 use uuid::Uuid;
 
-use crate::sim_backend::SimBackend;
+use crate::sim_backend::{Contents, SimBackend};
 
 /// The project that the world's user acts for.
 pub const PROJECT: &str = "alpha";
@@ -296,6 +298,55 @@ impl World {
         self.when(command).unwrap_or_else(|rejection| panic!("{rejection}"));
         self.settle();
         id
+    }
+
+    /// Puts something on a backend that the ledger knows nothing of.
+    pub fn given_stranger(&mut self, backend: &str, name: &str, size_gib: u32, tag: u64) {
+        let contents = Contents { size: gib(size_gib), tag };
+        self.storage.strangers.insert((pool(backend), name.into()), contents);
+    }
+
+    /// What marks the data of something that the ledger knows nothing of.
+    pub fn stranger(&self, backend: &str, name: &str) -> Option<u64> {
+        self.storage.strangers.get(&(pool(backend), name.into())).map(|contents| contents.tag)
+    }
+
+    /// A command to take something over as a volume, and its id.
+    pub fn new_managed(&mut self, backend: &str, name: &str, size_gib: u32) -> (VolumeId, Command) {
+        let id = VolumeId::from_uuid(self.fresh());
+        let manage = ManageVolume {
+            volume: id,
+            pool: pool(backend),
+            name: name.into(),
+            size: gib(size_gib),
+            display_name: Some("taken over".into()),
+            description: None,
+            volume_type: None,
+            availability_zone: None,
+            metadata: BTreeMap::new(),
+            bootable: false,
+        };
+        (id, Command::ManageVolume(Box::new(manage)))
+    }
+
+    /// A command to take something over as a snapshot, and its id.
+    pub fn new_managed_snapshot(
+        &mut self,
+        volume: VolumeId,
+        name: &str,
+        size_gib: u32,
+    ) -> (SnapshotId, Command) {
+        let id = SnapshotId::from_uuid(self.fresh());
+        let manage = ManageSnapshot {
+            snapshot: id,
+            volume,
+            name: name.into(),
+            size: gib(size_gib),
+            display_name: None,
+            description: None,
+            metadata: BTreeMap::new(),
+        };
+        (id, Command::ManageSnapshot(Box::new(manage)))
     }
 
     /// A volume's status.

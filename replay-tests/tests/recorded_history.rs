@@ -1,7 +1,8 @@
-//! A history as it was once written, replayed by the program of today.
+//! Histories as they were once written, replayed by the program of today.
 //!
-//! `TEPHRA_UPDATE_GOLDEN=1 cargo test --test recorded_history` records one where the file is
-//! missing. A recorded one is never replaced: what it leads to is pinned beside it.
+//! `TEPHRA_UPDATE_GOLDEN=1 cargo test --test recorded_history` records those whose file is missing.
+//! A recorded one is never replaced; new kinds of events come in new ones. What each leads to is
+//! pinned beside it, and written anew if that file is missing: when rows have got other bytes.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -11,7 +12,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use recorded::record;
+use recorded::{Recorder, record, record_taken_over};
 use tephra_domain::ledger::Ledger;
 use tephra_journal::hash_chain::verify_chain;
 use tephra_journal::log::BlockNumber;
@@ -21,10 +22,16 @@ use tephra_journal::wire::state::state_hash;
 use tephra_journal::wire::{Kind, kind_of};
 
 const SEED: u64 = 1;
-const NAME: &str = "0001-everything";
 
-fn path(ending: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("histories").join(format!("{NAME}.{ending}"))
+/// A recorded history: its name, and what recorded it.
+type Recorded = (&'static str, fn(u64) -> Recorder);
+
+/// The first one has what the ledger could do then; each later one what came to it.
+const FIRST: &str = "0001-everything";
+const HISTORIES: [Recorded; 2] = [(FIRST, record), ("0002-taken-over", record_taken_over)];
+
+fn path(name: &str, ending: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("histories").join(format!("{name}.{ending}"))
 }
 
 /// Blocks one after the other, each after its length (four bytes, little endian).
@@ -71,28 +78,33 @@ fn summary(state: &CaughtUp) -> String {
 }
 
 #[tokio::test]
-async fn the_recorded_history_leads_to_the_state_that_it_led_to() {
+async fn every_recorded_history_leads_to_the_state_that_it_led_to() {
     let may_write = std::env::var_os("TEPHRA_UPDATE_GOLDEN").is_some_and(|value| value == "1");
-    if may_write && !path("blocks").exists() {
-        let blocks = record(SEED).blocks;
-        write_blocks(&path("blocks"), &blocks);
-        std::fs::write(path("json"), summary(&replay(blocks).await)).unwrap();
+    for (name, record) in HISTORIES {
+        if may_write && !path(name, "blocks").exists() {
+            write_blocks(&path(name, "blocks"), &record(SEED).blocks);
+        }
+        let state = replay(read_blocks(&path(name, "blocks"))).await;
+        if may_write && !path(name, "json").exists() {
+            std::fs::write(path(name, "json"), summary(&state)).unwrap();
+        }
+        assert_eq!(summary(&state), std::fs::read_to_string(path(name, "json")).unwrap(), "{name}");
     }
-    let state = replay(read_blocks(&path("blocks"))).await;
-    assert_eq!(summary(&state), std::fs::read_to_string(path("json")).unwrap());
 }
 
 #[tokio::test]
-async fn the_recorded_history_holds_every_kind_of_event() {
+async fn the_recorded_histories_hold_every_kind_of_event() {
     let mut kinds = BTreeSet::new();
-    let log = MemoryLog::holding(read_blocks(&path("blocks")));
-    verify_chain(&log, |block, _| {
-        let events = block.commits.iter().flat_map(|sequenced| &sequenced.commit.events);
-        kinds.extend(events.map(kind_of));
-        Ok(())
-    })
-    .await
-    .unwrap();
+    for (name, _) in HISTORIES {
+        let log = MemoryLog::holding(read_blocks(&path(name, "blocks")));
+        verify_chain(&log, |block, _| {
+            let events = block.commits.iter().flat_map(|sequenced| &sequenced.commit.events);
+            kinds.extend(events.map(kind_of));
+            Ok(())
+        })
+        .await
+        .unwrap();
+    }
     let missing: Vec<&Kind> = Kind::ALL.iter().filter(|kind| !kinds.contains(kind)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
@@ -112,7 +124,7 @@ async fn the_same_seed_gives_the_same_bytes_and_replay_gives_the_live_state() {
 
 #[tokio::test]
 async fn a_state_saved_half_way_catches_up_to_the_same_state() {
-    let blocks = read_blocks(&path("blocks"));
+    let blocks = read_blocks(&path(FIRST, "blocks"));
     let half = blocks.len() / 2;
     let saved = replay(blocks[..half].to_vec()).await;
     let log = MemoryLog::holding(blocks.clone());
@@ -124,7 +136,7 @@ async fn a_state_saved_half_way_catches_up_to_the_same_state() {
 
 #[tokio::test]
 async fn a_saved_state_that_belongs_to_another_place_is_refused() {
-    let blocks = read_blocks(&path("blocks"));
+    let blocks = read_blocks(&path(FIRST, "blocks"));
     let saved = replay(blocks[..10].to_vec()).await;
     let log = MemoryLog::holding(blocks);
     let refused = catch_up(saved.ledger, BlockNumber(11), &log).await.unwrap_err().to_string();

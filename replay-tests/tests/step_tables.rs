@@ -10,9 +10,11 @@ use tephra_domain::ids::{DebtId, OperationId, SnapshotId, VolumeId};
 use tephra_domain::operation::{IfItFails, IfUndoFails, Step};
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
-    OperationKind, SnapshotCreate, SnapshotDelete, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
-    VolumeRecover, VolumeRevert, snapshot_create, snapshot_delete, status_verify, volume_create,
-    volume_delete, volume_extend, volume_recover, volume_revert,
+    ObjectClean, OperationKind, SnapshotCreate, SnapshotDelete, SnapshotManage, SnapshotUnmanage,
+    StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend, VolumeManage, VolumeRecover, VolumeRevert,
+    VolumeUnmanage, object_clean, snapshot_create, snapshot_delete, snapshot_manage, snapshot_unmanage,
+    status_verify, volume_create, volume_delete, volume_extend, volume_manage, volume_recover, volume_revert,
+    volume_unmanage,
 };
 use tephra_replay_tests::docs::{check_document, repository};
 use tephra_replay_tests::world::{gib, pool};
@@ -178,6 +180,64 @@ fn the_step_tables_are_true() {
                 "Asks the backend whether the status that an operator set is true. If it is not, the status is `error` with the reason.",
                 status_verify::STEPS,
                 &[StatusVerify { object: BackendObject::Volume(VOLUME), pool: one(), size: gib(1) }],
+            ),
+        ),
+        (
+            "volume_manage",
+            table(
+                "volume_manage",
+                "Takes a volume over that its pool has already. If it fails, the object has its old name and the volume is `error_managing` (shown as `error`), to be deleted or unmanaged.",
+                volume_manage::STEPS,
+                &[VolumeManage { volume: VOLUME, pool: one(), name: "legacy".into(), size: gib(1) }],
+            ),
+        ),
+        (
+            "volume_unmanage",
+            table(
+                "volume_unmanage",
+                "Gives a volume up: it goes on as `unmanaged-volume-<id>` and can be managed again. If it fails, the volume is what it was.",
+                volume_unmanage::STEPS,
+                &[VolumeUnmanage { volume: VOLUME, pool: Some(one()), size: gib(1) }],
+            ),
+        ),
+        (
+            "snapshot_manage",
+            table(
+                "snapshot_manage",
+                "Takes a snapshot over that its volume's pool has already. If it fails, the object has its old name and the snapshot is in `error`.",
+                snapshot_manage::STEPS,
+                &[SnapshotManage {
+                    volume: VOLUME,
+                    snapshot: SNAPSHOT,
+                    pool: one(),
+                    name: "before".into(),
+                    size: gib(1),
+                }],
+            ),
+        ),
+        (
+            "snapshot_unmanage",
+            table(
+                "snapshot_unmanage",
+                "Gives a snapshot up: it goes on as `unmanaged-snapshot-<id>` and can be managed again. If it fails, the snapshot is what it was.",
+                snapshot_unmanage::STEPS,
+                &[SnapshotUnmanage { volume: VOLUME, snapshot: SNAPSHOT, pool: one(), size: gib(1) }],
+            ),
+        ),
+        (
+            "object_clean",
+            table(
+                "object_clean",
+                "Removes something from a backend that the ledger knows nothing of, at an operator's word. Once it is claimed, its removal is owed until it is done; if it cannot be claimed, it keeps its name.",
+                object_clean::STEPS,
+                &[
+                    ObjectClean {
+                        pool: one(),
+                        name: "stray".into(),
+                        object: BackendObject::TemporaryVolume { volume: VOLUME, operation: OPERATION },
+                    },
+                    ObjectClean { pool: one(), name: "stray".into(), object: safety },
+                ],
             ),
         ),
     ];

@@ -48,11 +48,16 @@ fn volume_events() -> Vec<VolumeEvent> {
         VolumeEvent::MetadataReplaced { metadata: BTreeMap::new() },
         VolumeEvent::BootableChanged { bootable: true },
         VolumeEvent::ReadonlyChanged { readonly: true },
+        VolumeEvent::Managed,
+        VolumeEvent::ManageFailed { operation, failure: failure(FailureKind::ObjectMissing) },
+        VolumeEvent::UnmanageAccepted { operation },
+        VolumeEvent::Unmanaged,
     ];
     for restored in [true, false] {
         let failure = || failure(FailureKind::BackendError);
         events.push(VolumeEvent::ExtendFailed { operation, failure: failure(), restored });
         events.push(VolumeEvent::RevertFailed { operation, failure: failure(), restored });
+        events.push(VolumeEvent::UnmanageFailed { operation, failure: failure(), restored });
     }
     events.extend(VolumeState::ALL.iter().map(|to| VolumeEvent::StatusReset { to: *to }));
     events
@@ -70,6 +75,10 @@ fn volume_statuses(state: VolumeState) -> Vec<VolumeStatus> {
         VolumeState::Extending => vec![VolumeStatus::Extending { operation, to: gib(2) }],
         VolumeState::Reverting => vec![VolumeStatus::Reverting { operation, snapshot: SNAPSHOT }],
         VolumeState::Verifying => vec![VolumeStatus::Verifying { operation, from: VolumeState::Error }],
+        VolumeState::Managing => vec![VolumeStatus::Managing { operation }],
+        VolumeState::Unmanaging => {
+            VolumeState::ALL.iter().map(|from| VolumeStatus::Unmanaging { operation, from: *from }).collect()
+        }
         VolumeState::Available
         | VolumeState::Error
         | VolumeState::ErrorDeleting
@@ -106,6 +115,7 @@ fn a_volume_goes_exactly_where_its_table_says() {
     }
     // a volume begins by being accepted: that row is taken by Volume::accepted, not by apply
     taken.insert((VolumeState::Absent, VolumeEventKind::CreateAccepted, VolumeState::Creating));
+    taken.insert((VolumeState::Absent, VolumeEventKind::ManageAccepted, VolumeState::Managing));
     for row in volume::TRANSITIONS {
         assert!(taken.contains(row), "nothing takes {row:?}");
     }
@@ -126,7 +136,15 @@ fn snapshot_events() -> Vec<SnapshotEvent> {
         SnapshotEvent::ResetFailed { operation, failure: failure(FailureKind::ObjectMissing) },
         SnapshotEvent::DetailsUpdated { name: None, description: None },
         SnapshotEvent::MetadataReplaced { metadata: BTreeMap::new() },
+        SnapshotEvent::Managed,
+        SnapshotEvent::ManageFailed { operation, failure: failure(FailureKind::ObjectMissing) },
+        SnapshotEvent::UnmanageAccepted { operation },
+        SnapshotEvent::Unmanaged,
     ];
+    for restored in [true, false] {
+        let failure = failure(FailureKind::BackendError);
+        events.push(SnapshotEvent::UnmanageFailed { operation, failure, restored });
+    }
     events.extend(SnapshotState::ALL.iter().map(|to| SnapshotEvent::StatusReset { to: *to }));
     events
 }
@@ -140,6 +158,10 @@ fn snapshot_statuses(state: SnapshotState) -> Vec<SnapshotStatus> {
         SnapshotState::Deleting => SnapshotState::ALL
             .iter()
             .map(|from| SnapshotStatus::Deleting { operation, from: *from })
+            .collect(),
+        SnapshotState::Unmanaging => SnapshotState::ALL
+            .iter()
+            .map(|from| SnapshotStatus::Unmanaging { operation, from: *from })
             .collect(),
         SnapshotState::Restoring => vec![SnapshotStatus::Restoring { operation }],
         SnapshotState::Verifying => {
@@ -177,6 +199,7 @@ fn a_snapshot_goes_exactly_where_its_table_says() {
         }
     }
     taken.insert((SnapshotState::Absent, SnapshotEventKind::CreateAccepted, SnapshotState::Creating));
+    taken.insert((SnapshotState::Absent, SnapshotEventKind::ManageAccepted, SnapshotState::Creating));
     for row in snapshot::TRANSITIONS {
         assert!(taken.contains(row), "nothing takes {row:?}");
     }

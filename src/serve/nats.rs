@@ -9,15 +9,17 @@ use tephra_domain::ids::BackendName;
 use tephra_journal::clock::{Clock, SystemClock};
 use tephra_journal::gateway::CommandGateway;
 use tephra_journal::jetstream::{
-    GatewayConfig, JetStreamLog, JetStreamQueue, Leadership, LeadershipConfig, NatsConfig, NatsError,
-    NatsGateway, QueueConfig, Speaker, connect, follow_pools, publish_pools,
+    GatewayConfig, JetStreamEvents, JetStreamLog, JetStreamQueue, Leadership, LeadershipConfig, NatsConfig,
+    NatsError, NatsGateway, QueueConfig, Speaker, connect, follow_pools, publish_pools,
 };
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
 use tephra_projector::Views;
+use tephra_projector::reactors::public_events::PublicEvents;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::events::publish_by_turns;
 use super::turns::{Candidate, take_turns};
 use super::{ApiParts, RunnerParts, open_backend, start_api, start_projector, start_runner};
 use crate::config::{BackendConfig, Config};
@@ -80,11 +82,20 @@ impl<'a> NatsStage<'a> {
                 self.start_executor(backend, roles).await?;
             }
         }
-        let needs_ledger = [RoleKind::Api, RoleKind::Sequencer, RoleKind::Projector];
-        if !needs_ledger.into_iter().any(|role| self.config.has(role)) {
+        let has_any = |any: &[RoleKind]| any.iter().any(|role| self.config.has(*role));
+        let needs_views = has_any(&[RoleKind::Api, RoleKind::Sequencer, RoleKind::Projector]);
+        if !needs_views && !self.config.has(RoleKind::Events) {
             return Ok(());
         }
-        let ledger = self.open_ledger(output).await?;
+        let (log, warning) = self.open_log().await?;
+        if self.config.has(RoleKind::Events) {
+            self.start_events(Arc::clone(&log), roles);
+        }
+        if !needs_views {
+            return Ok(());
+        }
+        let SoundViews { views, .. } = open_views(&log, &views_file(&self.config.data_dir), output).await?;
+        let ledger = Ledger { log, views, warning };
         if self.config.has(RoleKind::Sequencer) {
             // Before the projector is up: the candidate reads the state that was just verified.
             self.start_candidate(&ledger, roles).await?;
@@ -107,7 +118,8 @@ impl<'a> NatsStage<'a> {
         Ok(())
     }
 
-    async fn open_ledger(&self, output: Output) -> CommandResult<Ledger> {
+    /// The log, and what is to be said about its servers.
+    async fn open_log(&self) -> CommandResult<(Arc<dyn Log>, Option<String>)> {
         let log = if self.config.has(RoleKind::Sequencer) {
             patiently(async || JetStreamLog::open(&self.client, &self.nats).await).await?
         } else {
@@ -117,9 +129,23 @@ impl<'a> NatsStage<'a> {
         let unsynced = "started with --allow-unsynced: acknowledged commands may be lost on power loss";
         let warning =
             log.health().warning().or_else(|| self.config.nats.allow_unsynced.then(|| unsynced.to_owned()));
-        let log: Arc<dyn Log> = Arc::new(log);
-        let SoundViews { views, .. } = open_views(&log, &views_file(&self.config.data_dir), output).await?;
-        Ok(Ledger { log, views, warning })
+        Ok((Arc::new(log), warning))
+    }
+
+    /// Publishes events when it is this process's turn to. Nobody waits for it.
+    fn start_events(&self, log: Arc<dyn Log>, roles: &mut Roles) {
+        let stop = CancellationToken::new();
+        let stream = JetStreamEvents::new(&self.client, &self.nats);
+        let events = PublicEvents::new(log, Arc::new(stream), self.nats.cell.clone());
+        let (client, nats, lease) = (self.client.clone(), self.nats.clone(), self.lease());
+        let stopped = stop.clone();
+        let publishing =
+            tokio::spawn(async move { publish_by_turns(&client, &nats, lease, events, &stopped).await });
+        roles.add(RoleKind::Events, stop, async move { publishing.await.map_err(|panic| panic.to_string()) });
+    }
+
+    fn lease(&self) -> LeadershipConfig {
+        LeadershipConfig { candidate: self.config.host(), lease: self.config.nats.lease() }
     }
 
     fn gateway(&self, speaker: &Speaker) -> NatsGateway {
@@ -145,7 +171,7 @@ impl<'a> NatsStage<'a> {
             JetStreamQueue::open(&self.client, &self.nats, order_queue(), never).await
         })
         .await?;
-        let lease = LeadershipConfig { candidate: self.config.host(), lease: self.config.nats.lease() };
+        let lease = self.lease();
         let leadership =
             patiently(async || Leadership::open(&self.client, &self.nats, lease.clone()).await).await?;
         let candidate = Candidate {

@@ -427,6 +427,7 @@ pub(crate) mod tests {
                 native_revert: true,
                 capabilities: BTreeMap::new(),
             },
+            frozen: false,
             enabled,
             disabled_reason: (!enabled).then(|| "moving".into()),
             created_at: Timestamp(0),

@@ -1,14 +1,19 @@
 //! One file per operation: what the command checks and in which order, the events, the step table,
 //! and what its end means for the resources.
 
+pub mod object_clean;
 pub mod snapshot_create;
 pub mod snapshot_delete;
+pub mod snapshot_manage;
+pub mod snapshot_unmanage;
 pub mod status_verify;
 pub mod volume_create;
 pub mod volume_delete;
 pub mod volume_extend;
+pub mod volume_manage;
 pub mod volume_recover;
 pub mod volume_revert;
+pub mod volume_unmanage;
 
 use crate::effect::Failure;
 use crate::event::Event;
@@ -16,14 +21,19 @@ use crate::ids::{OperationId, PoolId, ProjectId};
 use crate::ledger::Ledger;
 use crate::operation::{Access, Operation, OperationEvent, PlannedStep, ResourceKey};
 
+pub use object_clean::ObjectClean;
 pub use snapshot_create::SnapshotCreate;
 pub use snapshot_delete::SnapshotDelete;
+pub use snapshot_manage::SnapshotManage;
+pub use snapshot_unmanage::SnapshotUnmanage;
 pub use status_verify::StatusVerify;
 pub use volume_create::VolumeCreate;
 pub use volume_delete::VolumeDelete;
 pub use volume_extend::VolumeExtend;
+pub use volume_manage::VolumeManage;
 pub use volume_recover::VolumeRecover;
 pub use volume_revert::VolumeRevert;
+pub use volume_unmanage::VolumeUnmanage;
 
 /// An operation with its parameters: everything that its steps need to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +54,16 @@ pub enum OperationKind {
     SnapshotDelete(SnapshotDelete),
     /// Asks the backend whether an operator's status is true.
     StatusVerify(StatusVerify),
+    /// Takes a volume over that a backend has already.
+    VolumeManage(VolumeManage),
+    /// Gives a volume up, with its data left on the backend.
+    VolumeUnmanage(VolumeUnmanage),
+    /// Takes a snapshot over that a backend has already.
+    SnapshotManage(SnapshotManage),
+    /// Gives a snapshot up, left on the backend.
+    SnapshotUnmanage(SnapshotUnmanage),
+    /// Removes what the ledger knows nothing of.
+    ObjectClean(ObjectClean),
 }
 
 /// What every operation says of itself. The engine needs no more than this.
@@ -82,6 +102,11 @@ macro_rules! each {
             OperationKind::SnapshotCreate($saga) => $body,
             OperationKind::SnapshotDelete($saga) => $body,
             OperationKind::StatusVerify($saga) => $body,
+            OperationKind::VolumeManage($saga) => $body,
+            OperationKind::VolumeUnmanage($saga) => $body,
+            OperationKind::SnapshotManage($saga) => $body,
+            OperationKind::SnapshotUnmanage($saga) => $body,
+            OperationKind::ObjectClean($saga) => $body,
         }
     };
 }
@@ -97,6 +122,11 @@ impl OperationKind {
         SnapshotCreate::NAME,
         SnapshotDelete::NAME,
         StatusVerify::NAME,
+        VolumeManage::NAME,
+        VolumeUnmanage::NAME,
+        SnapshotManage::NAME,
+        SnapshotUnmanage::NAME,
+        ObjectClean::NAME,
     ];
 
     /// Its name in the API and in documents, for example `volume_revert`.
@@ -159,7 +189,12 @@ impl OperationKind {
             | Self::VolumeRecover(_)
             | Self::SnapshotCreate(_)
             | Self::SnapshotDelete(_)
-            | Self::StatusVerify(_) => None,
+            | Self::StatusVerify(_)
+            | Self::VolumeManage(_)
+            | Self::VolumeUnmanage(_)
+            | Self::SnapshotManage(_)
+            | Self::SnapshotUnmanage(_)
+            | Self::ObjectClean(_) => None,
         }
     }
 }

@@ -47,8 +47,8 @@ pub const STEPS: &[Step<SnapshotCreate>] = &[Step {
     if_undo_fails: IfUndoFails::LeaveToOwner,
 }];
 
-/// Checks, in this order: role; id not taken; the volume exists and is visible; it is available;
-/// quota (number, gigabytes, each also by type).
+/// Checks, in this order: role; id not taken; the volume exists and is visible; its
+/// backend is not frozen; it is available; quota (number, gigabytes, each also by type).
 ///
 /// # Errors
 /// The first of these that does not hold.
@@ -58,6 +58,7 @@ pub fn decide(ledger: &Ledger, command: &CreateSnapshot, ctx: &Context) -> Resul
         return Err(Rejection::SnapshotExists { snapshot: command.snapshot });
     }
     let volume = ledger.visible_volume(command.volume, &ctx.actor)?;
+    ledger.require_not_frozen(volume.pool.as_ref())?;
     let (VolumeState::Available, Some(pool)) = (volume.status.state(), &volume.pool) else {
         return Err(Rejection::VolumeNotSnapshottable {
             volume: volume.id,

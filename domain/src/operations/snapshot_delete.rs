@@ -40,7 +40,7 @@ pub const STEPS: &[Step<SnapshotDelete>] = &[Step {
 }];
 
 /// Checks, in this order: role (administrator for `force`); the snapshot exists and is visible;
-/// its status (not with `force`, except that its volume must not be reverting to it). Forcing a
+/// its backend is not frozen; its status (not with `force`, except that its volume must not be reverting to it). Forcing a
 /// snapshot that is being deleted already changes nothing.
 ///
 /// # Errors
@@ -52,6 +52,7 @@ pub fn decide(ledger: &Ledger, id: SnapshotId, force: bool, ctx: &Context) -> Re
         ctx.actor.require_member("volume:delete_snapshot")?;
     }
     let snapshot = ledger.visible_snapshot(id, &ctx.actor)?;
+    ledger.require_not_frozen(Some(&snapshot.pool))?;
     let state = snapshot.status.state();
     if force && state == SnapshotState::Deleting {
         return Ok(Vec::new());

@@ -83,7 +83,7 @@ pub const STEPS: &[Step<VolumeDelete>] = &[
 ];
 
 /// Checks, in this order: role (administrator for `force`); the volume exists and is visible; its
-/// status (not with `force`); it has no snapshots, or with `cascade` all of them can be deleted.
+/// backend is not frozen; its status (not with `force`); it has no snapshots, or with `cascade` all of them can be deleted.
 /// Forcing a volume that is being deleted already changes nothing.
 ///
 /// # Errors
@@ -101,6 +101,7 @@ pub fn decide(
         ctx.actor.require_member("volume:delete")?;
     }
     let volume = ledger.visible_volume(id, &ctx.actor)?;
+    ledger.require_not_frozen(volume.pool.as_ref())?;
     let state = volume.status.state();
     if force && state == VolumeState::Deleting {
         return Ok(Vec::new());

@@ -29,6 +29,7 @@ pub fn refusal(
 fn service(ledger: &Ledger, stats: &PoolStats) -> Option<String> {
     match ledger.backends.get(&stats.pool.backend) {
         None => Some("the backend is not registered".to_owned()),
+        Some(backend) if backend.frozen => Some("the backend is frozen".to_owned()),
         Some(backend) if !backend.enabled => Some("the backend is disabled".to_owned()),
         Some(_) if !stats.is_up => Some("the backend is down".to_owned()),
         Some(_) => None,

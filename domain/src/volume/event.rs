@@ -34,6 +34,12 @@ pub enum VolumeEventKind {
     MetadataReplaced,
     BootableChanged,
     ReadonlyChanged,
+    ManageAccepted,
+    Managed,
+    ManageFailed,
+    UnmanageAccepted,
+    Unmanaged,
+    UnmanageFailed,
 }
 
 /// The content of [`VolumeEvent::CreateAccepted`].
@@ -139,6 +145,28 @@ pub enum VolumeEvent {
     ReadonlyChanged {
         readonly: bool,
     },
+    /// Something that its pool has already becomes a volume.
+    ManageAccepted {
+        accepted: Box<VolumeCreateAccepted>,
+        /// What the backend calls it until then.
+        name: Box<str>,
+    },
+    Managed,
+    ManageFailed {
+        operation: OperationId,
+        failure: Failure,
+    },
+    UnmanageAccepted {
+        operation: OperationId,
+    },
+    /// The ledger forgets it; the backend keeps it.
+    Unmanaged,
+    /// `restored`: it certainly is what it was.
+    UnmanageFailed {
+        operation: OperationId,
+        failure: Failure,
+        restored: bool,
+    },
 }
 
 impl VolumeEvent {
@@ -165,6 +193,12 @@ impl VolumeEvent {
             Self::MetadataReplaced { .. } => VolumeEventKind::MetadataReplaced,
             Self::BootableChanged { .. } => VolumeEventKind::BootableChanged,
             Self::ReadonlyChanged { .. } => VolumeEventKind::ReadonlyChanged,
+            Self::ManageAccepted { .. } => VolumeEventKind::ManageAccepted,
+            Self::Managed => VolumeEventKind::Managed,
+            Self::ManageFailed { .. } => VolumeEventKind::ManageFailed,
+            Self::UnmanageAccepted { .. } => VolumeEventKind::UnmanageAccepted,
+            Self::Unmanaged => VolumeEventKind::Unmanaged,
+            Self::UnmanageFailed { .. } => VolumeEventKind::UnmanageFailed,
         }
     }
 }

@@ -138,12 +138,35 @@ fn parse_version(version: &str) -> Option<(u64, u64, u64)> {
 
 /// Checks a stream of blocks against what the configuration asks for.
 pub(super) fn check_stream(info: &Info, wanted: &Config) -> Result<(), RefusedServer> {
-    let found = &info.config;
     let name = &wanted.name;
+    let problems = stream_problems(info, wanted, MAX_BLOCK_BYTES);
+    let mut problems: Vec<String> =
+        problems.into_iter().map(|problem| format!("stream {name} {problem}")).collect();
+    if let Some(problem) = lacks_messages(info) {
+        problems.push(format!("stream {name} {problem}. Restore it from a copy; nothing in here can"));
+    }
+    refuse_if(problems, || {
+        format!(
+            "Stop all writers, keep the stream's messages (nats stream backup), and make the stream again with:\n{}",
+            serde_json::to_string_pretty(wanted).unwrap_or_default()
+        )
+    })
+}
+
+/// That a stream from which nothing may vanish has fewer messages than it has had.
+pub(super) fn lacks_messages(info: &Info) -> Option<String> {
+    let (messages, last) = (info.state.messages, info.state.last_sequence);
+    (messages != last).then(|| format!("lacks messages: it has {messages} of {last}"))
+}
+
+/// What is wrong with the configuration of a stream from which nothing may vanish, and on which a
+/// message is what somebody published: one thing each, to be read after the stream's name.
+pub(super) fn stream_problems(info: &Info, wanted: &Config, max_message_bytes: usize) -> Vec<String> {
+    let found = &info.config;
     let mut problems = Vec::new();
     let mut require = |holds: bool, problem: String| {
         if !holds {
-            problems.push(format!("stream {name} {problem}"));
+            problems.push(problem);
         }
     };
     require(found.storage == StorageType::File, "is in memory: it does not survive its server".into());
@@ -162,7 +185,8 @@ pub(super) fn check_stream(info: &Info, wanted: &Config) -> Result<(), RefusedSe
     require(!found.no_ack, "does not acknowledge (no_ack)".into());
     require(!found.sealed, "is sealed".into());
     require(
-        found.persist_mode.as_ref().is_none_or(|mode| *mode == PersistenceMode::Default),
+        found.persist_mode == wanted.persist_mode
+            || found.persist_mode.as_ref().is_none_or(|mode| *mode == PersistenceMode::Default),
         "acknowledges before it stores (persist_mode: async)".into(),
     );
     require(
@@ -175,22 +199,10 @@ pub(super) fn check_stream(info: &Info, wanted: &Config) -> Result<(), RefusedSe
     );
     require(
         found.max_message_size <= 0
-            || usize::try_from(found.max_message_size).is_ok_and(|max| max >= MAX_BLOCK_BYTES),
+            || usize::try_from(found.max_message_size).is_ok_and(|max| max >= max_message_bytes),
         format!("takes messages of {} bytes at most", found.max_message_size),
     );
-    require(
-        info.state.messages == info.state.last_sequence,
-        format!(
-            "lacks messages: it has {} of {}. Restore it from a copy; nothing in here can",
-            info.state.messages, info.state.last_sequence
-        ),
-    );
-    refuse_if(problems, || {
-        format!(
-            "Stop all writers, keep the stream's messages (nats stream backup), and make the stream again with:\n{}",
-            serde_json::to_string_pretty(wanted).unwrap_or_default()
-        )
-    })
+    problems
 }
 
 fn refuse_if(problems: Vec<String>, remedy: impl FnOnce() -> String) -> Result<(), RefusedServer> {

@@ -266,7 +266,14 @@ impl Server {
             | Command::SetQuotaDefaults { .. }
             | Command::EnableBackend { .. }
             | Command::DisableBackend { .. }
-            | Command::ReleaseDebt { .. } => false,
+            | Command::ReleaseDebt { .. }
+            | Command::ManageVolume(_)
+            | Command::UnmanageVolume { .. }
+            | Command::ManageSnapshot(_)
+            | Command::UnmanageSnapshot { .. }
+            | Command::CleanObject(_)
+            | Command::FreezeBackend { .. }
+            | Command::ThawBackend { .. } => false,
         };
         is_report && submission.actor == Actor::system()
     }

@@ -1,4 +1,5 @@
-//! Whose turn it is to be the sequencer: a lease in a bucket.
+//! Whose turn it is: a lease in a bucket. There is one for the sequencer, and one for whoever
+//! publishes events.
 //!
 //! The lease only spares candidates from getting into each other's way. Two sequencers at once are
 //! safe: whoever appends second meets a conflict and catches up. So a term is not over when the
@@ -22,7 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::connect::{NatsConfig, NatsError, jetstream};
-use crate::subjects::SEQUENCER_LEASE;
+use crate::subjects::{EVENTS_LEASE, SEQUENCER_LEASE};
 
 /// How candidates share the turns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,19 +60,42 @@ struct Lease {
     held: bool,
 }
 
-/// A candidate for the sequencer's place.
+/// A candidate for a place that one has at a time.
 pub struct Leadership {
     store: Store,
+    /// The lease's key.
+    place: &'static str,
     config: LeadershipConfig,
     id: String,
 }
 
 impl Leadership {
-    /// Finds the bucket, or makes it.
+    /// A candidate for the sequencer's place. Finds the bucket, or makes it.
     ///
     /// # Errors
     /// If neither works.
     pub async fn open(
+        client: &Client,
+        nats: &NatsConfig,
+        config: LeadershipConfig,
+    ) -> Result<Self, NatsError> {
+        Self::open_for(SEQUENCER_LEASE, client, nats, config).await
+    }
+
+    /// A candidate for publishing events, likewise.
+    ///
+    /// # Errors
+    /// As [`Leadership::open`].
+    pub async fn open_for_events(
+        client: &Client,
+        nats: &NatsConfig,
+        config: LeadershipConfig,
+    ) -> Result<Self, NatsError> {
+        Self::open_for(EVENTS_LEASE, client, nats, config).await
+    }
+
+    async fn open_for(
+        place: &'static str,
         client: &Client,
         nats: &NatsConfig,
         config: LeadershipConfig,
@@ -83,7 +107,7 @@ impl Leadership {
         let placement = Placement { cluster: None, tags: nats.placement_tags.clone() };
         let wanted = Config {
             bucket: bucket.clone(),
-            description: "Who the sequencer is".to_owned(),
+            description: "Who the sequencer is, and who publishes events".to_owned(),
             history: 1,
             storage: StorageType::File,
             num_replicas: nats.replicas,
@@ -98,7 +122,7 @@ impl Leadership {
                 Err(refused) => context.get_key_value(&bucket).await.map_err(|_| failed(&refused))?,
             },
         };
-        Ok(Self { store, config, id: Uuid::new_v4().to_string() })
+        Ok(Self { store, place, config, id: Uuid::new_v4().to_string() })
     }
 
     fn lease(&self, held: bool) -> Bytes {
@@ -118,11 +142,11 @@ impl Leadership {
             let asked_at = Instant::now();
             match self.try_once(&mut unchanged).await {
                 Ok(Some(revision)) => {
-                    tracing::info!(candidate = %self.config.candidate, term = revision, "the sequencer's turn is ours");
+                    tracing::info!(candidate = %self.config.candidate, place = self.place, term = revision, "the turn is ours");
                     return Term::begin(self, revision, asked_at);
                 }
                 Ok(None) => {}
-                Err(reason) => tracing::debug!(%reason, "the sequencer's lease cannot be seen"),
+                Err(reason) => tracing::debug!(place = self.place, %reason, "the lease cannot be seen"),
             }
             tokio::time::sleep(self.config.look_interval()).await;
         }
@@ -134,7 +158,7 @@ impl Leadership {
         unchanged: &mut Option<(u64, Instant)>,
     ) -> Result<Option<u64>, async_nats::Error> {
         let Some((entry, lease)) = self.look().await? else {
-            return match self.store.create(SEQUENCER_LEASE, self.lease(true)).await {
+            return match self.store.create(self.place, self.lease(true)).await {
                 Ok(revision) => Ok(Some(revision)),
                 Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(None),
                 Err(error) => Err(error.into()),
@@ -153,7 +177,7 @@ impl Leadership {
         if !is_free {
             return Ok(None);
         }
-        match self.store.update(SEQUENCER_LEASE, self.lease(true), entry.revision).await {
+        match self.store.update(self.place, self.lease(true), entry.revision).await {
             Ok(revision) => Ok(Some(revision)),
             Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
             Err(error) => Err(error.into()),
@@ -162,7 +186,7 @@ impl Leadership {
 
     /// The lease as it is.
     async fn look(&self) -> Result<Option<(Entry, Lease)>, async_nats::Error> {
-        let Some(entry) = self.store.entry(SEQUENCER_LEASE).await? else { return Ok(None) };
+        let Some(entry) = self.store.entry(self.place).await? else { return Ok(None) };
         if entry.operation != Operation::Put {
             return Ok(None);
         }
@@ -171,11 +195,16 @@ impl Leadership {
     }
 
     fn clone_for_term(&self) -> Self {
-        Self { store: self.store.clone(), config: self.config.clone(), id: self.id.clone() }
+        Self {
+            store: self.store.clone(),
+            place: self.place,
+            config: self.config.clone(),
+            id: self.id.clone(),
+        }
     }
 }
 
-/// A turn as the sequencer. Dropping it stops renewing; [`Term::resign`] hands over at once.
+/// A turn. Dropping it stops renewing; [`Term::resign`] hands over at once.
 pub struct Term {
     number: u64,
     lease: Duration,
@@ -245,7 +274,7 @@ impl Term {
         self.over.cancelled().await;
         let Self { leadership, .. } = self;
         let resigned = leadership.lease(false);
-        if let Err(error) = leadership.store.update(SEQUENCER_LEASE, resigned, self.state().revision).await {
+        if let Err(error) = leadership.store.update(leadership.place, resigned, self.state().revision).await {
             tracing::debug!(%error, "the lease was not handed over; it ends by itself");
         }
     }
@@ -260,7 +289,8 @@ async fn renew(leadership: &Leadership, state: &Mutex<TermState>) {
         interval.tick().await;
         let asked_at = Instant::now();
         let revision = state.lock().unwrap_or_else(PoisonError::into_inner).revision;
-        let renewed = match leadership.store.update(SEQUENCER_LEASE, leadership.lease(true), revision).await {
+        let renewed = match leadership.store.update(leadership.place, leadership.lease(true), revision).await
+        {
             Ok(renewed) => Some(renewed),
             Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
                 match leadership.look().await {
@@ -269,7 +299,7 @@ async fn renew(leadership: &Leadership, state: &Mutex<TermState>) {
                         Some(entry.revision)
                     }
                     Ok(_) => {
-                        tracing::warn!(candidate = %leadership.config.candidate, "the sequencer's turn is over: another has the lease");
+                        tracing::warn!(candidate = %leadership.config.candidate, place = leadership.place, "the turn is over: another has the lease");
                         return;
                     }
                     Err(_) => None,

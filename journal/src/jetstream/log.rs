@@ -204,7 +204,7 @@ impl JetStreamLog {
     }
 }
 
-async fn get_or_create(context: &Context, wanted: &Config) -> Result<Info, NatsError> {
+pub(super) async fn get_or_create(context: &Context, wanted: &Config) -> Result<Info, NatsError> {
     let failed =
         |reason: &dyn std::fmt::Display| NatsError::jetstream(format!("stream {}", wanted.name), reason);
     match context.get_stream(&wanted.name).await {
@@ -222,7 +222,7 @@ async fn get_or_create(context: &Context, wanted: &Config) -> Result<Info, NatsE
     }
 }
 
-fn is_not_found(kind: GetStreamErrorKind) -> bool {
+pub(super) fn is_not_found(kind: GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 

@@ -5,12 +5,14 @@
 //!   whether a server would lose what it acknowledged.
 //! * [`work_queue`]: work orders on a stream.
 //! * [`gateway`]: commands by request and reply. [`leadership`]: whose turn it is to decide them.
+//! * [`events`]: public events on a stream.
 //! * [`pools`]: how full the pools of other hosts are.
 //!
 //! Names of streams and subjects are in [`crate::subjects`].
 
 pub mod checks;
 pub mod connect;
+pub mod events;
 pub mod gateway;
 pub mod leadership;
 pub mod log;
@@ -20,6 +22,7 @@ pub mod work_queue;
 
 pub use checks::{DurabilityProof, LogHealth, RefusedServer};
 pub use connect::{DurabilityClaim, NatsAuth, NatsConfig, NatsError, NatsTls, connect};
+pub use events::JetStreamEvents;
 pub use gateway::{GatewayConfig, NatsGateway, Speaker, serve_commands};
 pub use leadership::{Leadership, LeadershipConfig, Term};
 pub use log::{JetStreamLog, MAX_BLOCK_BYTES};

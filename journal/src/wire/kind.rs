@@ -67,6 +67,12 @@ kinds! {
     118 VolumeMetadataReplaced;
     119 VolumeBootableChanged;
     120 VolumeReadonlyChanged;
+    151 VolumeManageAccepted;
+    152 VolumeManaged;
+    153 VolumeManageFailed;
+    154 VolumeUnmanageAccepted;
+    155 VolumeUnmanaged;
+    156 VolumeUnmanageFailed;
     // snapshots
     201 SnapshotCreateAccepted;
     202 SnapshotCreated;
@@ -81,6 +87,12 @@ kinds! {
     211 SnapshotResetFailed;
     212 SnapshotDetailsUpdated;
     213 SnapshotMetadataReplaced;
+    221 SnapshotManageAccepted;
+    222 SnapshotManaged;
+    223 SnapshotManageFailed;
+    224 SnapshotUnmanageAccepted;
+    225 SnapshotUnmanaged;
+    226 SnapshotUnmanageFailed;
     // volume types
     301 VolumeTypeCreated;
     302 VolumeTypeUpdated;
@@ -111,6 +123,9 @@ kinds! {
     702 CleanupAttemptFailed;
     703 CleanupDebtReleased;
     704 CleanupDebtPaid;
+    // backends, continued
+    951 BackendFrozen;
+    952 BackendThawed;
 }
 
 impl fmt::Display for Kind {

@@ -24,7 +24,7 @@ use super::v1::values::{
 };
 
 /// The version of every row encoding: the first byte.
-pub const ROW_VERSION: u8 = 1;
+pub const ROW_VERSION: u8 = 2;
 
 wire_struct! {
     /// A volume's row.
@@ -49,7 +49,7 @@ wire_struct! {
     }
     /// A backend's row.
     BackendRow<'a> for Backend {
-        name: &'a str, description: BackendDescriptionV1<'a>, enabled: bool,
+        name: &'a str, description: BackendDescriptionV1<'a>, enabled: bool, frozen: bool,
         disabled_reason: Option<&'a str>, created_at: i64, updated_at: Option<i64>,
     }
     /// An open operation's row.

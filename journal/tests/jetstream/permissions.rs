@@ -28,16 +28,17 @@ use crate::support::{Running, create_volume};
 /// How long it is waited for something that must not happen.
 const SILENCE: Duration = Duration::from_millis(700);
 
-struct Roles {
+pub struct Roles {
     cluster: Cluster,
     seeds: tempfile::TempDir,
 }
 
 impl Roles {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let seeds = tempfile::tempdir().unwrap();
         let mut environment = BTreeMap::new();
-        for role in ["system", "sequencer", "api", "executor_lvm"] {
+        let all = ["system", "sequencer", "api", "executor_lvm", "events", "operator", "consumer_alpha"];
+        for role in all {
             let key = KeyPair::new_user();
             std::fs::write(seeds.path().join(role), key.seed().unwrap()).unwrap();
             environment.insert(format!("TEPHRA_{}_NKEY", role.to_uppercase()), key.public_key());
@@ -46,7 +47,7 @@ impl Roles {
         Self { cluster: Cluster::with(Options { include, environment, ..Options::default() }), seeds }
     }
 
-    fn config(&self, role: &str) -> NatsConfig {
+    pub fn config(&self, role: &str) -> NatsConfig {
         NatsConfig {
             auth: NatsAuth::NkeyFile(self.seed(role)),
             inbox_prefix: Some(format!("_INBOX_{role}")),
@@ -59,7 +60,7 @@ impl Roles {
         self.seeds.path().join(role)
     }
 
-    async fn client(&self, role: &str) -> Client {
+    pub async fn client(&self, role: &str) -> Client {
         connect(&self.config(role), role).await.unwrap()
     }
 
@@ -139,7 +140,7 @@ async fn every_role_can_do_its_work() {
 }
 
 /// Whether the server stores what is published.
-async fn can_append(client: &Client, subject: &str) -> bool {
+pub async fn can_append(client: &Client, subject: &str) -> bool {
     let context = jetstream::context::ContextBuilder::new().timeout(SILENCE).build(client.clone());
     match context.publish(subject.to_owned(), "x".into()).await {
         Ok(acknowledgement) => acknowledgement.await.is_ok(),
@@ -148,13 +149,13 @@ async fn can_append(client: &Client, subject: &str) -> bool {
 }
 
 /// Whether a consumer can be made that reads what it should not.
-async fn can_read(client: &Client, stream: &str, config: PullConfig) -> bool {
+pub async fn can_read(client: &Client, stream: &str, config: PullConfig) -> bool {
     let context = jetstream::context::ContextBuilder::new().timeout(SILENCE).build(client.clone());
     context.create_consumer_on_stream(config, stream).await.is_ok()
 }
 
 /// Whether anything arrives on a subject while somebody else speaks.
-async fn can_hear(client: &Client, subject: &str, speak: impl AsyncFnOnce()) -> bool {
+pub async fn can_hear(client: &Client, subject: &str, speak: impl AsyncFnOnce()) -> bool {
     let mut heard = client.subscribe(subject.to_owned()).await.unwrap();
     client.flush().await.unwrap();
     speak().await;

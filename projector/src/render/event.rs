@@ -11,7 +11,7 @@ use tephra_domain::ids::{OperationId, PoolId, ProjectId};
 use tephra_domain::operation::{OperationEnd, OperationEvent};
 use tephra_domain::quota::{QuotaEvent, QuotaLimits, QuotaResource};
 use tephra_domain::scheduler::PlacementDecision;
-use tephra_domain::snapshot::SnapshotEvent;
+use tephra_domain::snapshot::{SnapshotCreateAccepted, SnapshotEvent};
 use tephra_domain::volume::{VolumeCreateAccepted, VolumeEvent, VolumeSource};
 use tephra_domain::volume_type::VolumeTypeEvent;
 
@@ -21,8 +21,14 @@ use super::{failure, moment, object};
 /// The owner that an event names itself; later events of the same resource do not repeat it.
 pub const fn named_project(event: &Event) -> Option<&ProjectId> {
     match event {
-        Event::Volume(_, VolumeEvent::CreateAccepted(accepted)) => Some(&accepted.project),
-        Event::Snapshot(_, SnapshotEvent::CreateAccepted(accepted)) => Some(&accepted.project),
+        Event::Volume(
+            _,
+            VolumeEvent::CreateAccepted(accepted) | VolumeEvent::ManageAccepted { accepted, .. },
+        ) => Some(&accepted.project),
+        Event::Snapshot(
+            _,
+            SnapshotEvent::CreateAccepted(accepted) | SnapshotEvent::ManageAccepted { accepted, .. },
+        ) => Some(&accepted.project),
         Event::Operation(_, OperationEvent::Opened { project, .. })
         | Event::Debt(_, DebtEvent::Incurred { project, .. })
         | Event::Quota(QuotaEvent::LimitsSet { project, .. } | QuotaEvent::LimitsCleared { project }) => {
@@ -83,19 +89,26 @@ fn volume(event: &VolumeEvent) -> Value {
             "failure": failure(why),
             "placement": placement_decision(placement),
         }),
-        VolumeEvent::Created | VolumeEvent::Deleted | VolumeEvent::Reverted => nothing(),
+        VolumeEvent::ManageAccepted { accepted, name } => under_name(volume_create_accepted(accepted), name),
+        VolumeEvent::Created
+        | VolumeEvent::Deleted
+        | VolumeEvent::Reverted
+        | VolumeEvent::Managed
+        | VolumeEvent::Unmanaged => nothing(),
         VolumeEvent::CreateFailed { operation, failure }
+        | VolumeEvent::ManageFailed { operation, failure }
         | VolumeEvent::DeleteFailed { operation, failure }
         | VolumeEvent::ResetFailed { operation, failure } => failed(*operation, failure),
-        VolumeEvent::DeleteAccepted { operation } | VolumeEvent::ResetAccepted { operation } => {
-            by(*operation)
-        }
+        VolumeEvent::DeleteAccepted { operation }
+        | VolumeEvent::ResetAccepted { operation }
+        | VolumeEvent::UnmanageAccepted { operation } => by(*operation),
         VolumeEvent::ExtendAccepted { operation, to } => {
             json!({ "operation_id": operation.to_string(), "new_size_gib": to.gib() })
         }
         VolumeEvent::Extended { to } => json!({ "size_gib": to.gib() }),
         VolumeEvent::ExtendFailed { operation, failure, restored }
-        | VolumeEvent::RevertFailed { operation, failure, restored } => {
+        | VolumeEvent::RevertFailed { operation, failure, restored }
+        | VolumeEvent::UnmanageFailed { operation, failure, restored } => {
             failed_after_undo(*operation, failure, *restored)
         }
         VolumeEvent::RevertAccepted { operation, snapshot } => {
@@ -107,6 +120,14 @@ fn volume(event: &VolumeEvent) -> Value {
         VolumeEvent::BootableChanged { bootable } => json!({ "bootable": bootable }),
         VolumeEvent::ReadonlyChanged { readonly } => json!({ "readonly": readonly }),
     }
+}
+
+/// What is to be created, with what the backend calls it until then.
+fn under_name(mut accepted: Value, name: &str) -> Value {
+    if let Value::Object(fields) = &mut accepted {
+        fields.insert("source_name".to_owned(), name.into());
+    }
+    accepted
 }
 
 fn volume_create_accepted(accepted: &VolumeCreateAccepted) -> Value {
@@ -159,31 +180,47 @@ fn placement_decision(placement: &PlacementDecision) -> Value {
 
 fn snapshot(event: &SnapshotEvent) -> Value {
     match event {
-        SnapshotEvent::CreateAccepted(accepted) => json!({
-            "operation_id": accepted.operation.to_string(),
-            "volume_id": accepted.volume.to_string(),
-            "project": accepted.project.as_str(),
-            "user": accepted.user.as_str(),
-            "name": accepted.name,
-            "description": accepted.description,
-            "size_gib": accepted.size.gib(),
-            "volume_type_id": accepted.volume_type.to_string(),
-            "pool": accepted.pool.to_string(),
-            "metadata": accepted.metadata,
-        }),
-        SnapshotEvent::Created | SnapshotEvent::Deleted | SnapshotEvent::RestoreEnded => nothing(),
+        SnapshotEvent::CreateAccepted(accepted) => snapshot_create_accepted(accepted),
+        SnapshotEvent::ManageAccepted { accepted, name } => {
+            under_name(snapshot_create_accepted(accepted), name)
+        }
+        SnapshotEvent::Created
+        | SnapshotEvent::Deleted
+        | SnapshotEvent::RestoreEnded
+        | SnapshotEvent::Managed
+        | SnapshotEvent::Unmanaged => nothing(),
+        SnapshotEvent::UnmanageFailed { operation, failure, restored } => {
+            failed_after_undo(*operation, failure, *restored)
+        }
         SnapshotEvent::CreateFailed { operation, failure }
+        | SnapshotEvent::ManageFailed { operation, failure }
         | SnapshotEvent::DeleteFailed { operation, failure }
         | SnapshotEvent::ResetFailed { operation, failure } => failed(*operation, failure),
         SnapshotEvent::DeleteAccepted { operation }
         | SnapshotEvent::RestoreAccepted { operation }
-        | SnapshotEvent::ResetAccepted { operation } => by(*operation),
+        | SnapshotEvent::ResetAccepted { operation }
+        | SnapshotEvent::UnmanageAccepted { operation } => by(*operation),
         SnapshotEvent::StatusReset { to } => json!({ "status": to.as_str() }),
         SnapshotEvent::DetailsUpdated { name, description } => {
             details(name.as_deref(), description.as_deref())
         }
         SnapshotEvent::MetadataReplaced { metadata: new } => metadata(new),
     }
+}
+
+fn snapshot_create_accepted(accepted: &SnapshotCreateAccepted) -> Value {
+    json!({
+        "operation_id": accepted.operation.to_string(),
+        "volume_id": accepted.volume.to_string(),
+        "project": accepted.project.as_str(),
+        "user": accepted.user.as_str(),
+        "name": accepted.name,
+        "description": accepted.description,
+        "size_gib": accepted.size.gib(),
+        "volume_type_id": accepted.volume_type.to_string(),
+        "pool": accepted.pool.to_string(),
+        "metadata": accepted.metadata,
+    })
 }
 
 fn volume_type(event: &VolumeTypeEvent) -> Value {
@@ -232,7 +269,7 @@ fn quota_limits(limits: &QuotaLimits) -> Vec<Value> {
 fn backend(event: &BackendEvent) -> Value {
     match event {
         BackendEvent::Registered(description) => backend_description(description),
-        BackendEvent::Enabled => nothing(),
+        BackendEvent::Enabled | BackendEvent::Frozen | BackendEvent::Thawed => nothing(),
         BackendEvent::Disabled { reason } => json!({ "reason": reason }),
     }
 }

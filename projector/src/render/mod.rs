@@ -4,6 +4,7 @@
 //! say the same things in the same words. Fields are in snake_case, units come last, moments are
 //! RFC 3339 in UTC. A field that was once published keeps its name and meaning; new ones may come.
 
+pub mod cloud_event;
 pub mod event;
 pub mod operation;
 pub mod sentence;

@@ -46,6 +46,35 @@ pub fn parameters(kind: &OperationKind) -> Value {
             "pool": verify.pool.to_string(),
             "size_gib": verify.size.gib(),
         }),
+        OperationKind::VolumeManage(manage) => json!({
+            "volume_id": manage.volume.to_string(),
+            "pool": manage.pool.to_string(),
+            "source_name": manage.name,
+            "size_gib": manage.size.gib(),
+        }),
+        OperationKind::VolumeUnmanage(unmanage) => json!({
+            "volume_id": unmanage.volume.to_string(),
+            "pool": unmanage.pool.as_ref().map(ToString::to_string),
+            "size_gib": unmanage.size.gib(),
+        }),
+        OperationKind::SnapshotManage(manage) => json!({
+            "volume_id": manage.volume.to_string(),
+            "snapshot_id": manage.snapshot.to_string(),
+            "pool": manage.pool.to_string(),
+            "source_name": manage.name,
+            "size_gib": manage.size.gib(),
+        }),
+        OperationKind::SnapshotUnmanage(unmanage) => json!({
+            "volume_id": unmanage.volume.to_string(),
+            "snapshot_id": unmanage.snapshot.to_string(),
+            "pool": unmanage.pool.to_string(),
+            "size_gib": unmanage.size.gib(),
+        }),
+        OperationKind::ObjectClean(clean) => json!({
+            "pool": clean.pool.to_string(),
+            "source_name": clean.name,
+            "object": object(&clean.object),
+        }),
     }
 }
 

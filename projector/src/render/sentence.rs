@@ -82,6 +82,18 @@ fn volume(event: &VolumeEvent) -> String {
         VolumeEvent::BootableChanged { bootable: false } => "No server can boot from the volume.".to_owned(),
         VolumeEvent::ReadonlyChanged { readonly: true } => "The volume may only be read.".to_owned(),
         VolumeEvent::ReadonlyChanged { readonly: false } => "The volume may be written.".to_owned(),
+        VolumeEvent::ManageAccepted { accepted, name } => {
+            format!("\"{name}\" ({} GiB) is to be taken over as a volume.", accepted.size)
+        }
+        VolumeEvent::Managed => "The volume is taken over and available.".to_owned(),
+        VolumeEvent::ManageFailed { failure, .. } => {
+            format!("The volume could not be taken over: {failure}.")
+        }
+        VolumeEvent::UnmanageAccepted { .. } => "The volume is to be given up.".to_owned(),
+        VolumeEvent::Unmanaged => "The volume is given up; its data stays on the backend.".to_owned(),
+        VolumeEvent::UnmanageFailed { failure, restored, .. } => {
+            format!("The volume could not be given up: {failure}; {}.", restored_or_not(*restored))
+        }
     }
 }
 
@@ -111,6 +123,18 @@ fn snapshot(event: &SnapshotEvent) -> String {
         }
         SnapshotEvent::MetadataReplaced { metadata } => {
             format!("The snapshot has {} metadata entries.", metadata.len())
+        }
+        SnapshotEvent::ManageAccepted { accepted, name } => {
+            format!("\"{name}\" is to be taken over as a snapshot of volume {}.", accepted.volume)
+        }
+        SnapshotEvent::Managed => "The snapshot is taken over and available.".to_owned(),
+        SnapshotEvent::ManageFailed { failure, .. } => {
+            format!("The snapshot could not be taken over: {failure}.")
+        }
+        SnapshotEvent::UnmanageAccepted { .. } => "The snapshot is to be given up.".to_owned(),
+        SnapshotEvent::Unmanaged => "The snapshot is given up; it stays on the backend.".to_owned(),
+        SnapshotEvent::UnmanageFailed { failure, restored, .. } => {
+            format!("The snapshot could not be given up: {failure}; {}.", restored_or_not(*restored))
         }
     }
 }
@@ -155,6 +179,8 @@ fn backend(event: &BackendEvent) -> String {
             format!("No new volumes go to the backend: {reason}.")
         }
         BackendEvent::Disabled { reason: None } => "No new volumes go to the backend.".to_owned(),
+        BackendEvent::Frozen => "Nothing on the backend is changed any more.".to_owned(),
+        BackendEvent::Thawed => "The backend takes changes and new volumes again.".to_owned(),
     }
 }
 

@@ -24,6 +24,8 @@ pub fn volume(volume: &Volume) -> Value {
         | VolumeStatus::Deleting { .. }
         | VolumeStatus::Reverting { .. }
         | VolumeStatus::Verifying { .. }
+        | VolumeStatus::Managing { .. }
+        | VolumeStatus::Unmanaging { .. }
         | VolumeStatus::Error
         | VolumeStatus::ErrorDeleting
         | VolumeStatus::ErrorExtending
@@ -67,7 +69,8 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
         | SnapshotStatus::Deleting { .. }
         | SnapshotStatus::Restoring { .. }
         | SnapshotStatus::Error
-        | SnapshotStatus::ErrorDeleting => None,
+        | SnapshotStatus::ErrorDeleting
+        | SnapshotStatus::Unmanaging { .. } => None,
     };
     json!({
         "id": snapshot.id.to_string(),

@@ -1,3 +1,6 @@
+mod drift;
+mod frozen;
+mod manage;
 mod quota;
 mod records;
 mod scheduler;

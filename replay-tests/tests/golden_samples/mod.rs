@@ -13,8 +13,9 @@ use tephra_domain::ids::{
 use tephra_domain::operation::{OperationEnd, OperationEvent};
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
-    OperationKind, SnapshotCreate, SnapshotDelete, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
-    VolumeRecover, VolumeRevert,
+    ObjectClean, OperationKind, SnapshotCreate, SnapshotDelete, SnapshotManage, SnapshotUnmanage,
+    StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend, VolumeManage, VolumeRecover, VolumeRevert,
+    VolumeUnmanage,
 };
 use tephra_domain::quota::{QuotaEvent, QuotaLimits, QuotaResource};
 use tephra_domain::scheduler::{Candidate, FilterName, PlacementDecision};
@@ -157,12 +158,28 @@ fn volumes() -> Vec<(&'static str, Event)> {
         of("", VolumeEvent::MetadataReplaced { metadata: map(&[("a", "1"), ("b", "2")]) }),
         of("", VolumeEvent::BootableChanged { bootable: true }),
         of("", VolumeEvent::ReadonlyChanged { readonly: false }),
+        of("", VolumeEvent::ManageAccepted { accepted: managed(), name: "legacy – alt".into() }),
+        of("", VolumeEvent::Managed),
+        of("", VolumeEvent::ManageFailed { operation: OPERATION, failure: failure(FailureKind::Mismatch) }),
+        of("", VolumeEvent::UnmanageAccepted { operation: OPERATION }),
+        of("", VolumeEvent::Unmanaged),
+        of("restored", unmanage_failed(true)),
+        of("not-restored", unmanage_failed(false)),
     ];
     all.extend(FailureKind::ALL.iter().map(|kind| {
         of(kind.as_str(), VolumeEvent::CreateFailed { operation: OPERATION, failure: failure(*kind) })
     }));
     all.extend(VolumeState::ALL.iter().map(|to| of(to.as_str(), VolumeEvent::StatusReset { to: *to })));
     all
+}
+
+fn managed() -> Box<VolumeCreateAccepted> {
+    let placement = PlacementDecision { chosen: Some(pool("fast")), ..PlacementDecision::default() };
+    Box::new(VolumeCreateAccepted { placement, ..accepted(VolumeSource::Blank) })
+}
+
+fn unmanage_failed(restored: bool) -> VolumeEvent {
+    VolumeEvent::UnmanageFailed { operation: OPERATION, failure: failure(FailureKind::TimedOut), restored }
 }
 
 fn snapshots() -> Vec<(&'static str, Event)> {
@@ -180,7 +197,19 @@ fn snapshots() -> Vec<(&'static str, Event)> {
         metadata: map(&[("k", "v")]),
     };
     let failure = failure(FailureKind::BackendError);
+    let not_given_up = |restored| {
+        let failure = failure.clone();
+        SnapshotEvent::UnmanageFailed { operation: OPERATION, failure, restored }
+    };
+    let managed = Box::new(accepted.clone());
     let mut all = vec![
+        of("", SnapshotEvent::ManageAccepted { accepted: managed, name: "before".into() }),
+        of("", SnapshotEvent::Managed),
+        of("", SnapshotEvent::ManageFailed { operation: OPERATION, failure: failure.clone() }),
+        of("", SnapshotEvent::UnmanageAccepted { operation: OPERATION }),
+        of("", SnapshotEvent::Unmanaged),
+        of("restored", not_given_up(true)),
+        of("not-restored", not_given_up(false)),
         of("", SnapshotEvent::CreateAccepted(Box::new(accepted))),
         of("", SnapshotEvent::Created),
         of("", SnapshotEvent::CreateFailed { operation: OPERATION, failure: failure.clone() }),
@@ -190,7 +219,7 @@ fn snapshots() -> Vec<(&'static str, Event)> {
         of("", SnapshotEvent::RestoreAccepted { operation: OPERATION }),
         of("", SnapshotEvent::RestoreEnded),
         of("", SnapshotEvent::ResetAccepted { operation: OPERATION }),
-        of("", SnapshotEvent::ResetFailed { operation: OPERATION, failure }),
+        of("", SnapshotEvent::ResetFailed { operation: OPERATION, failure: failure.clone() }),
         of("", SnapshotEvent::DetailsUpdated { name: Some("n".into()), description: None }),
         of("", SnapshotEvent::MetadataReplaced { metadata: map(&[]) }),
     ];
@@ -238,9 +267,12 @@ fn types_quotas_backends() -> Vec<(&'static str, Event)> {
         of_backend("", BackendEvent::Enabled),
         of_backend("with-reason", BackendEvent::Disabled { reason: Some("disks".into()) }),
         of_backend("without-reason", BackendEvent::Disabled { reason: None }),
+        of_backend("", BackendEvent::Frozen),
+        of_backend("", BackendEvent::Thawed),
     ]
 }
 
+#[allow(clippy::too_many_lines, reason = "one sample per operation")]
 fn kinds_of_operation() -> Vec<OperationKind> {
     let create = |source| {
         OperationKind::VolumeCreate(VolumeCreate {
@@ -298,6 +330,31 @@ fn kinds_of_operation() -> Vec<OperationKind> {
             pool: pool("fast"),
             size: gib(6),
         }),
+        OperationKind::VolumeManage(VolumeManage {
+            volume: VOLUME,
+            pool: pool("fast"),
+            name: "legacy".into(),
+            size: gib(7),
+        }),
+        OperationKind::VolumeUnmanage(VolumeUnmanage {
+            volume: VOLUME,
+            pool: Some(pool("fast")),
+            size: gib(8),
+        }),
+        OperationKind::SnapshotManage(SnapshotManage {
+            volume: VOLUME,
+            snapshot: SNAPSHOT,
+            pool: pool("fast"),
+            name: "before".into(),
+            size: gib(9),
+        }),
+        OperationKind::SnapshotUnmanage(SnapshotUnmanage {
+            volume: VOLUME,
+            snapshot: SNAPSHOT,
+            pool: pool("fast"),
+            size: gib(10),
+        }),
+        OperationKind::ObjectClean(ObjectClean { pool: pool("fast"), name: "stray".into(), object: SAFETY }),
     ]
 }
 

@@ -1,6 +1,10 @@
 //! Makes a history through the real sequencer's decisions: a drawn sequence of commands over three
 //! backends that fail now and then, until everything that can happen has happened.
 
+mod taken_over;
+
+pub use taken_over::record_taken_over;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -40,14 +44,7 @@ pub struct Recorder {
 
 /// The history of a seed.
 pub fn record(seed: u64) -> Recorder {
-    let mut recorder = Recorder {
-        core: SequencerCore::new(CaughtUp::default()),
-        blocks: Vec::new(),
-        waiting: VecDeque::new(),
-        now: Timestamp(1_790_000_000_000_000),
-        random: seed,
-        ids: u128::from(seed) << 64,
-    };
+    let mut recorder = Recorder::new(seed);
     recorder.prepare();
     for _ in 0..ROUNDS {
         for _ in 0..=recorder.draw(4) {
@@ -61,6 +58,17 @@ pub fn record(seed: u64) -> Recorder {
 }
 
 impl Recorder {
+    fn new(seed: u64) -> Self {
+        Self {
+            core: SequencerCore::new(CaughtUp::default()),
+            blocks: Vec::new(),
+            waiting: VecDeque::new(),
+            now: Timestamp(1_790_000_000_000_000),
+            random: seed,
+            ids: u128::from(seed) << 64,
+        }
+    }
+
     /// A number below `below` (SplitMix64).
     fn draw(&mut self, below: u64) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,11 +1,12 @@
 //! One way at least to open each operation, and what may have become of the data at its end.
 
-use tephra_domain::command::Command;
+use tephra_domain::command::{CleanObject, Command};
+use tephra_domain::drift::FoundKind;
 use tephra_domain::effect::{BackendObject, Failure, FailureKind, Outcome};
 use tephra_domain::ids::{SnapshotId, VolumeId};
 use tephra_domain::snapshot::SnapshotState;
 use tephra_domain::volume::{VolumeSource, VolumeState};
-use tephra_replay_tests::world::{World, gib};
+use tephra_replay_tests::world::{World, gib, pool};
 
 /// The data of a volume when its snapshot was taken.
 const OLD: u64 = 111;
@@ -243,7 +244,115 @@ pub const SCENARIOS: &[Scenario] = &[
             snapshot_ends_in(world, subject, &[SnapshotState::Available, SnapshotState::Error]);
         },
     },
+    Scenario {
+        operation: "volume_manage",
+        case: "of something on its pool",
+        backends: &["one"],
+        native_revert: true,
+        open: |world| {
+            world.given_stranger("one", "legacy", 2, OLD);
+            let (volume, command) = world.new_managed("one", "legacy", 2);
+            world.must(command);
+            Subject { volume, snapshot: None }
+        },
+        check: |world, subject| {
+            ends_in(world, subject, &[VolumeState::Available, VolumeState::ErrorManaging]);
+            let here = [world.tag(subject.volume), world.stranger("one", "legacy")];
+            assert!(matches!(here, [Some(OLD), None] | [None, Some(OLD)]), "in one place, whole: {here:?}");
+            if world.volume_state(subject.volume) == VolumeState::Available {
+                assert_eq!(world.tag(subject.volume), Some(OLD));
+            }
+        },
+    },
+    Scenario {
+        operation: "volume_unmanage",
+        case: "of an available volume",
+        backends: &["one"],
+        native_revert: true,
+        open: |world| {
+            let volume = world.given_volume(2, OLD);
+            world.must(Command::UnmanageVolume { volume });
+            Subject { volume, snapshot: None }
+        },
+        check: |world, subject| {
+            ends_in(world, subject, &[VolumeState::Absent, VolumeState::Available, VolumeState::Error]);
+            let name = BackendObject::Volume(subject.volume).unmanaged_name();
+            let here = [world.tag(subject.volume), world.stranger("one", &name)];
+            let state = world.volume_state(subject.volume);
+            assert!(state != VolumeState::Available || here == [Some(OLD), None], "{here:?}");
+            assert!(state != VolumeState::Absent || here == [None, Some(OLD)], "{here:?}");
+            assert!(here.contains(&Some(OLD)), "the data is in one place or the other");
+        },
+    },
+    Scenario {
+        operation: "snapshot_manage",
+        case: "of something on its volume's pool",
+        backends: &["one"],
+        native_revert: true,
+        open: |world| {
+            let volume = world.given_volume(2, NEW);
+            world.given_stranger("one", "before", 2, OLD);
+            let (snapshot, command) = world.new_managed_snapshot(volume, "before", 2);
+            world.must(command);
+            Subject { volume, snapshot: Some(snapshot) }
+        },
+        check: |world, subject| {
+            data_is_safe(world, subject, NEW);
+            snapshot_ends_in(world, subject, &[SnapshotState::Available, SnapshotState::Error]);
+            let here = [snapshot_tag(world, subject), world.stranger("one", "before")];
+            assert!(matches!(here, [Some(OLD), None] | [None, Some(OLD)]), "in one place, whole: {here:?}");
+        },
+    },
+    Scenario {
+        operation: "snapshot_unmanage",
+        case: "of an available snapshot",
+        backends: &["one"],
+        native_revert: true,
+        open: |world| {
+            let volume = world.given_volume(1, OLD);
+            let snapshot = world.given_snapshot(volume);
+            world.write(volume, NEW);
+            world.must(Command::UnmanageSnapshot { snapshot });
+            Subject { volume, snapshot: Some(snapshot) }
+        },
+        check: |world, subject| {
+            data_is_safe(world, subject, NEW);
+            let ends = [SnapshotState::Absent, SnapshotState::Available, SnapshotState::Error];
+            snapshot_ends_in(world, subject, &ends);
+            let object = snapshot_object(subject);
+            let here = [
+                world.storage.contents(&pool("one"), object).map(|contents| contents.tag),
+                world.stranger("one", &object.unmanaged_name()),
+            ];
+            assert!(matches!(here, [Some(OLD), None] | [None, Some(OLD)]), "in one place, whole: {here:?}");
+        },
+    },
+    Scenario {
+        operation: "object_clean",
+        case: "of something that nobody knows",
+        backends: &["one"],
+        native_revert: true,
+        open: |world| {
+            let volume = world.given_volume(1, OLD);
+            world.given_stranger("one", "stray", 3, GARBAGE);
+            let clean = CleanObject { pool: pool("one"), name: "stray".into(), kind: FoundKind::Volume };
+            world.must(Command::CleanObject(Box::new(clean)));
+            Subject { volume, snapshot: None }
+        },
+        check: |world, _| {
+            // what could not be claimed is left alone; what was claimed is gone or owed
+            assert!(matches!(world.stranger("one", "stray"), None | Some(GARBAGE)));
+        },
+    },
 ];
+
+fn snapshot_object(subject: &Subject) -> BackendObject {
+    BackendObject::Snapshot { volume: subject.volume, snapshot: subject.snapshot.unwrap() }
+}
+
+fn snapshot_tag(world: &World, subject: &Subject) -> Option<u64> {
+    world.storage.contents(&pool("one"), snapshot_object(subject)).map(|contents| contents.tag)
+}
 
 fn reverting_volume(world: &mut World) -> Subject {
     let volume = world.given_volume(1, OLD);

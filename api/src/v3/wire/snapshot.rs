@@ -82,7 +82,8 @@ impl SnapshotDetail {
             | SnapshotState::Restoring
             | SnapshotState::Verifying
             | SnapshotState::Error
-            | SnapshotState::ErrorDeleting => "100%",
+            | SnapshotState::ErrorDeleting
+            | SnapshotState::Unmanaging => "100%",
         };
         Self {
             id: snapshot.id.to_string(),

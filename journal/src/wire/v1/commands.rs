@@ -1,14 +1,16 @@
 //! Commands, on their way to the sequencer.
 
 use tephra_domain::command::{
-    Command, CreateSnapshot, CreateVolume, CreateVolumeType, MetadataChange, VolumeTypeRef,
+    CleanObject, Command, CreateSnapshot, CreateVolume, CreateVolumeType, ManageSnapshot, ManageVolume,
+    MetadataChange, VolumeTypeRef,
 };
 
 use super::codec::{Id, Map, Wire, wire_enum, wire_struct};
 use super::commit::{ActorV1, IdempotencyV1};
 use super::orders::{EffectKeyV1, OutcomeV1};
 use super::values::{
-    BackendDescriptionV1, DebtIdV1, QuotaResourceV1, SnapshotStateV1, VolumeSourceV1, VolumeStateV1,
+    BackendDescriptionV1, DebtIdV1, FoundKindV1, PoolIdV1, QuotaResourceV1, SnapshotStateV1, VolumeSourceV1,
+    VolumeStateV1,
 };
 use crate::gateway::Submission;
 use crate::wire::Invalid;
@@ -34,6 +36,19 @@ wire_struct! {
     CreateVolumeTypeV1<'a> for CreateVolumeType {
         volume_type: Id, name: &'a str, description: Option<&'a str>, is_public: bool, extra_specs: Map<'a>,
     }
+    /// What becomes a volume.
+    ManageVolumeV1<'a> for ManageVolume {
+        volume: Id, pool: PoolIdV1<'a>, name: &'a str, size: u32, display_name: Option<&'a str>,
+        description: Option<&'a str>, volume_type: Option<VolumeTypeRefV1<'a>>,
+        availability_zone: Option<&'a str>, metadata: Map<'a>, bootable: bool,
+    }
+    /// What becomes a snapshot.
+    ManageSnapshotV1<'a> for ManageSnapshot {
+        snapshot: Id, volume: Id, name: &'a str, size: u32, display_name: Option<&'a str>,
+        description: Option<&'a str>, metadata: Map<'a>,
+    }
+    /// What is to go.
+    CleanObjectV1<'a> for CleanObject { pool: PoolIdV1<'a>, name: &'a str, kind: FoundKindV1<'a> }
 }
 
 wire_enum! {
@@ -101,6 +116,13 @@ wire_enum! {
             = { Command::ReportOutcome { key, outcome } };
         28 ReleaseDebt { debt: DebtIdV1 } = { Command::ReleaseDebt { debt } };
         29 CheckAttempt { key: EffectKeyV1 } = { Command::CheckAttempt { key } };
+        30 ManageVolume { manage: ManageVolumeV1<'a> } = { Command::ManageVolume(manage) };
+        31 UnmanageVolume { volume: Id } = { Command::UnmanageVolume { volume } };
+        32 ManageSnapshot { manage: ManageSnapshotV1<'a> } = { Command::ManageSnapshot(manage) };
+        33 UnmanageSnapshot { snapshot: Id } = { Command::UnmanageSnapshot { snapshot } };
+        34 CleanObject { clean: CleanObjectV1<'a> } = { Command::CleanObject(clean) };
+        35 FreezeBackend { backend: &'a str } = { Command::FreezeBackend { backend } };
+        36 ThawBackend { backend: &'a str } = { Command::ThawBackend { backend } };
     }
 }
 

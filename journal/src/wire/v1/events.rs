@@ -104,6 +104,16 @@ events! {
         = { Event::Volume(volume, VolumeEvent::BootableChanged { bootable }) };
     VolumeReadonlyChanged { volume: Id, readonly: bool }
         = { Event::Volume(volume, VolumeEvent::ReadonlyChanged { readonly }) };
+    VolumeManageAccepted<'a> { volume: Id, accepted: VolumeCreateAcceptedV1<'a>, name: &'a str }
+        = { Event::Volume(volume, VolumeEvent::ManageAccepted { accepted, name }) };
+    VolumeManaged { volume: Id } = { Event::Volume(volume, VolumeEvent::Managed) };
+    VolumeManageFailed<'a> { volume: Id, operation: Id, failure: FailureV1<'a> }
+        = { Event::Volume(volume, VolumeEvent::ManageFailed { operation, failure }) };
+    VolumeUnmanageAccepted { volume: Id, operation: Id }
+        = { Event::Volume(volume, VolumeEvent::UnmanageAccepted { operation }) };
+    VolumeUnmanaged { volume: Id } = { Event::Volume(volume, VolumeEvent::Unmanaged) };
+    VolumeUnmanageFailed<'a> { volume: Id, operation: Id, failure: FailureV1<'a>, restored: bool }
+        = { Event::Volume(volume, VolumeEvent::UnmanageFailed { operation, failure, restored }) };
 
     SnapshotCreateAccepted<'a> { snapshot: Id, accepted: SnapshotCreateAcceptedV1<'a> }
         = { Event::Snapshot(snapshot, SnapshotEvent::CreateAccepted(accepted)) };
@@ -128,6 +138,16 @@ events! {
         = { Event::Snapshot(snapshot, SnapshotEvent::DetailsUpdated { name, description }) };
     SnapshotMetadataReplaced<'a> { snapshot: Id, metadata: Map<'a> }
         = { Event::Snapshot(snapshot, SnapshotEvent::MetadataReplaced { metadata }) };
+    SnapshotManageAccepted<'a> { snapshot: Id, accepted: SnapshotCreateAcceptedV1<'a>, name: &'a str }
+        = { Event::Snapshot(snapshot, SnapshotEvent::ManageAccepted { accepted, name }) };
+    SnapshotManaged { snapshot: Id } = { Event::Snapshot(snapshot, SnapshotEvent::Managed) };
+    SnapshotManageFailed<'a> { snapshot: Id, operation: Id, failure: FailureV1<'a> }
+        = { Event::Snapshot(snapshot, SnapshotEvent::ManageFailed { operation, failure }) };
+    SnapshotUnmanageAccepted { snapshot: Id, operation: Id }
+        = { Event::Snapshot(snapshot, SnapshotEvent::UnmanageAccepted { operation }) };
+    SnapshotUnmanaged { snapshot: Id } = { Event::Snapshot(snapshot, SnapshotEvent::Unmanaged) };
+    SnapshotUnmanageFailed<'a> { snapshot: Id, operation: Id, failure: FailureV1<'a>, restored: bool }
+        = { Event::Snapshot(snapshot, SnapshotEvent::UnmanageFailed { operation, failure, restored }) };
 
     VolumeTypeCreated<'a> {
         volume_type: Id, name: &'a str, description: Option<&'a str>, is_public: bool, extra_specs: Map<'a>
@@ -155,6 +175,8 @@ events! {
     BackendEnabled<'a> { backend: &'a str } = { Event::Backend(backend, BackendEvent::Enabled) };
     BackendDisabled<'a> { backend: &'a str, reason: Option<&'a str> }
         = { Event::Backend(backend, BackendEvent::Disabled { reason }) };
+    BackendFrozen<'a> { backend: &'a str } = { Event::Backend(backend, BackendEvent::Frozen) };
+    BackendThawed<'a> { backend: &'a str } = { Event::Backend(backend, BackendEvent::Thawed) };
 
     OperationOpened<'a> { operation: Id, project: &'a str, kind: OperationKindV1<'a> }
         = { Event::Operation(operation, OperationEvent::Opened { project, kind }) };

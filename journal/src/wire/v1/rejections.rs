@@ -76,6 +76,11 @@ wire_enum! {
         44 SnapshotHeldByVolume { snapshot: Id } = { Rejection::SnapshotHeldByVolume { snapshot } };
         45 IdempotencyKeyReused {} = { Rejection::IdempotencyKeyReused };
         46 StaleReport {} = { Rejection::StaleReport };
+        47 ObjectAlreadyManaged { name: &'a str } = { Rejection::ObjectAlreadyManaged { name } };
+        48 BackendNotInService { backend: &'a str } = { Rejection::BackendNotInService { backend } };
+        49 BackendFrozen { backend: &'a str } = { Rejection::BackendFrozen { backend } };
+        50 BackendFreezeUnchanged { service: &'a str, frozen: bool }
+            = { Rejection::BackendFreezeUnchanged { service, frozen } };
     }
 }
 

@@ -2,8 +2,9 @@
 
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
-    OperationKind, SnapshotCreate, SnapshotDelete, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
-    VolumeRecover, VolumeRevert,
+    ObjectClean, OperationKind, SnapshotCreate, SnapshotDelete, SnapshotManage, SnapshotUnmanage,
+    StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend, VolumeManage, VolumeRecover, VolumeRevert,
+    VolumeUnmanage,
 };
 
 use super::codec::{Id, wire_enum, wire_struct};
@@ -35,6 +36,18 @@ wire_struct! {
     SnapshotDeleteV1<'a> for SnapshotDelete { volume: Id, snapshot: Id, pool: PoolIdV1<'a> }
     /// Asks whether a status is true.
     StatusVerifyV1<'a> for StatusVerify { object: BackendObjectV1, pool: PoolIdV1<'a>, size: u32 }
+    /// Takes a volume over.
+    VolumeManageV1<'a> for VolumeManage { volume: Id, pool: PoolIdV1<'a>, name: &'a str, size: u32 }
+    /// Gives a volume up.
+    VolumeUnmanageV1<'a> for VolumeUnmanage { volume: Id, pool: Option<PoolIdV1<'a>>, size: u32 }
+    /// Takes a snapshot over.
+    SnapshotManageV1<'a> for SnapshotManage {
+        volume: Id, snapshot: Id, pool: PoolIdV1<'a>, name: &'a str, size: u32,
+    }
+    /// Gives a snapshot up.
+    SnapshotUnmanageV1<'a> for SnapshotUnmanage { volume: Id, snapshot: Id, pool: PoolIdV1<'a>, size: u32 }
+    /// Removes what is none of ours.
+    ObjectCleanV1<'a> for ObjectClean { pool: PoolIdV1<'a>, name: &'a str, object: BackendObjectV1 }
 }
 
 wire_enum! {
@@ -54,5 +67,10 @@ wire_enum! {
         5 SnapshotCreate { saga: SnapshotCreateV1<'a> } = { OperationKind::SnapshotCreate(saga) };
         6 SnapshotDelete { saga: SnapshotDeleteV1<'a> } = { OperationKind::SnapshotDelete(saga) };
         7 StatusVerify { saga: StatusVerifyV1<'a> } = { OperationKind::StatusVerify(saga) };
+        8 VolumeManage { saga: VolumeManageV1<'a> } = { OperationKind::VolumeManage(saga) };
+        9 VolumeUnmanage { saga: VolumeUnmanageV1<'a> } = { OperationKind::VolumeUnmanage(saga) };
+        10 SnapshotManage { saga: SnapshotManageV1<'a> } = { OperationKind::SnapshotManage(saga) };
+        11 SnapshotUnmanage { saga: SnapshotUnmanageV1<'a> } = { OperationKind::SnapshotUnmanage(saga) };
+        12 ObjectClean { saga: ObjectCleanV1<'a> } = { OperationKind::ObjectClean(saga) };
     }
 }

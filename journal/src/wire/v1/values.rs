@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tephra_domain::backend::BackendDescription;
+use tephra_domain::drift::FoundKind;
 use tephra_domain::effect::{BackendObject, Failure, FailureKind};
 use tephra_domain::ids::{DebtId, PoolId, VolumeTypeId};
 use tephra_domain::operation::{OperationEnd, Phase};
@@ -19,11 +20,12 @@ wire_code! {
     VolumeStateV1 for VolumeState {
         0 Absent, 1 Creating, 2 Available, 3 Deleting, 4 Extending, 5 Reverting, 6 Verifying, 7 Error,
         8 ErrorDeleting, 9 ErrorExtending, 10 ErrorRestoring, 11 ErrorManaging, 12 ErrorBackingUp,
-        13 Maintenance,
+        13 Maintenance, 14 Managing, 15 Unmanaging,
     }
     /// A snapshot's status without data.
     SnapshotStateV1 for SnapshotState {
         0 Absent, 1 Creating, 2 Available, 3 Deleting, 4 Restoring, 5 Verifying, 6 Error, 7 ErrorDeleting,
+        8 Unmanaging,
     }
     /// What kind of failure it was.
     FailureKindV1 for FailureKind {
@@ -84,6 +86,11 @@ wire_enum! {
         2 SafetySnapshot { volume: Id, operation: Id } = { BackendObject::SafetySnapshot { volume, operation } };
         3 TemporaryVolume { volume: Id, operation: Id } = { BackendObject::TemporaryVolume { volume, operation } };
     }
+    /// What kind of thing a backend shows.
+    FoundKindV1<'a> for FoundKind {
+        0 Volume {} = { FoundKind::Volume };
+        1 Snapshot { of: Option<&'a str> } = { FoundKind::Snapshot { of } };
+    }
     /// What a volume starts from.
     VolumeSourceV1 for VolumeSource {
         0 Blank {} = { VolumeSource::Blank };
@@ -118,6 +125,8 @@ wire_enum! {
         10 ErrorManaging {} = { VolumeStatus::ErrorManaging };
         11 ErrorBackingUp {} = { VolumeStatus::ErrorBackingUp };
         12 Maintenance {} = { VolumeStatus::Maintenance };
+        13 Managing { operation: Id } = { VolumeStatus::Managing { operation } };
+        14 Unmanaging { operation: Id, from: VolumeStateV1 } = { VolumeStatus::Unmanaging { operation, from } };
     }
     /// A snapshot's status.
     SnapshotStatusV1 for SnapshotStatus {
@@ -128,6 +137,8 @@ wire_enum! {
         4 Verifying { operation: Id, from: SnapshotStateV1 } = { SnapshotStatus::Verifying { operation, from } };
         5 Error {} = { SnapshotStatus::Error };
         6 ErrorDeleting {} = { SnapshotStatus::ErrorDeleting };
+        7 Unmanaging { operation: Id, from: SnapshotStateV1 }
+            = { SnapshotStatus::Unmanaging { operation, from } };
     }
     /// Where an operation stands.
     PhaseV1 for Phase {
