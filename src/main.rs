@@ -53,6 +53,9 @@ enum Command {
     Verify(commands::verify::VerifyArgs),
     Rebuild(commands::rebuild::RebuildArgs),
     Bench(commands::bench::BenchArgs),
+    /// Look after the public events: every event of the ledger, on a stream for other programs.
+    #[command(subcommand)]
+    Events(commands::events::EventsCommand),
     /// Copy a journal between a file of one machine and NATS.
     #[command(subcommand)]
     Journal(commands::journal::JournalCommand),
@@ -88,6 +91,7 @@ async fn run(command: Command, output: Output) -> CommandResult {
         Command::Verify(args) => commands::verify::run(&args, output).await,
         Command::Rebuild(args) => commands::rebuild::run(&args, output).await,
         Command::Bench(args) => commands::bench::run(&args, output).await,
+        Command::Events(command) => commands::events::run(&command, output).await,
         Command::Journal(command) => commands::journal::run(&command, output).await,
         Command::Config(command) => commands::config::run(&command, output),
     }

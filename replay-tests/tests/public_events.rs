@@ -346,3 +346,15 @@ async fn a_cloud_event_looks_like_this() {
     let shown = messages.iter().find(|message| message.mark.id.ends_with(".1")).unwrap();
     insta::assert_json_snapshot!(json!({ "subject": shown.subject, "event": body(shown) }));
 }
+
+#[test]
+fn the_documents_quote_the_examples_as_they_are_tested() {
+    let documents = include_str!("../../docs/public-events.md");
+    let examples = [
+        include_str!("../../docs/examples/follow-events.sh"),
+        include_str!("../../docs/examples/follow_events.py"),
+    ];
+    for example in examples {
+        assert!(documents.contains(example), "quote this in docs/public-events.md:\n{example}");
+    }
+}

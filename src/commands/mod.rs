@@ -4,6 +4,7 @@ pub mod bench;
 pub mod config;
 pub mod debts;
 pub mod event_table;
+pub mod events;
 pub mod history;
 pub mod journal;
 pub mod log;

@@ -16,8 +16,8 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::AckPolicy;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Info, PersistenceMode, Placement, RetentionPolicy, StorageType,
@@ -140,13 +140,18 @@ impl JetStreamEvents {
         self.context.delete_stream(&self.wanted.name).await.map(drop).map_err(|error| self.failed(error))
     }
 
-    /// Makes a durable consumer, which remembers how far its reader has come, of the events of one
-    /// project or of all. A reader then needs no more than to ask it for events and to acknowledge
+    /// Makes a durable consumer, which remembers how far its reader has come, of the events after
+    /// number `after`, of one project or of all. A reader then needs no more than to ask it for events and to acknowledge
     /// them. One that is there already stays what it is.
     ///
     /// # Errors
     /// If the servers do not let us, or there is another one of that name.
-    pub async fn make_consumer(&self, name: &str, project: Option<&str>) -> Result<(), NatsError> {
+    pub async fn make_consumer(
+        &self,
+        name: &str,
+        project: Option<&str>,
+        after: u64,
+    ) -> Result<(), NatsError> {
         let filter = match project {
             Some(project) => self.cell.project_event_subjects(Some(project)),
             None => self.cell.event_subjects(),
@@ -155,6 +160,7 @@ impl JetStreamEvents {
             durable_name: Some(name.to_owned()),
             name: Some(name.to_owned()),
             ack_policy: AckPolicy::Explicit,
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after.saturating_add(1) },
             filter_subject: filter,
             ..PullConfig::default()
         };

@@ -204,7 +204,7 @@ async fn who_publishes_events_can_do_that_and_nothing_else() {
         assert!(!can_append(&client, subject).await, "{subject}");
     }
     assert!(stream.delete().await.is_err(), "the publisher does not delete events");
-    assert!(stream.make_consumer("mine", None).await.is_err(), "nor does it make consumers");
+    assert!(stream.make_consumer("mine", None, 0).await.is_err(), "nor does it make consumers");
     for role in ["sequencer", "api", "executor_lvm"] {
         let client = roles.client(role).await;
         assert!(!can_append(&client, &event(701).subject).await, "{role} publishes events");
@@ -224,10 +224,10 @@ async fn a_project_s_consumer_gets_that_project_s_events_and_can_do_nothing_else
     publish_to(&publisher, 300).await;
     let operator = JetStreamEvents::new(&roles.client("operator").await, &roles.config("operator"));
     for project in ["alpha", "beta"] {
-        operator.make_consumer(project, Some(project)).await.unwrap();
-        operator.make_consumer(project, Some(project)).await.unwrap();
+        operator.make_consumer(project, Some(project), 0).await.unwrap();
+        operator.make_consumer(project, Some(project), 0).await.unwrap();
     }
-    assert!(operator.make_consumer("alpha", Some("beta")).await.is_err(), "a name is not used twice");
+    assert!(operator.make_consumer("alpha", Some("beta"), 0).await.is_err(), "a name is not used twice");
     publish_to(&publisher, 600).await;
 
     let client = roles.client("consumer_alpha").await;
