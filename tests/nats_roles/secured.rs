@@ -20,6 +20,8 @@ use crate::{create, status_becomes, volumes_are_placed};
 
 const PERMISSIONS: &str = include_str!("../../deploy/nats/permissions.conf.example");
 const ROLES: [&str; 3] = ["sequencer", "api", "executor_lvm"];
+/// Who else the permissions name.
+const OTHERS: [&str; 4] = ["system", "events", "operator", "consumer_alpha"];
 const TOKEN: &str = "the-token-of-alice";
 const ADMIN_TOKEN: &str = "the-token-of-an-administrator";
 
@@ -47,7 +49,7 @@ impl Secured {
         let mut include = certificates.of_the_server();
         match identity {
             Identity::Nkey => {
-                for role in ROLES.iter().chain(&["system"]) {
+                for role in ROLES.iter().chain(&OTHERS) {
                     let key = KeyPair::new_user();
                     std::fs::write(home.join(format!("{}.seed", role)), key.seed()?)?;
                     environment.insert(format!("TEPHRA_{}_NKEY", role.to_uppercase()), key.public_key());
