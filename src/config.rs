@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{CommandError, CommandResult, Exit, WithExit as _};
 use crate::roles::RoleKind;
 
+mod lvm;
 mod nats;
 
+pub use lvm::LvmSection;
 pub use nats::NatsSection;
 
 /// Where clients expect a Cinder.
@@ -184,6 +186,9 @@ pub struct BackendConfig {
     /// Effects performed at a time.
     #[serde(default = "default_parallelism")]
     pub parallelism: usize,
+    /// `lvm`: its volume group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lvm: Option<LvmSection>,
 }
 
 fn default_zone() -> String {
@@ -215,6 +220,7 @@ impl BackendConfig {
             reserved_percentage: 0,
             native_revert: default_native_revert(),
             parallelism: default_parallelism(),
+            lvm: None,
         }
     }
 }
@@ -227,6 +233,8 @@ pub enum Driver {
     Directory,
     /// Files in a directory that clients mount over NFS.
     Nfs,
+    /// Logical volumes of lvm2.
+    Lvm,
 }
 
 impl Config {
@@ -286,14 +294,21 @@ impl Config {
         self.check_limits()?;
         let mut names = BTreeSet::new();
         let mut directories = BTreeSet::new();
+        let mut groups = BTreeSet::new();
         for (index, backend) in self.backends.iter().enumerate() {
             let key = |name: &str| format!("backends[{index}].{name}");
             check_backend(backend, &key)?;
             if !names.insert(backend.name.clone()) {
                 return Err(refuse(&key("name"), format!("`{}` is taken by another backend", backend.name)));
             }
-            if !directories.insert(self.backend_directory(backend)) {
-                return Err(refuse(&key("directory"), "two backends cannot share a directory"));
+            match &backend.lvm {
+                Some(lvm) if !groups.insert(&lvm.volume_group) => {
+                    return Err(refuse(&key("lvm.volume_group"), "two backends cannot share a volume group"));
+                }
+                None if !directories.insert(self.backend_directory(backend)) => {
+                    return Err(refuse(&key("directory"), "two backends cannot share a directory"));
+                }
+                Some(_) | None => {}
             }
         }
         Ok(self)
@@ -378,14 +393,35 @@ fn check_backend(backend: &BackendConfig, key: &impl Fn(&str) -> String) -> Comm
     if backend.parallelism == 0 {
         return Err(refuse(&key("parallelism"), "must be at least 1"));
     }
+    check_lvm(backend, key)?;
     match (backend.driver, &backend.export) {
         (Driver::Nfs, None) => Err(refuse(&key("export"), "the driver `nfs` needs it: `server:/path`")),
-        (Driver::Directory, Some(_)) => Err(refuse(&key("export"), "only for the driver `nfs`")),
+        (Driver::Directory | Driver::Lvm, Some(_)) => {
+            Err(refuse(&key("export"), "only for the driver `nfs`"))
+        }
         (Driver::Nfs, Some(export)) if !export.contains(":/") => {
             Err(refuse(&key("export"), "must be of the form `server:/path`"))
         }
-        (Driver::Nfs, Some(_)) | (Driver::Directory, None) => Ok(()),
+        (Driver::Nfs, Some(_)) | (Driver::Directory | Driver::Lvm, None) => Ok(()),
     }
+}
+
+fn check_lvm(backend: &BackendConfig, key: &impl Fn(&str) -> String) -> CommandResult {
+    let (refused, reason) = match (backend.driver, &backend.lvm) {
+        (Driver::Lvm, None) => {
+            ("lvm".to_owned(), "the driver `lvm` needs [backends.lvm] with a volume_group")
+        }
+        (Driver::Directory | Driver::Nfs, Some(_)) => ("lvm".to_owned(), "only for the driver `lvm`"),
+        (Driver::Lvm, Some(_)) if backend.directory.is_some() => {
+            ("directory".to_owned(), "only for the drivers `directory` and `nfs`")
+        }
+        (Driver::Lvm, Some(lvm)) => match lvm.refused() {
+            Some((name, reason)) => (format!("lvm.{name}"), reason),
+            None => return Ok(()),
+        },
+        (Driver::Directory | Driver::Nfs, None) => return Ok(()),
+    };
+    Err(refuse(&key(&refused), reason))
 }
 
 fn is_reserved(c: char) -> bool {
@@ -452,6 +488,13 @@ mod tests {
         refused(&format!("{backend}parallelism = 0"), "parallelism");
         refused(&format!("{backend}export = \"a:/b\""), "backends[0].export");
         refused("[[backends]]\nname = \"a\"\ndriver = \"nfs\"", "backends[0].export");
+        refused("[[backends]]\nname = \"a\"\ndriver = \"lvm\"", "backends[0].lvm");
+        refused(&format!("{backend}[backends.lvm]\nvolume_group = \"vg\""), "backends[0].lvm");
+        let lvm = "[[backends]]\nname = \"a\"\ndriver = \"lvm\"\n[backends.lvm]\nvolume_group = \"vg\"\n";
+        refused(&format!("{lvm}{}", lvm.replace("\"a\"", "\"b\"")), "backends[1].lvm.volume_group");
+        refused(&format!("{lvm}volume_clear = \"none\"\nvolume_clear_size_mib = 1"), "volume_clear_size_mib");
+        refused(&format!("{lvm}command_time_limit_s = 0"), "backends[0].lvm.command_time_limit_s");
+        refused(&format!("{lvm}provisioning = \"sparse\""), "sparse");
         refused("[[backends]]\nname = \"a@b\"\ndriver = \"directory\"", "backends[0].name");
         refused("[[backends]]\nname = \"a\"\ndriver = \"floppy\"", "floppy");
     }
@@ -500,6 +543,7 @@ mod tests {
             backends: vec![BackendConfig {
                 directory: Some(PathBuf::new()),
                 export: Some(String::new()),
+                lvm: Some(toml::from_str("volume_group = \"vg\"\nthin_pool = \"pool\"").unwrap()),
                 ..BackendConfig::default_directory()
             }],
             ..Config::default()

@@ -17,6 +17,8 @@ use tephra_api::state::{ApiSettings, App, AppState};
 use tephra_domain::ids::{BackendName, ZoneName};
 use tephra_executors::backend::Backend;
 use tephra_executors::backend::directory::{self, DirectoryBackend, DirectoryConfig};
+use tephra_executors::backend::lvm::{LvmBackend, LvmConfig};
+use tephra_executors::process::Spawner;
 use tephra_executors::runner::{Runner, RunnerConfig};
 use tephra_journal::clock::{Clock, SystemClock};
 use tephra_journal::embedded::EmbeddedLog;
@@ -165,7 +167,7 @@ impl Stage {
         start_projector(&self.views, &self.log, Some(self.feed.clone()), roles).await?;
         bootstrap(gateway.as_ref()).await?;
         for backend in &config.backends {
-            let opened = open_backend(config, backend)?;
+            let opened = open_backend(config, backend).await?;
             let (queue, gateway) = (Arc::new(queue.clone()), Arc::clone(&gateway));
             let (pools, clock) = (self.pools.clone(), Arc::clone(&self.clock));
             start_runner(config, backend, RunnerParts { opened, queue, gateway, pools, clock }, roles);
@@ -385,11 +387,22 @@ fn open_to_all(address: SocketAddr) -> CommandError {
     )
 }
 
-fn open_backend(config: &Config, backend: &BackendConfig) -> CommandResult<Arc<dyn Backend>> {
+async fn open_backend(config: &Config, backend: &BackendConfig) -> CommandResult<Arc<dyn Backend>> {
+    let unusable = || format!("the backend {} cannot be used", backend.name);
     let name = BackendName::new(&*backend.name);
+    if let Some(lvm) = &backend.lvm {
+        let settings = LvmConfig {
+            availability_zone: ZoneName::new(&*backend.availability_zone),
+            max_over_subscription_ratio: backend.max_over_subscription_ratio,
+            reserved_percentage: backend.reserved_percentage,
+            ..LvmConfig::new(name, config.host(), &*lvm.volume_group)
+        };
+        let opened = LvmBackend::open(lvm.apply(settings), Arc::new(Spawner)).await;
+        return Ok(Arc::new(opened.with_context(unusable)?));
+    }
     let driver = match (backend.driver, &backend.export) {
         (Driver::Nfs, Some(export)) => directory::Driver::Nfs { export: export.clone() },
-        (Driver::Nfs | Driver::Directory, _) => directory::Driver::Directory,
+        (Driver::Nfs | Driver::Directory | Driver::Lvm, _) => directory::Driver::Directory,
     };
     let settings = DirectoryConfig {
         driver,
@@ -399,9 +412,7 @@ fn open_backend(config: &Config, backend: &BackendConfig) -> CommandResult<Arc<d
         native_revert: backend.native_revert,
         ..DirectoryConfig::new(name, config.host(), config.backend_directory(backend))
     };
-    let opened = DirectoryBackend::open(settings)
-        .with_context(|| format!("the backend {} cannot be used", backend.name))?;
-    Ok(Arc::new(opened))
+    Ok(Arc::new(DirectoryBackend::open(settings).with_context(unusable)?))
 }
 
 /// The data directory in full, for messages.

@@ -194,7 +194,7 @@ impl<'a> NatsStage<'a> {
     }
 
     async fn start_executor(&self, backend: &BackendConfig, roles: &mut Roles) -> CommandResult {
-        let opened = open_backend(self.config, backend)?;
+        let opened = open_backend(self.config, backend).await?;
         let name = BackendName::new(&*backend.name);
         let queue =
             JetStreamQueue::open_to_take(&self.client, &self.nats, order_queue(), CancellationToken::new())

@@ -5,19 +5,17 @@
 //! Data is compared by [`Fingerprint`], so that volumes of many GiB cost what they hold.
 //! A backend that drives other programs is killed between every two of them: [`interrupt`].
 
+mod fingerprint;
 pub mod interrupt;
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::future::Future;
-use std::io;
-use std::path::Path;
 use std::pin::Pin;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use futures::future::join_all;
-use sha2::{Digest, Sha256};
 use tephra_domain::drift::{FoundKind, FoundObject};
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{OperationId, PoolName, SnapshotId, VolumeId};
@@ -25,60 +23,11 @@ use tephra_domain::units::{SizeGib, Timestamp};
 use uuid::Uuid;
 
 use super::Backend;
-use super::directory::copy;
+
+pub use self::fingerprint::{CHUNK_BYTES, Fingerprint};
 
 /// The unit in which the suite writes and fingerprints.
 pub const BLOCK_BYTES: u64 = 4096;
-
-/// The size and a digest of every block that is not zeroes, with its place: equal if and only if
-/// the bytes are equal, wherever the holes are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fingerprint {
-    /// The size in bytes.
-    pub bytes: u64,
-    /// SHA-256, in hexadecimal.
-    pub sha256: String,
-}
-
-impl Fingerprint {
-    /// Of blocks in their order, those of zeroes left out by the caller or here.
-    pub fn of_blocks<'a>(bytes: u64, blocks: impl IntoIterator<Item = (u64, &'a [u8])>) -> Self {
-        let mut digest = Sha256::new();
-        for (block, content) in blocks {
-            add_block(&mut digest, block, content);
-        }
-        Self { bytes, sha256: hex::encode(digest.finalize()) }
-    }
-
-    /// Of a file; holes are not read.
-    ///
-    /// # Errors
-    /// Of opening and reading it.
-    pub fn of_file(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let bytes = file.metadata()?.len();
-        let mut digest = Sha256::new();
-        for extent in copy::extents(&file, 0, bytes) {
-            let (start, end) = extent?;
-            // extents begin and end where the file system's blocks do
-            let (start, end) = (start - start % BLOCK_BYTES, end.next_multiple_of(BLOCK_BYTES).min(bytes));
-            copy::for_each_block(&file, start, end, &|| true, &mut |at, content| {
-                add_block(&mut digest, at / BLOCK_BYTES, content);
-                Ok(())
-            })?;
-        }
-        Ok(Self { bytes, sha256: hex::encode(digest.finalize()) })
-    }
-}
-
-fn add_block(digest: &mut Sha256, block: u64, content: &[u8]) {
-    let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    if let Some(used) = content.get(..used).filter(|used| !used.is_empty()) {
-        digest.update(block.to_le_bytes());
-        digest.update((used.len() as u64).to_le_bytes());
-        digest.update(used);
-    }
-}
 
 /// A backend to be checked, with a way to its data behind its back.
 #[async_trait]
@@ -91,6 +40,12 @@ pub trait Bench: Send + Sync {
 
     /// What an object holds; nothing if it does not exist.
     async fn fingerprint(&self, object: BackendObject) -> Option<Fingerprint>;
+
+    /// What tells whether a repetition has changed an object. Where reading takes long, not all of
+    /// it need be read; what the suite claims of data it holds against [`Bench::fingerprint`].
+    async fn glance(&self, object: BackendObject) -> Option<Fingerprint> {
+        self.fingerprint(object).await
+    }
 
     /// Leaves behind what an attempt at the effect leaves that was killed half-way.
     async fn leave_interrupted(&self, effect: &Effect);
@@ -128,6 +83,7 @@ cases! {
     a_volume_from_a_snapshot_is_as_large_as_asked_with_zeroes_beyond,
     a_clone_and_its_source_go_separate_ways,
     an_extended_volume_keeps_its_data_with_zeroes_beyond,
+    a_volume_with_snapshots_grows_and_they_stay_as_they_are,
     a_shrunk_volume_keeps_its_data,
     shrinking_never_cuts_data_off,
     deleting_takes_the_object_and_no_other,
@@ -148,8 +104,9 @@ cases! {
 /// At the first thing that a backend must show and this one does not.
 pub async fn check_all(bench: &dyn Bench) {
     for case in CASES {
-        tracing::info!(case = case.name, "checking");
+        let began = Instant::now();
         (case.run)(&Suite { bench, case: case.name }).await;
+        println!("{:>6.1} s  {}", began.elapsed().as_secs_f64(), case.name);
     }
 }
 
@@ -195,9 +152,9 @@ impl Suite<'_> {
     async fn done(&self, effect: Effect) {
         self.bench.leave_interrupted(&effect).await;
         self.performed(&effect, "first").await;
-        let once = self.bench.fingerprint(effect.target()).await;
+        let once = self.bench.glance(effect.target()).await;
         self.performed(&effect, "second").await;
-        let twice = self.bench.fingerprint(effect.target()).await;
+        let twice = self.bench.glance(effect.target()).await;
         assert_eq!(once, twice, "{}: {effect:?} twice is not as once", self.case);
     }
 
@@ -208,11 +165,11 @@ impl Suite<'_> {
 
     /// Performs an effect that must fail like this, and must leave its target as it is.
     async fn refused(&self, effect: Effect, kind: FailureKind) {
-        let before = self.bench.fingerprint(effect.target()).await;
+        let before = self.bench.glance(effect.target()).await;
         let result = self.bench.backend().perform(&self.pool(), &effect).await;
         let found = result.as_ref().err().map(|failure: &Failure| failure.kind);
         assert_eq!(found, Some(kind), "{}: {effect:?} gave {result:?}", self.case);
-        let after = self.bench.fingerprint(effect.target()).await;
+        let after = self.bench.glance(effect.target()).await;
         assert_eq!(before, after, "{}: the refused {effect:?} changed its target", self.case);
     }
 
@@ -251,7 +208,7 @@ impl Suite<'_> {
     }
 
     async fn assert_absent(&self, object: BackendObject) {
-        assert_eq!(self.bench.fingerprint(object).await, None, "{}: {object} exists", self.case);
+        assert_eq!(self.bench.glance(object).await, None, "{}: {object} exists", self.case);
     }
 }
 
@@ -273,7 +230,7 @@ async fn its_description_and_its_figures_name_the_same_pools(suite: &Suite<'_>) 
 }
 
 async fn a_blank_volume_has_its_size_and_holds_zeroes(suite: &Suite<'_>) {
-    for size in [ONE, THREE] {
+    for size in [ONE, TWO] {
         let volume = suite.blank(size).await;
         suite.assert_same(volume, &Fingerprint::of_blocks(size.bytes(), [])).await;
     }
@@ -329,13 +286,13 @@ async fn a_revert_brings_the_snapshot_back_and_keeps_it(suite: &Suite<'_>) {
 }
 
 async fn a_revert_through_a_temporary_volume_brings_the_snapshot_back(suite: &Suite<'_>) {
-    let volume = suite.written(TWO).await;
+    let volume = suite.written(ONE).await;
     let before = suite.fingerprint(volume).await;
     let snapshot = snapshot_of(volume);
     suite.done(Effect::CreateSnapshot { snapshot }).await;
-    suite.scribble(volume, TWO, "second").await;
+    suite.scribble(volume, ONE, "second").await;
     let temporary = BackendObject::TemporaryVolume { volume: volume.volume(), operation: operation() };
-    suite.done(Effect::CreateVolumeFromSnapshot { volume: temporary, size: TWO, snapshot }).await;
+    suite.done(Effect::CreateVolumeFromSnapshot { volume: temporary, size: ONE, snapshot }).await;
     suite.done(Effect::OverwriteVolume { volume, source: temporary }).await;
     suite.assert_same(volume, &before).await;
     suite.done(Effect::DeleteVolume { volume: temporary }).await;
@@ -350,7 +307,7 @@ async fn a_volume_from_a_snapshot_is_as_large_as_asked_with_zeroes_beyond(suite:
     let snapshot = snapshot_of(source);
     suite.done(Effect::CreateSnapshot { snapshot }).await;
     suite.scribble(source, ONE, "second").await;
-    for size in [ONE, THREE] {
+    for size in [ONE, TWO] {
         let made = volume();
         suite.done(Effect::CreateVolumeFromSnapshot { volume: made, size, snapshot }).await;
         suite.assert_same(made, &Fingerprint { bytes: size.bytes(), ..before.clone() }).await;
@@ -378,18 +335,37 @@ async fn a_clone_and_its_source_go_separate_ways(suite: &Suite<'_>) {
 async fn an_extended_volume_keeps_its_data_with_zeroes_beyond(suite: &Suite<'_>) {
     let volume = suite.written(ONE).await;
     let before = suite.fingerprint(volume).await;
-    suite.done(Effect::ExtendVolume { volume, to: THREE }).await;
-    suite.assert_same(volume, &Fingerprint { bytes: THREE.bytes(), ..before.clone() }).await;
-    // it has at least that size already
     suite.done(Effect::ExtendVolume { volume, to: TWO }).await;
-    suite.assert_same(volume, &Fingerprint { bytes: THREE.bytes(), ..before }).await;
+    let extended = Fingerprint { bytes: TWO.bytes(), ..before };
+    suite.assert_same(volume, &extended).await;
+    // it has at least that size already
+    suite.done(Effect::ExtendVolume { volume, to: ONE }).await;
+    suite.assert_same(volume, &extended).await;
     suite.refused(Effect::ExtendVolume { volume: self::volume(), to: TWO }, FailureKind::ObjectMissing).await;
+}
+
+async fn a_volume_with_snapshots_grows_and_they_stay_as_they_are(suite: &Suite<'_>) {
+    let volume = suite.written(ONE).await;
+    let before = suite.fingerprint(volume).await;
+    let snapshot = snapshot_of(volume);
+    suite.done(Effect::CreateSnapshot { snapshot }).await;
+    suite.done(Effect::ExtendVolume { volume, to: TWO }).await;
+    suite.scribble(volume, TWO, "second").await;
+    let grown = suite.fingerprint(volume).await;
+    suite.assert_same(snapshot, &before).await;
+    suite.done(Effect::Verify { object: snapshot, size: ONE }).await;
+    suite.done(Effect::Verify { object: volume, size: TWO }).await;
+    let later = snapshot_of(volume);
+    suite.done(Effect::CreateSnapshot { snapshot: later }).await;
+    suite.assert_same(later, &grown).await;
+    suite.done(Effect::DeleteSnapshot { snapshot }).await;
+    suite.assert_same(volume, &grown).await;
 }
 
 async fn a_shrunk_volume_keeps_its_data(suite: &Suite<'_>) {
     let volume = suite.written(ONE).await;
     let before = suite.fingerprint(volume).await;
-    suite.done(Effect::ExtendVolume { volume, to: THREE }).await;
+    suite.done(Effect::ExtendVolume { volume, to: TWO }).await;
     suite.done(Effect::ShrinkVolume { volume, to: ONE }).await;
     suite.assert_same(volume, &before).await;
     // the extend may not have happened at all

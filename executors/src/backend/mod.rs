@@ -4,12 +4,14 @@
 //! performing it once, and a crash at any point is repaired by performing it again.
 //!
 //! * [`directory`]: volumes as sparse files, on a local file system or on NFS.
+//! * [`lvm`]: logical volumes of lvm2, thick or thin.
 //! * [`memory`]: simulated objects, for tests and the simulator. [`faulty`]: any backend, failing
 //!   by script. [`conformance`]: what every backend must show.
 
 pub mod conformance;
 pub mod directory;
 pub mod faulty;
+pub mod lvm;
 pub mod memory;
 
 use std::collections::BTreeMap;

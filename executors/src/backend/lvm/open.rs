@@ -1,0 +1,113 @@
+//! Finding the volume group, and finding or making the thin pool.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use tephra_domain::effect::{Failure, FailureKind};
+
+use super::plan::Settings;
+use super::{LvmBackend, LvmConfig, Provisioning, name};
+use crate::process::{Launcher, Program};
+
+/// What a new thin pool takes of the free space, in per cent: the rest is for its metadata and
+/// their spare, and for repairs (Cinder leaves as much).
+const POOL_PERCENT: &str = "95%FREE";
+
+/// Why a volume group cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process serves it.
+    #[error("the volume group {volume_group} is served by another process, which holds {lock}")]
+    Taken {
+        /// The volume group.
+        volume_group: String,
+        /// The lock file.
+        lock: String,
+    },
+    /// The lock file cannot be made.
+    #[error("the lock file {lock} cannot be made: {source}")]
+    NoLock {
+        /// The lock file.
+        lock: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A name that lvm2 cannot have.
+    #[error("{name:?} is no name for a volume group or a thin pool")]
+    BadName {
+        /// The name.
+        name: String,
+    },
+    /// It is not there, or not whole.
+    #[error("{0}")]
+    Unusable(Failure),
+    /// Its extents do not add up to whole GiB.
+    #[error("the extents of {volume_group} are {extent_bytes} bytes each, which do not make whole GiB")]
+    UnevenExtents {
+        /// The volume group.
+        volume_group: String,
+        /// Their size.
+        extent_bytes: u64,
+    },
+}
+
+/// See [`LvmBackend::open`].
+pub async fn open(config: LvmConfig, launcher: Arc<dyn Launcher>) -> Result<LvmBackend, OpenError> {
+    for name in [&config.volume_group, &config.thin_pool] {
+        if !name::is_possible(name) {
+            return Err(OpenError::BadName { name: name.clone() });
+        }
+    }
+    let lock = lock(&config)?;
+    let settings = Settings { thin_pool: None, clear: config.volume_clear };
+    let mut backend = LvmBackend { config, settings, launcher, _lock: lock };
+    let vg = backend.vg().await.map_err(OpenError::Unusable)?;
+    if vg.extent_bytes == 0 || !(1_u64 << 30).is_multiple_of(vg.extent_bytes) {
+        let volume_group = backend.config.volume_group.clone();
+        return Err(OpenError::UnevenExtents { volume_group, extent_bytes: vg.extent_bytes });
+    }
+    if is_thin(&backend, vg.volumes == 0).await.map_err(OpenError::Unusable)? {
+        backend.settings.thin_pool = Some(backend.config.thin_pool.clone());
+    }
+    Ok(backend)
+}
+
+/// Whether new volumes are thin. Makes the thin pool if they are to be.
+async fn is_thin(backend: &LvmBackend, is_empty: bool) -> Result<bool, Failure> {
+    let LvmConfig { volume_group, thin_pool, provisioning, .. } = &backend.config;
+    if *provisioning == Provisioning::Thick {
+        return Ok(false);
+    }
+    let found = backend.lvs(Some(format!("lv_name=\"{thin_pool}\""))).await?;
+    match found.first() {
+        Some(lv) if lv.is_thin_pool() => return Ok(true),
+        Some(_) => {
+            let message = format!("{thin_pool} is no thin pool");
+            return Err(Failure::new(FailureKind::Mismatch, message));
+        }
+        None if *provisioning == Provisioning::Auto && !is_empty => return Ok(false),
+        None => {}
+    }
+    let make = Program::new("lvcreate", backend.config.command_time_limit).stopped_gently();
+    let make = make.args(["-y", "-T", "-l", POOL_PERCENT, "--addtag", name::OURS]);
+    backend.run(make.arg(format!("{volume_group}/{thin_pool}"))).await?;
+    tracing::info!(backend = %backend.config.name, volume_group, thin_pool, "made the thin pool");
+    Ok(true)
+}
+
+fn lock(config: &LvmConfig) -> Result<File, OpenError> {
+    let path = config.lock_directory.join(format!("tephra-lvm-{}.lock", config.volume_group));
+    let shown = path.display().to_string();
+    let made = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = made.map_err(|source| OpenError::NoLock { lock: shown.clone(), source })?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => {
+            Err(OpenError::Taken { volume_group: config.volume_group.clone(), lock: shown })
+        }
+        Err(error) => Err(OpenError::NoLock { lock: shown, source: error.into() }),
+    }
+}

@@ -1,0 +1,123 @@
+//! Reverting, and finishing reverts that a crash has left half-done.
+
+use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
+
+use super::super::name;
+use super::super::report::Lv;
+use super::super::step::{Plan, Step, Then};
+use super::{World, activated, half_reverted, home, is_unused};
+
+impl World<'_> {
+    /// What must be finished on the effect's volume before the effect is looked at.
+    pub fn settle(&self, effect: &Effect) -> Result<Option<Plan>, Failure> {
+        let home = home(effect);
+        if let Some(plan) = self.settle_replacement(&name::of(home)) {
+            return Ok(Some(plan));
+        }
+        let Some(volume) = self.find(home) else { return Ok(None) };
+        if volume.is_merging {
+            return self.wait_for_merge(home, volume).map(Some);
+        }
+        let Some(snapshot) = half_reverted(volume) else { return Ok(None) };
+        let forget = Step::RemoveTag { lv: volume.name.clone(), tag: name::reverting(snapshot) };
+        if self.observed.get(snapshot).is_some() {
+            let goes_on =
+                matches!(effect, Effect::RevertToSnapshot { snapshot: to, .. } if name::of(*to) == snapshot);
+            // the merge never began, or the snapshot has been taken again: both are whole
+            return Ok((!goes_on).then(|| Plan::first(vec![forget])));
+        }
+        let mut steps = activated(volume);
+        steps.push(Step::SnapshotThick {
+            lv: snapshot.to_owned(),
+            of: volume.name.clone(),
+            bytes: volume.bytes,
+        });
+        steps.push(forget);
+        let is_all =
+            matches!(effect, Effect::RevertToSnapshot { snapshot: to, .. } if name::of(*to) == snapshot);
+        Ok(Some(if is_all { Plan::done(steps) } else { Plan::first(steps) }))
+    }
+
+    /// Of three names, two are there while a thin volume is being replaced.
+    fn settle_replacement(&self, lv: &str) -> Option<Plan> {
+        let (new, old) = (name::new(lv), name::old(lv));
+        let is_there = |lv: &str| self.observed.get(lv).is_some();
+        let step = match (is_there(lv), is_there(&new), is_there(&old)) {
+            (_, false, false) => return None,
+            // the new one was never put into its place, and may not be what is wanted now
+            (true, true, false) => Step::Remove { lv: new },
+            (false, true, _) => Step::Rename { from: new, to: lv.to_owned() },
+            (false, false, true) => Step::Rename { from: old, to: lv.to_owned() },
+            (true, _, true) => Step::Remove { lv: old },
+        };
+        Some(Plan::first(vec![step]))
+    }
+
+    fn wait_for_merge(&self, home: BackendObject, volume: &Lv) -> Result<Plan, Failure> {
+        let lv = volume.name.clone();
+        if volume.merge_failed {
+            let message = format!("lvm2 could not merge a snapshot into {home}");
+            return Err(Failure::new(FailureKind::BackendError, message));
+        }
+        let steps = if !volume.is_active {
+            vec![Step::Activate { lv }]
+        } else if volume.data_percent.is_none() {
+            // it was open when the merge was asked for: it begins when the device comes back
+            is_unused(home, volume)?;
+            vec![Step::Deactivate { lv: lv.clone() }, Step::Activate { lv }]
+        } else {
+            vec![Step::Poll { lv }]
+        };
+        Ok(Plan { steps, then: Then::Wait })
+    }
+
+    pub fn revert(&self, volume: BackendObject, snapshot: BackendObject) -> Result<Plan, Failure> {
+        let target = self.whole(volume)?;
+        let from = self.whole(snapshot)?;
+        if from.shown_bytes() != target.bytes {
+            let message = format!(
+                "{snapshot} is {} bytes long, and {volume} {}: it was resized since",
+                from.shown_bytes(),
+                target.bytes
+            );
+            return Err(Failure::new(FailureKind::Mismatch, message));
+        }
+        is_unused(volume, target)?;
+        is_unused(snapshot, from)?;
+        if from.is_thin() && target.pool == from.pool {
+            return Ok(self.replace(target, from));
+        }
+        if !from.is_thick_snapshot() || from.origin.as_deref() != Some(&target.name) {
+            return Err(Failure::new(
+                FailureKind::Mismatch,
+                format!("{snapshot} is no snapshot of {volume}"),
+            ));
+        }
+        let mut steps = activated(target);
+        if half_reverted(target) != Some(&from.name) {
+            steps.push(Step::AddTag { lv: target.name.clone(), tag: name::reverting(&from.name) });
+        }
+        steps.push(Step::Merge { lv: from.name.clone() });
+        Ok(Plan::first(steps))
+    }
+
+    /// A thin volume's place is taken by a snapshot of another.
+    pub fn replace(&self, target: &Lv, from: &Lv) -> Plan {
+        let (new, old) = (name::new(&target.name), name::old(&target.name));
+        let mut steps = vec![Step::SnapshotThin {
+            lv: new.clone(),
+            of: from.name.clone(),
+            is_volume: true,
+            incomplete: false,
+        }];
+        if from.bytes < target.bytes {
+            steps.push(Step::Extend { lv: new.clone(), bytes: target.bytes });
+        }
+        steps.extend([
+            Step::Rename { from: target.name.clone(), to: old.clone() },
+            Step::Rename { from: new, to: target.name.clone() },
+            Step::Remove { lv: old },
+        ]);
+        Plan::done(steps)
+    }
+}

@@ -1,0 +1,281 @@
+//! What `lvs` and `vgs` say, from their JSON.
+
+use serde::Deserialize;
+use tephra_domain::effect::{Failure, FailureKind};
+
+/// The columns of [`Lv`], for `lvs -o`. None of segments, which would repeat the row.
+pub const LV_COLUMNS: &str = "lv_name,lv_size,origin,origin_size,pool_lv,lv_tags,lv_attr,lv_active,\
+    lv_device_open,lv_suspended,lv_snapshot_invalid,lv_merging,lv_merge_failed,data_percent,metadata_percent";
+
+/// The columns of [`Vg`], for `vgs -o`.
+pub const VG_COLUMNS: &str = "vg_name,vg_size,vg_free,vg_extent_size,vg_partial,vg_exported,lv_count";
+
+/// A logical volume.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Lv {
+    /// Its name, without the brackets of hidden ones.
+    pub name: String,
+    /// The space that it takes; of a thin volume, its size.
+    pub bytes: u64,
+    /// What it is a snapshot of.
+    pub origin: Option<String>,
+    /// The size of the origin that a thick snapshot shows.
+    pub origin_bytes: Option<u64>,
+    /// The pool of a thin volume.
+    pub pool: Option<String>,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Ten letters about it (lvs(8)).
+    pub attributes: String,
+    /// Whether its device is there.
+    pub is_active: bool,
+    /// Whether somebody has it open.
+    pub is_open: bool,
+    /// Whether its device takes no requests.
+    pub is_suspended: bool,
+    /// Whether it is a thick snapshot that has overflowed.
+    pub is_invalid: bool,
+    /// Whether it is being merged, or being merged into.
+    pub is_merging: bool,
+    /// Whether a merge went wrong.
+    pub merge_failed: bool,
+    /// Per cent of its data space that are used: of pools, thick snapshots and running merges.
+    pub data_percent: Option<f64>,
+    /// Per cent of a pool's metadata that are used.
+    pub metadata_percent: Option<f64>,
+}
+
+impl Lv {
+    /// Whether it is a thick snapshot.
+    pub fn is_thick_snapshot(&self) -> bool {
+        matches!(self.kind(), Some('s' | 'S'))
+    }
+
+    /// Whether it has thick snapshots.
+    pub fn has_thick_snapshots(&self) -> bool {
+        matches!(self.kind(), Some('o' | 'O'))
+    }
+
+    /// Whether it lives in a thin pool.
+    pub const fn is_thin(&self) -> bool {
+        self.pool.is_some()
+    }
+
+    /// Whether it is a thin pool.
+    pub fn is_thin_pool(&self) -> bool {
+        self.kind() == Some('t')
+    }
+
+    /// Whether it has a tag.
+    pub fn has_tag(&self, tag: &str) -> bool {
+        self.tags.iter().any(|own| own == tag)
+    }
+
+    /// How many bytes can be read from it.
+    pub fn shown_bytes(&self) -> u64 {
+        if self.is_thick_snapshot() { self.origin_bytes.unwrap_or(self.bytes) } else { self.bytes }
+    }
+
+    fn kind(&self) -> Option<char> {
+        self.attributes.chars().next()
+    }
+}
+
+/// A volume group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vg {
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// What no logical volume takes, in bytes.
+    pub free_bytes: u64,
+    /// The unit in which it gives space, in bytes.
+    pub extent_bytes: u64,
+    /// Whether some of its devices are missing.
+    pub is_partial: bool,
+    /// Whether it was taken away for another host.
+    pub is_exported: bool,
+    /// How many logical volumes it has.
+    pub volumes: u64,
+}
+
+#[derive(Deserialize)]
+struct Report<T> {
+    report: Vec<T>,
+}
+
+#[derive(Deserialize)]
+struct LvPart {
+    lv: Vec<LvRow>,
+}
+
+#[derive(Deserialize)]
+struct VgPart {
+    vg: Vec<VgRow>,
+}
+
+// all values are text; yes, no and unknown are 1, 0 and -1 with --binary
+#[derive(Deserialize)]
+struct LvRow {
+    lv_name: String,
+    lv_size: String,
+    origin: String,
+    origin_size: String,
+    pool_lv: String,
+    lv_tags: String,
+    lv_attr: String,
+    lv_active: String,
+    lv_device_open: String,
+    lv_suspended: String,
+    lv_snapshot_invalid: String,
+    lv_merging: String,
+    lv_merge_failed: String,
+    data_percent: String,
+    metadata_percent: String,
+}
+
+#[derive(Deserialize)]
+struct VgRow {
+    vg_size: String,
+    vg_free: String,
+    vg_extent_size: String,
+    vg_partial: String,
+    vg_exported: String,
+    lv_count: String,
+}
+
+/// The logical volumes that `lvs` printed.
+///
+/// # Errors
+/// `BackendError` for anything but that.
+pub fn lvs(json: &[u8]) -> Result<Vec<Lv>, Failure> {
+    let report: Report<LvPart> = serde_json::from_slice(json).map_err(|error| strange("lvs", &error))?;
+    report.report.into_iter().flat_map(|part| part.lv).map(lv).collect()
+}
+
+/// The volume group that `vgs` printed; nothing if it knows none.
+///
+/// # Errors
+/// `BackendError` for anything but that.
+pub fn vgs(json: &[u8]) -> Result<Option<Vg>, Failure> {
+    let report: Report<VgPart> = serde_json::from_slice(json).map_err(|error| strange("vgs", &error))?;
+    report.report.into_iter().flat_map(|part| part.vg).next().map(vg).transpose()
+}
+
+fn lv(row: LvRow) -> Result<Lv, Failure> {
+    let text = |text: String| if text.is_empty() { None } else { Some(text) };
+    Ok(Lv {
+        bytes: number(&row.lv_size)?,
+        origin: text(row.origin),
+        origin_bytes: text(row.origin_size).map(|size| number(&size)).transpose()?,
+        pool: text(row.pool_lv),
+        tags: row.lv_tags.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect(),
+        attributes: row.lv_attr,
+        is_active: row.lv_active == "active",
+        is_open: row.lv_device_open == "1",
+        is_suspended: row.lv_suspended == "1",
+        is_invalid: row.lv_snapshot_invalid == "1",
+        is_merging: row.lv_merging == "1",
+        merge_failed: row.lv_merge_failed == "1",
+        data_percent: row.data_percent.parse().ok(),
+        metadata_percent: row.metadata_percent.parse().ok(),
+        name: row.lv_name.trim_matches(['[', ']']).to_owned(),
+    })
+}
+
+fn vg(row: VgRow) -> Result<Vg, Failure> {
+    Ok(Vg {
+        bytes: number(&row.vg_size)?,
+        free_bytes: number(&row.vg_free)?,
+        extent_bytes: number(&row.vg_extent_size)?,
+        is_partial: row.vg_partial == "1",
+        is_exported: row.vg_exported == "1",
+        volumes: number(&row.lv_count)?,
+    })
+}
+
+fn number(text: &str) -> Result<u64, Failure> {
+    text.parse().map_err(|_| strange("lvm2", &format!("{text:?} is no number of bytes")))
+}
+
+fn strange(program: &str, what: &dyn std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::BackendError, format!("{program} printed something else than expected: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorded(json: &str) -> Vec<Lv> {
+        lvs(json.as_bytes()).unwrap()
+    }
+
+    fn by_name<'a>(lvs: &'a [Lv], name: &str) -> &'a Lv {
+        lvs.iter().find(|lv| lv.name == name).unwrap()
+    }
+
+    #[test]
+    fn a_thick_snapshot_is_as_large_as_its_origin_was() {
+        let lvs = recorded(include_str!("recorded/thick-snapshot.json"));
+        let (origin, snapshot) = (by_name(&lvs, "volume-a"), by_name(&lvs, "s64"));
+        assert!(origin.has_thick_snapshots() && !origin.is_thick_snapshot() && !origin.is_thin());
+        assert!(snapshot.is_thick_snapshot() && !snapshot.is_invalid && snapshot.is_active);
+        assert_eq!((origin.shown_bytes(), snapshot.shown_bytes()), (1 << 30, 1 << 30));
+        assert!(snapshot.bytes > 1 << 30, "with room for its own metadata");
+        assert_eq!(snapshot.origin.as_deref(), Some("volume-a"));
+        assert!(origin.has_tag("tephra"));
+    }
+
+    #[test]
+    fn a_merge_is_told_from_one_that_waits_for_its_origin() {
+        for (json, percent) in [
+            (include_str!("recorded/thick-merging.json"), Some(0.0)),
+            (include_str!("recorded/thick-merge-deferred.json"), None),
+        ] {
+            let lvs = recorded(json);
+            let (origin, snapshot) = (by_name(&lvs, "volume-a"), by_name(&lvs, "s64"));
+            assert!(origin.is_merging && origin.has_thick_snapshots());
+            assert!(snapshot.is_merging && snapshot.is_thick_snapshot());
+            assert_eq!(origin.data_percent, percent);
+        }
+    }
+
+    #[test]
+    fn use_suspension_and_overflow_are_seen() {
+        let open = recorded(include_str!("recorded/thick-open.json"));
+        assert!(by_name(&open, "volume-a").is_open && !by_name(&open, "s64").is_open);
+        let suspended = recorded(include_str!("recorded/thick-suspended.json"));
+        assert!(by_name(&suspended, "volume-a").is_suspended);
+        let invalid = recorded(include_str!("recorded/thick-invalid.json"));
+        assert!(by_name(&invalid, "small").is_invalid);
+    }
+
+    #[test]
+    fn thin_volumes_pools_and_inactive_snapshots_are_told_apart() {
+        let lvs = recorded(include_str!("recorded/thin.json"));
+        let pool = by_name(&lvs, "vg-pool");
+        assert!(pool.is_thin_pool() && !pool.is_thin() && pool.is_open);
+        assert_eq!((pool.data_percent, pool.metadata_percent), (Some(0.0), Some(10.94)));
+        let (volume, snapshot) = (by_name(&lvs, "volume-t"), by_name(&lvs, "_snapshot-t"));
+        assert!(volume.is_thin() && volume.is_active && !volume.has_thick_snapshots());
+        assert!(snapshot.is_thin() && !snapshot.is_active && !snapshot.is_open && !snapshot.is_suspended);
+        assert_eq!(snapshot.origin.as_deref(), Some("volume-t"));
+        let gone = recorded(include_str!("recorded/thin-origin-gone.json"));
+        assert_eq!(by_name(&gone, "_snapshot-t").origin, None);
+    }
+
+    #[test]
+    fn a_volume_group_is_read_and_no_group_is_none() {
+        let vg = vgs(include_bytes!("recorded/vgs.json")).unwrap().unwrap();
+        assert_eq!((vg.bytes, vg.free_bytes, vg.extent_bytes), (42_945_478_656, 41_871_736_832, 4 << 20));
+        assert!(!vg.is_partial && !vg.is_exported && vg.volumes == 1);
+        assert_eq!(vgs(br#"{"report": [{"vg": []}]}"#).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_report_is_refused() {
+        for json in ["", "[]", "{\"report\": [{\"lv\": [{\"lv_name\": \"a\"}]}]}"] {
+            let failure = lvs(json.as_bytes()).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::BackendError, "{json}");
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! What goes wrong under a backend, and what it says then.
+
+use std::fs::File;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tephra_domain::effect::{Effect, FailureKind};
+use tephra_domain::units::Timestamp;
+use tephra_executors::backend::Backend;
+use tephra_executors::backend::lvm::{Clear, LvmBackend, LvmConfig, OpenError, Provisioning};
+use tephra_executors::process::{Launcher, Output, ProcessError, Program, Spawner};
+
+use crate::support::{
+    Group, ONE, TWO, create, done, fingerprint, perform, refused, run, safety_of, snapshot_of, try_run,
+    volume, write,
+};
+
+const SOME: &[u8] = &[7; 4096];
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn a_full_volume_group_takes_nothing_and_loses_nothing() {
+    let group = Group::new("tephra-full", 4);
+    let backend = group.open(Provisioning::Thick).await;
+    let kept = volume();
+    done(&backend, Effect::CreateVolume { volume: kept, size: TWO }).await;
+    write(&backend, kept, 1, SOME);
+    let before = fingerprint(&backend, kept);
+    let snapshot = snapshot_of(kept);
+    let message = refused(&backend, Effect::CreateSnapshot { snapshot }, FailureKind::NoSpace).await;
+    assert!(message.contains("insufficient free space"), "{message}");
+    refused(&backend, Effect::CreateVolume { volume: volume(), size: TWO }, FailureKind::NoSpace).await;
+
+    // one that grows and has snapshots loses its device for a moment, not for good
+    let small = volume();
+    done(&backend, create(small)).await;
+    run(["lvcreate", "-y", "-s", "-L", "100m", "-n", "by-hand", &group.path(small)]);
+    refused(&backend, Effect::ExtendVolume { volume: small, to: TWO }, FailureKind::NoSpace).await;
+    write(&backend, small, 1, SOME);
+    assert_eq!(fingerprint(&backend, kept), before);
+
+    // a clone that found no room leaves nothing once it is undone
+    let clone = volume();
+    refused(&backend, Effect::CloneVolume { volume: clone, size: TWO, source: kept }, FailureKind::NoSpace)
+        .await;
+    done(&backend, Effect::DeleteVolume { volume: clone }).await;
+    let mut expected = vec!["by-hand".to_owned(), kept.to_string(), small.to_string()];
+    expected.sort();
+    assert_eq!(group.lvs(), expected);
+
+    let stats = backend.stats(Timestamp(1)).await.unwrap();
+    assert!(stats[0].free_gib < 1.0 && !stats[0].thin, "{stats:?}");
+    assert!((stats[0].provisioned_gib - 3.0).abs() < 0.001, "{stats:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn a_full_thin_pool_takes_nothing_more_and_says_so() {
+    let group = Group::new("tephra-fullpool", 3);
+    run([
+        "lvcreate",
+        "-y",
+        "-T",
+        "-L",
+        "64m",
+        "--errorwhenfull",
+        "y",
+        "tephra-fullpool/tephra-fullpool-pool",
+    ]);
+    let backend = group.open(Provisioning::Auto).await;
+    assert!(backend.is_thin(), "the pool was there");
+    let filled = volume();
+    done(&backend, create(filled)).await;
+    let device = backend.device(filled);
+    let of = format!("of={}", device.display());
+    let (fits, _) = try_run(["dd", "if=/dev/urandom", &of, "bs=1M", "count=70", "oflag=direct"]);
+    assert!(!fits, "70 MiB do not fit into 64");
+    for effect in [
+        create(volume()),
+        Effect::CreateSnapshot { snapshot: snapshot_of(filled) },
+        Effect::CloneVolume { volume: volume(), size: ONE, source: filled },
+    ] {
+        let message = refused(&backend, effect, FailureKind::NoSpace).await;
+        assert!(message.contains("tephra-fullpool-pool is full"), "{message}");
+    }
+    let stats = backend.stats(Timestamp(1)).await.unwrap();
+    assert!(stats[0].free_gib < 0.001 && stats[0].thin, "{stats:?}");
+    done(&backend, Effect::DeleteVolume { volume: filled }).await;
+    done(&backend, create(volume())).await;
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn what_is_suspended_or_in_use_is_left_alone_in_time() {
+    let group = Group::new("tephra-busy", 8);
+    let backend = group.open(Provisioning::Thick).await;
+    let used = volume();
+    let snapshot = snapshot_of(used);
+    done(&backend, create(used)).await;
+    write(&backend, used, 1, SOME);
+    let before = fingerprint(&backend, used);
+
+    let device = backend.device(used);
+    run(["dmsetup", "suspend", &device.display().to_string()]);
+    for effect in [
+        Effect::DeleteVolume { volume: used },
+        Effect::CreateSnapshot { snapshot },
+        Effect::CloneVolume { volume: volume(), size: ONE, source: used },
+        Effect::ExtendVolume { volume: used, to: TWO },
+    ] {
+        let message = refused(&backend, effect, FailureKind::Busy).await;
+        assert!(message.contains("is suspended"), "{message}");
+    }
+    run(["dmsetup", "resume", &device.display().to_string()]);
+
+    done(&backend, Effect::CreateSnapshot { snapshot }).await;
+    let open = File::open(&device).unwrap();
+    for effect in [
+        Effect::RevertToSnapshot { volume: used, snapshot },
+        Effect::ExtendVolume { volume: used, to: TWO },
+        Effect::Disown { object: used, to: used.unmanaged_name() },
+    ] {
+        let message = refused(&backend, effect, FailureKind::Busy).await;
+        assert!(message.contains("is open"), "{message}");
+    }
+    drop(open);
+    let message = refused(&backend, Effect::DeleteVolume { volume: used }, FailureKind::Busy).await;
+    assert!(message.contains("has thick snapshots"), "{message}");
+    assert_eq!(fingerprint(&backend, used), before);
+}
+
+/// A copy's source that is suspended while it is read: no signal ends whoever reads it.
+struct SuspendsBeforeCopy(String);
+
+#[async_trait]
+impl Launcher for SuspendsBeforeCopy {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        if program.argv().first().is_some_and(|program| program == "qemu-img") {
+            run(["dmsetup", "suspend", &self.0]);
+        }
+        Spawner.launch(program).await
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn a_copy_from_a_device_that_hangs_ends_at_its_time_limit() {
+    let group = Group::new("tephra-hang", 8);
+    let (source, clone, snapshot);
+    {
+        let backend = group.open(Provisioning::Thick).await;
+        (source, clone) = (volume(), volume());
+        snapshot = snapshot_of(source);
+        done(&backend, create(source)).await;
+        write(&backend, source, 1, SOME);
+        done(&backend, Effect::CreateSnapshot { snapshot }).await;
+    }
+    let config = LvmConfig { copy_time_limit: Duration::from_secs(3), ..group.config(Provisioning::Thick) };
+    let path = format!("/dev/{}", group.path(snapshot));
+    let backend = LvmBackend::open(config, Arc::new(SuspendsBeforeCopy(path.clone()))).await.unwrap();
+    let copy = Effect::CreateVolumeFromSnapshot { volume: clone, size: ONE, snapshot };
+    let message = refused(&backend, copy.clone(), FailureKind::TimedOut).await;
+    assert!(message.contains("qemu-img did not end within 3 s"), "{message}");
+    run(["dmsetup", "resume", &path]);
+    drop(backend);
+
+    // nobody takes what it left for a volume, and the next attempt makes it one
+    let backend = group.open(Provisioning::Thick).await;
+    refused(&backend, Effect::Verify { object: clone, size: ONE }, FailureKind::Mismatch).await;
+    done(&backend, copy).await;
+    assert_eq!(fingerprint(&backend, clone), fingerprint(&backend, source));
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn a_vanished_volume_group_is_unavailable_and_comes_back() {
+    let group = Group::new("tephra-gone", 4);
+    let backend = group.open(Provisioning::Thick).await;
+    let kept = volume();
+    done(&backend, create(kept)).await;
+    run(["vgchange", "-an", &group.name]);
+    run(["vgexport", &group.name]);
+    let failure = backend.stats(Timestamp(1)).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::BackendUnavailable, "{failure}");
+    refused(&backend, create(volume()), FailureKind::BackendUnavailable).await;
+    refused(&backend, Effect::DeleteVolume { volume: kept }, FailureKind::BackendUnavailable).await;
+    refused(&backend, Effect::Verify { object: kept, size: ONE }, FailureKind::BackendUnavailable).await;
+    run(["vgimport", &group.name]);
+    // its devices are away still, which creating it again repairs
+    done(&backend, create(kept)).await;
+    assert!(backend.device(kept).exists());
+
+    run(["vgchange", "-an", &group.name]);
+    run(["losetup", "--detach", &group.disk.device]);
+    let failure = backend.stats(Timestamp(1)).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::BackendUnavailable, "{failure}");
+    refused(&backend, create(volume()), FailureKind::BackendUnavailable).await;
+    refused(&backend, Effect::DeleteVolume { volume: kept }, FailureKind::BackendUnavailable).await;
+    let again =
+        group.open_with(LvmConfig { lock_directory: "/run".into(), ..backend.config().clone() }).await;
+    assert!(matches!(again, Err(OpenError::Unusable(_))));
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn a_snapshot_that_was_removed_or_overflowed_is_missed_and_nothing_else_is() {
+    let group = Group::new("tephra-lost", 8);
+    let backend = group.open(Provisioning::Thick).await;
+    let used = volume();
+    done(&backend, create(used)).await;
+    let (removed, overflowed) = (snapshot_of(used), snapshot_of(used));
+    done(&backend, Effect::CreateSnapshot { snapshot: removed }).await;
+    run(["lvremove", "-y", &group.path(removed)]);
+    refused(
+        &backend,
+        Effect::RevertToSnapshot { volume: used, snapshot: removed },
+        FailureKind::ObjectMissing,
+    )
+    .await;
+    let made = volume();
+    let from = |snapshot| Effect::CreateVolumeFromSnapshot { volume: made, size: ONE, snapshot };
+    refused(&backend, from(removed), FailureKind::ObjectMissing).await;
+    done(&backend, Effect::DeleteSnapshot { snapshot: removed }).await;
+
+    let lv = group.path(overflowed).split('/').next_back().unwrap().to_owned();
+    run(["lvcreate", "-y", "-s", "-L", "8m", "-n", &lv, &group.path(used)]);
+    let of = format!("of={}", backend.device(used).display());
+    run(["dd", "if=/dev/urandom", &of, "bs=1M", "count=16", "oflag=direct"]);
+    let before = fingerprint(&backend, used);
+    for effect in [
+        Effect::RevertToSnapshot { volume: used, snapshot: overflowed },
+        Effect::CreateSnapshot { snapshot: overflowed },
+        from(overflowed),
+        Effect::Verify { object: overflowed, size: ONE },
+    ] {
+        let message = refused(&backend, effect, FailureKind::Mismatch).await;
+        assert!(message.contains("has overflowed"), "{message}");
+    }
+    done(&backend, Effect::DeleteSnapshot { snapshot: overflowed }).await;
+    assert_eq!(fingerprint(&backend, used), before);
+    assert_eq!(group.lvs(), [used.to_string()]);
+}
+
+/// Kills the merge in its middle, and everything that would come after it.
+struct KillsTheMerge;
+
+#[async_trait]
+impl Launcher for KillsTheMerge {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        let argv = program.argv().to_vec();
+        if !argv.iter().any(|word| word == "--merge") {
+            return Spawner.launch(program).await;
+        }
+        let mut child = Command::new(&argv[0]).args(&argv[1..]).spawn().unwrap();
+        // it looks every second whether the kernel is done, and only then the group forgets the merge
+        while run(["lvs", "-a", "--noheadings", "--binary", "-o", "lv_merging", "tephra-merge"])
+            .split_whitespace()
+            .all(|merging| merging == "0")
+        {
+            assert!(child.try_wait().unwrap().is_none(), "the merge was over before anybody saw it");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        Err(ProcessError::NotFound { program: "the executor".to_owned() })
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn a_revert_whose_merge_was_killed_is_finished_whatever_comes_next() {
+    let group = Group::new("tephra-merge", 12);
+    let backend = group.open(Provisioning::Thick).await;
+    let used = volume();
+    done(&backend, create(used)).await;
+    write(&backend, used, 1, SOME);
+    let first = fingerprint(&backend, used);
+    let (older, snapshot, safety) = (snapshot_of(used), snapshot_of(used), safety_of(used));
+    done(&backend, Effect::CreateSnapshot { snapshot: older }).await;
+    write(&backend, used, 5, SOME);
+    let second = fingerprint(&backend, used);
+    done(&backend, Effect::CreateSnapshot { snapshot }).await;
+    let of = format!("of={}", backend.device(used).display());
+    run(["dd", "if=/dev/urandom", &of, "bs=1M", "count=24", "oflag=direct"]);
+    done(&backend, Effect::CreateSnapshot { snapshot: safety }).await;
+    let third = fingerprint(&backend, safety);
+    drop(backend);
+
+    let revert = Effect::RevertToSnapshot { volume: used, snapshot };
+    let dying = LvmBackend::open(group.config(Provisioning::Thick), Arc::new(KillsTheMerge)).await.unwrap();
+    assert!(perform(&dying, revert.clone()).await.is_err());
+    drop(dying);
+    let backend = group.open(Provisioning::Thick).await;
+    done(&backend, revert.clone()).await;
+    for (object, expected) in [(used, &second), (snapshot, &second), (older, &first), (safety, &third)] {
+        assert_eq!(&fingerprint(&backend, object), expected, "{object}");
+    }
+    drop(backend);
+
+    // killed again, and undone: the snapshot is not lost to the merge that was begun
+    let dying = LvmBackend::open(group.config(Provisioning::Thick), Arc::new(KillsTheMerge)).await.unwrap();
+    assert!(perform(&dying, revert).await.is_err());
+    drop(dying);
+    let backend = group.open(Provisioning::Thick).await;
+    done(&backend, Effect::RevertToSnapshot { volume: used, snapshot: safety }).await;
+    for (object, expected) in [(used, &third), (snapshot, &second), (older, &first), (safety, &third)] {
+        assert_eq!(&fingerprint(&backend, object), expected, "{object}");
+    }
+    done(&backend, Effect::DeleteSnapshot { snapshot: safety }).await;
+    assert_eq!(group.lvs().len(), 3);
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn what_is_deleted_is_cleared_as_configured() {
+    let group = Group::new("tephra-clear", 4);
+    // the only space that is free is what the deleted volume had
+    for (clear, is_cleared) in [
+        (Clear::Zero { limit_mib: None }, [true, true]),
+        (Clear::Zero { limit_mib: Some(1) }, [true, false]),
+        (Clear::None, [false, false]),
+        (Clear::Discard, [true, true]),
+    ] {
+        let config = LvmConfig { volume_clear: clear, ..group.config(Provisioning::Thick) };
+        let backend = group.open_with(config).await.unwrap();
+        let secret = volume();
+        done(&backend, create(secret)).await;
+        let far = (2 << 20) / 4096;
+        write(&backend, secret, 3, SOME);
+        write(&backend, secret, far, SOME);
+        done(&backend, Effect::DeleteVolume { volume: secret }).await;
+        let next = volume();
+        done(&backend, create(next)).await;
+        let device = backend.device(next).display().to_string();
+        let seen = [3, far].map(|block| {
+            let skip = format!("{}:0", block * 4096);
+            try_run(["cmp", "-s", "-n", "4096", "-i", &skip, &device, "/dev/zero"]).0
+        });
+        assert_eq!(seen, is_cleared, "{clear:?}");
+        run(["blkdiscard", "-z", &device]);
+        run(["lvremove", "-y", &group.path(next)]);
+    }
+    // a snapshot's exceptions hold what was overwritten
+    let backend = group.open(Provisioning::Thick).await;
+    let used = volume();
+    let snapshot = snapshot_of(used);
+    done(&backend, create(used)).await;
+    write(&backend, used, 3, SOME);
+    done(&backend, Effect::CreateSnapshot { snapshot }).await;
+    write(&backend, used, 3, &[0; 4096]);
+    done(&backend, Effect::DeleteSnapshot { snapshot }).await;
+    let next = volume();
+    done(&backend, create(next)).await;
+    let zeroes = fingerprint(&backend, used);
+    assert_eq!(fingerprint(&backend, next), zeroes);
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn the_pool_is_found_or_made_and_a_group_has_one_master() {
+    let group = Group::new("tephra-open", 4);
+    run(["lvcreate", "-y", "-L", "100m", "-n", "somebody-elses", &group.name]);
+    let backend = group.open(Provisioning::Auto).await;
+    assert!(!backend.is_thin(), "the group is not empty and has no pool");
+    let again = group.open_with(group.config(Provisioning::Auto)).await;
+    assert!(matches!(again, Err(OpenError::Taken { .. })));
+    drop(backend);
+
+    run(["lvremove", "-y", "tephra-open/somebody-elses"]);
+    let backend = group.open(Provisioning::Auto).await;
+    assert!(backend.is_thin(), "an empty group gets a pool");
+    let stats = backend.stats(Timestamp(1)).await.unwrap();
+    assert!(stats[0].total_gib > 3.5 && stats[0].free_gib > 3.5, "{stats:?}");
+    drop(backend);
+    let backend = group.open(Provisioning::Thin).await;
+    assert!(backend.is_thin());
+    assert_eq!(backend.list(&backend.config().pool).await.unwrap(), []);
+    drop(backend);
+    let config = LvmConfig { volume_group: "tephra-nowhere".to_owned(), ..group.config(Provisioning::Auto) };
+    let Err(OpenError::Unusable(failure)) = group.open_with(config).await else {
+        unreachable!("there is no such group")
+    };
+    assert_eq!(failure.kind, FailureKind::BackendUnavailable, "{failure}");
+}

@@ -1,0 +1,148 @@
+//! The conformance suite on thick and on thin volumes, with kill -9 between every two commands.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use tephra_domain::effect::{BackendObject, Effect};
+use tephra_executors::backend::Backend;
+use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter};
+use tephra_executors::backend::conformance::{Bench, Fingerprint, check_all};
+use tephra_executors::backend::lvm::{LvmBackend, Provisioning, changes};
+
+use crate::support::{Group, fingerprint, glance, write};
+
+/// How often effects of one name are interrupted. Those that go different ways for different volumes
+/// (larger than the source, with snapshots) meet them by the second time.
+fn times_interrupted(effect: &Effect) -> u32 {
+    match effect {
+        Effect::CloneVolume { .. }
+        | Effect::CreateVolumeFromSnapshot { .. }
+        | Effect::ExtendVolume { .. }
+        | Effect::RevertToSnapshot { .. }
+        | Effect::Adopt { .. }
+        | Effect::Disown { .. } => 2,
+        Effect::CreateVolume { .. }
+        | Effect::DeleteVolume { .. }
+        | Effect::ShrinkVolume { .. }
+        | Effect::CreateSnapshot { .. }
+        | Effect::DeleteSnapshot { .. }
+        | Effect::OverwriteVolume { .. } => 1,
+        Effect::Verify { .. } => 0,
+    }
+}
+
+const GROUP: &str = "TEPHRA_LVM_GROUP";
+const THIN: &str = "TEPHRA_LVM_THIN";
+
+struct LvmBench {
+    backend: LvmBackend,
+    interrupter: Interrupter,
+    interrupted: Mutex<BTreeMap<&'static str, (u32, usize)>>,
+}
+
+#[async_trait]
+impl Bench for LvmBench {
+    fn backend(&self) -> &dyn Backend {
+        &self.backend
+    }
+
+    async fn write(&self, object: BackendObject, block: u64, content: &[u8]) {
+        write(&self.backend, object, block, content);
+    }
+
+    async fn fingerprint(&self, object: BackendObject) -> Option<Fingerprint> {
+        fingerprint(&self.backend, object)
+    }
+
+    async fn glance(&self, object: BackendObject) -> Option<Fingerprint> {
+        glance(&self.backend, object)
+    }
+
+    async fn leave_interrupted(&self, effect: &Effect) {
+        {
+            let mut interrupted = self.interrupted.lock().unwrap();
+            let (times, _) = interrupted.entry(effect.name()).or_default();
+            if *times >= times_interrupted(effect) {
+                return;
+            }
+            *times += 1;
+        }
+        let died = self.interrupter.attempt_until_done(&self.backend.config().pool, effect).await;
+        self.interrupted.lock().unwrap().entry(effect.name()).or_default().1 += died;
+    }
+
+    async fn occupy(&self, object: BackendObject) -> Option<Box<dyn Any + Send>> {
+        Some(Box::new(File::open(self.backend.device(object)).unwrap()))
+    }
+
+    fn volumes_at_once(&self) -> usize {
+        3
+    }
+}
+
+/// What is attempted, until it dies, by the processes that the suite starts.
+#[tokio::test]
+#[ignore = "started by the conformance suite, to be killed"]
+async fn attempt() {
+    let Some(attempt) = Attempt::from_environment() else { return };
+    let group = std::env::var(GROUP).unwrap();
+    let provisioning =
+        if std::env::var_os(THIN).is_some() { Provisioning::Thin } else { Provisioning::Thick };
+    let config = tephra_executors::backend::lvm::LvmConfig {
+        provisioning,
+        // its own, since the suite holds the group's lock
+        lock_directory: tempfile::tempdir().unwrap().keep(),
+        ..tephra_executors::backend::lvm::LvmConfig::new(
+            tephra_domain::ids::BackendName::new("lvm"),
+            "host",
+            group,
+        )
+    };
+    let backend = LvmBackend::open(config, attempt.launcher(changes)).await.unwrap();
+    assert_eq!(backend.perform(&attempt.pool, &attempt.effect).await, Ok(()));
+}
+
+async fn conforms(name: &str, provisioning: Provisioning) {
+    let group = Group::new(name, 60);
+    let backend = group.open(provisioning).await;
+    let mut interrupter = Interrupter::new("conformance::attempt").env(GROUP, name);
+    for variable in ["TMPDIR", "TEPHRA_LVM_DISKS"] {
+        if let Some(value) = std::env::var_os(variable) {
+            interrupter = interrupter.env(variable, value);
+        }
+    }
+    if provisioning == Provisioning::Thin {
+        interrupter = interrupter.env(THIN, "1");
+    }
+    let bench = LvmBench { backend, interrupter, interrupted: Mutex::default() };
+    let description = bench.backend.description();
+    let thin = if provisioning == Provisioning::Thin { "True" } else { "False" };
+    assert_eq!(description.capabilities["thin_provisioning_support"], thin);
+    assert!(description.native_revert);
+    check_all(&bench).await;
+
+    // nothing that lives no longer than an effect has outlived it
+    let left: Vec<String> = group.lvs();
+    let passing = |lv: &String| ["new-", "old-", "copy-"].iter().any(|prefix| lv.starts_with(prefix));
+    assert!(!left.is_empty() && !left.iter().any(passing), "{left:?}");
+    let interrupted = bench.interrupted.lock().unwrap();
+    println!("interrupted (times, deaths): {interrupted:?}");
+    for effect in ["CreateVolume", "CloneVolume", "DeleteVolume", "RevertToSnapshot", "ExtendVolume"] {
+        assert!(interrupted.get(effect).is_some_and(|(_, deaths)| *deaths > 0), "{effect} never died");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn thick_volumes_conform() {
+    conforms("tephra-thick", Provisioning::Thick).await;
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn thin_volumes_conform() {
+    conforms("tephra-thin", Provisioning::Thin).await;
+}
