@@ -38,7 +38,7 @@ use tephra_domain::units::Timestamp;
 use self::plan::{Observed, Settings};
 use self::report::{Lv, Vg};
 use self::step::{Commands, Plan, Step, Then};
-use super::Backend;
+use super::{Backend, Content};
 use crate::process::{Launcher, Program};
 
 pub use self::open::OpenError;
@@ -166,7 +166,8 @@ impl LvmBackend {
         self.settings.thin_pool.is_some()
     }
 
-    /// The block device of an object. A thin snapshot has none until it is activated.
+    /// The block device of an object. A thin snapshot has none until somebody asks for its
+    /// [`Backend::content`].
     pub fn device(&self, object: BackendObject) -> PathBuf {
         name::device(&self.config.volume_group, &name::of(object))
     }
@@ -368,6 +369,15 @@ impl Backend for LvmBackend {
     async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
         self.has(pool)?;
         self.bring_about(effect).await
+    }
+
+    async fn content(&self, pool: &PoolName, object: BackendObject) -> Result<Content, Failure> {
+        self.has(pool)?;
+        let lvs = self.lvs(Some(format!("lv_name=\"{}\"", name::of(object)))).await?;
+        for step in plan::readable(object, &Observed { lvs })? {
+            self.take(&step).await?;
+        }
+        Ok(Content { location: self.device(object).into() })
     }
 
     async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {

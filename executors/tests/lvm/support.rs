@@ -92,7 +92,7 @@ impl Group {
 
     /// The names of all logical volumes but the pool's.
     pub fn lvs(&self) -> Vec<String> {
-        let printed = run(["lvs", "--noheadings", "-o", "lv_name", "-S", "lv_layout!~pool", &self.name]);
+        let printed = run(["lvs", "--noheadings", "-o", "lv_name", "-S", "lv_attr!~\"^t\"", &self.name]);
         let mut names: Vec<String> = printed.split_whitespace().map(str::to_owned).collect();
         names.sort();
         names

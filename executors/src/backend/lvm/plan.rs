@@ -110,6 +110,17 @@ pub fn plan(effect: &Effect, observed: &Observed, settings: &Settings) -> Result
     }
 }
 
+/// What makes an object's device be there, so that its bytes can be read and written.
+///
+/// # Errors
+/// `ObjectMissing`, `Mismatch` for what is not whole, `Busy` for what is suspended.
+pub fn readable(object: BackendObject, observed: &Observed) -> Result<Vec<Step>, Failure> {
+    let settings = Settings { thin_pool: None, clear: Clear::None };
+    let world = World { observed, settings: &settings };
+    world.nothing_is_suspended()?;
+    world.whole(object).map(activated)
+}
+
 /// What plans are made from.
 struct World<'a> {
     observed: &'a Observed,

@@ -428,3 +428,15 @@ fn what_is_taken_over_keeps_its_data_and_what_is_given_up_takes_nobodys_name() {
     let bad = Effect::Disown { object: volume(), to: "a/b".into() };
     check_refused(&bad, vec![plain(volume(), 1)], &thick(), FailureKind::Unsupported);
 }
+
+#[test]
+fn what_is_read_has_its_device_and_is_whole() {
+    let steps = |lv: Lv| readable(snapshot(), &Observed { lvs: vec![lv] }).map_err(|failure| failure.kind);
+    let inactive = Lv { is_active: false, ..in_pool(name::of(snapshot()), 1) };
+    assert_eq!(steps(inactive), Ok(vec![Step::Activate { lv: name::of(snapshot()) }]));
+    assert_eq!(steps(in_pool(name::of(snapshot()), 1)), Ok(vec![]));
+    let overflowed = Lv { is_invalid: true, ..cow(name::of(snapshot()), volume(), 1) };
+    assert_eq!(steps(overflowed), Err(FailureKind::Mismatch));
+    let suspended = Lv { is_suspended: true, ..cow(name::of(snapshot()), volume(), 1) };
+    assert_eq!(steps(suspended), Err(FailureKind::Busy));
+}
