@@ -20,7 +20,11 @@ impl World<'_> {
         }
         let Some(snapshot) = half_reverted(volume) else { return Ok(None) };
         let forget = Step::RemoveTag { lv: volume.name.clone(), tag: name::reverting(snapshot) };
-        if self.observed.get(snapshot).is_some() {
+        if let Some(left) = self.observed.get(snapshot) {
+            if !left.is_thick_snapshot() {
+                // lvm2 died after the merge, and before it removed the space that the snapshot had
+                return Ok(Some(Plan::first(self.remove_snapshot_steps(left))));
+            }
             let goes_on =
                 matches!(effect, Effect::RevertToSnapshot { snapshot: to, .. } if name::of(*to) == snapshot);
             // the merge never began, or the snapshot has been taken again: both are whole

@@ -301,6 +301,10 @@ fn a_merge_has_its_snapshots_name_on_the_volume_until_it_is_taken_again() {
     check(&effect, vec![marked(plain(volume(), 1))], &thick(), &again, Then::Done);
     check_refused(&effect, vec![plain(volume(), 1)], &thick(), FailureKind::ObjectMissing);
 
+    // lvm2 itself died between the merge and the removal of the space that the snapshot had
+    let left = vec![marked(plain(volume(), 1)), plain(snapshot(), 1)];
+    check(&effect, left, &thick(), &["clear _snapshot-3", "remove _snapshot-3"], Then::LookAgain);
+
     // whoever comes next finishes it first: an undo, a snapshot, a deletion
     let undo = Effect::RevertToSnapshot { volume: volume(), snapshot: safety() };
     for other in [
