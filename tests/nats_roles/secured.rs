@@ -34,8 +34,9 @@ enum Identity {
 
 /// One process of each role, with the files that `deploy/` has for it.
 struct Secured {
-    directory: tempfile::TempDir,
+    // ends before the directory that it is in
     nats: Nats,
+    directory: tempfile::TempDir,
     identity: Identity,
     listen: String,
 }
