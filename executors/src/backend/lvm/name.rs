@@ -101,6 +101,11 @@ pub fn device(volume_group: &str, lv: &str) -> PathBuf {
     Path::new("/dev").join(volume_group).join(lv)
 }
 
+/// What the device mapper calls a logical volume.
+pub fn mapped(volume_group: &str, lv: &str) -> String {
+    format!("{}-{}", volume_group.replace('-', "--"), lv.replace('-', "--"))
+}
+
 #[cfg(test)]
 mod tests {
     use tephra_domain::ids::{OperationId, SnapshotId, VolumeId};
@@ -128,6 +133,7 @@ mod tests {
         }
         let lv = of(BackendObject::Volume(volume));
         assert!(is_passing(&new(&lv)) && is_passing(&old(&lv)) && is_passing(&copy(&lv)));
+        assert_eq!(mapped("a-b", "_s-1"), "a--b-_s--1");
         assert_eq!(reverted_to(&reverting("_snapshot-2")), Some("_snapshot-2"));
     }
 

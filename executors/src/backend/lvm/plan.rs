@@ -89,6 +89,9 @@ pub fn plan(effect: &Effect, observed: &Observed, settings: &Settings) -> Result
     if let Effect::Verify { object, size } = effect {
         return world.verify(*object, *size);
     }
+    if let Some(first) = world.resume_half_reverted(effect) {
+        return Ok(first);
+    }
     world.nothing_is_suspended()?;
     if let Some(first) = world.settle(effect)? {
         return Ok(first);

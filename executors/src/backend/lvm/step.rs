@@ -62,6 +62,8 @@ pub enum Step {
     Rename { from: String, to: String },
     /// The origin gets the snapshot's data back, and the snapshot goes.
     Merge { lv: String },
+    /// Its device takes requests again.
+    Resume { lv: String },
     /// Somebody looks after a merge that has lost its command.
     Poll { lv: String },
 }
@@ -174,6 +176,9 @@ impl Commands<'_> {
                 .stopped_gently()
                 .args(["-y", "--merge", "-i", "1"])
                 .arg(self.path(lv))),
+            Step::Resume { lv } => one(Program::new("dmsetup", self.config.command_time_limit)
+                .arg("resume")
+                .arg(name::mapped(vg, lv))),
             Step::Poll { lv } => one(self.lvm("lvchange").args(["--poll", "y"]).arg(self.path(lv))),
         }
     }

@@ -8,6 +8,17 @@ use super::super::step::{Plan, Step, Then};
 use super::{World, activated, half_reverted, home, is_unused};
 
 impl World<'_> {
+    /// A merge whose command was killed with its devices suspended. `lvs` waits for the group's
+    /// lock, under which lvm2 suspends, so what it shows suspended nobody is at work on.
+    pub fn resume_half_reverted(&self, effect: &Effect) -> Option<Plan> {
+        let volume = self.find(home(effect))?;
+        let snapshot = half_reverted(volume)?;
+        let resume = |lv: &Lv| Step::Resume { lv: lv.name.clone() };
+        let both = [Some(volume), self.observed.get(snapshot)];
+        let steps: Vec<Step> = both.into_iter().flatten().filter(|lv| lv.is_suspended).map(resume).collect();
+        (!steps.is_empty()).then(|| Plan::first(steps))
+    }
+
     /// What must be finished on the effect's volume before the effect is looked at.
     pub fn settle(&self, effect: &Effect) -> Result<Option<Plan>, Failure> {
         let home = home(effect);

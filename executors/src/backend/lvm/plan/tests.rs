@@ -119,6 +119,7 @@ fn short(step: &Step) -> String {
         Step::Remove { lv } => format!("remove {lv}"),
         Step::Rename { from, to } => format!("rename {from} to {to}"),
         Step::Merge { lv } => format!("merge {lv}"),
+        Step::Resume { lv } => format!("resume {lv}"),
         Step::Poll { lv } => format!("poll {lv}"),
     };
     text.replace("00000000-0000-0000-0000-00000000000", "")
@@ -304,6 +305,11 @@ fn a_merge_has_its_snapshots_name_on_the_volume_until_it_is_taken_again() {
     // lvm2 itself died between the merge and the removal of the space that the snapshot had
     let left = vec![marked(plain(volume(), 1)), plain(snapshot(), 1)];
     check(&effect, left, &thick(), &["clear _snapshot-3", "remove _snapshot-3"], Then::LookAgain);
+
+    // or with its devices suspended
+    let suspended = Lv { is_suspended: true, ..plain(snapshot(), 1) };
+    let left = vec![marked(plain(volume(), 1)), suspended];
+    check(&effect, left, &thick(), &["resume _snapshot-3"], Then::LookAgain);
 
     // whoever comes next finishes it first: an undo, a snapshot, a deletion
     let undo = Effect::RevertToSnapshot { volume: volume(), snapshot: safety() };
