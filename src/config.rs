@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{CommandError, CommandResult, Exit, WithExit as _};
 use crate::roles::RoleKind;
 
+mod images;
 mod lvm;
 mod nats;
 
+pub use images::{ImagesSection, StoreKind};
 pub use lvm::LvmSection;
 pub use nats::NatsSection;
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Where the journal is, if it is not a file of this machine.
     pub nats: NatsSection,
+    /// Where images are.
+    pub images: ImagesSection,
     /// Where volumes live.
     pub backends: Vec<BackendConfig>,
 }
@@ -69,6 +73,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
             nats: NatsSection::default(),
+            images: ImagesSection::default(),
             backends: Vec::new(),
         }
     }
@@ -292,6 +297,7 @@ impl Config {
         self.check_roles()?;
         self.check_auth()?;
         self.check_limits()?;
+        self.images.check()?;
         let mut names = BTreeSet::new();
         let mut directories = BTreeSet::new();
         let mut groups = BTreeSet::new();

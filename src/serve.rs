@@ -1,6 +1,7 @@
 //! `tephra serve`: how the server's roles are wired together, how it starts, and how it stops.
 
 mod events;
+mod images;
 mod nats;
 mod turns;
 
@@ -12,12 +13,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tephra_api::auth::{Authenticator, NoAuth, TokenFile, check_listen};
+use tephra_api::images::ImageCatalog;
 use tephra_api::server::{ServerLimits, router};
 use tephra_api::state::{ApiSettings, App, AppState};
 use tephra_domain::ids::{BackendName, ZoneName};
 use tephra_executors::backend::Backend;
 use tephra_executors::backend::directory::{self, DirectoryBackend, DirectoryConfig};
 use tephra_executors::backend::lvm::{LvmBackend, LvmConfig};
+use tephra_executors::image::{ImageStore, Images};
 use tephra_executors::process::Spawner;
 use tephra_executors::runner::{Runner, RunnerConfig};
 use tephra_journal::clock::{Clock, SystemClock};
@@ -166,11 +169,19 @@ impl Stage {
         let gateway: Arc<dyn CommandGateway> = Arc::new(sequencer);
         start_projector(&self.views, &self.log, Some(self.feed.clone()), roles).await?;
         bootstrap(gateway.as_ref()).await?;
+        let store = images::open_store(config)?;
+        let images = store.clone().map(|store| images::open_worker(config, store)).transpose()?;
         for backend in &config.backends {
             let opened = open_backend(config, backend).await?;
+            let images = images.clone();
             let (queue, gateway) = (Arc::new(queue.clone()), Arc::clone(&gateway));
             let (pools, clock) = (self.pools.clone(), Arc::clone(&self.clock));
-            start_runner(config, backend, RunnerParts { opened, queue, gateway, pools, clock }, roles);
+            start_runner(
+                config,
+                backend,
+                RunnerParts { opened, images, queue, gateway, pools, clock },
+                roles,
+            );
         }
         self.wait_for_backends(&config.backends).await;
         if let Some((listener, auth)) = api {
@@ -178,7 +189,7 @@ impl Stage {
             start_api(
                 config,
                 listener,
-                ApiParts { gateway, views, log, pools, clock, auth, warning: None },
+                ApiParts { gateway, views, log, pools, clock, auth, warning: None, images: catalog(store) },
                 roles,
             );
         }
@@ -258,6 +269,7 @@ async fn start_projector(
 /// What an executor works with.
 struct RunnerParts {
     opened: Arc<dyn Backend>,
+    images: Option<Arc<Images>>,
     queue: Arc<dyn WorkQueue>,
     gateway: Arc<dyn CommandGateway>,
     pools: PoolBoard,
@@ -269,9 +281,10 @@ fn start_runner(config: &Config, backend: &BackendConfig, parts: RunnerParts, ro
     let runner_config = RunnerConfig {
         parallelism: backend.parallelism,
         drain_limit: Duration::from_secs(config.limits.drain_timeout_s),
+        images: parts.images.clone(),
         ..RunnerConfig::default()
     };
-    let RunnerParts { opened, queue, gateway, pools, clock } = parts;
+    let RunnerParts { opened, images: _, queue, gateway, pools, clock } = parts;
     let handle = Runner::start(runner_config, opened, queue, gateway, pools, clock, cancel.clone());
     roles.add(RoleKind::Executor, cancel, async move {
         handle.stopped().await;
@@ -288,10 +301,15 @@ struct ApiParts {
     clock: Arc<dyn Clock>,
     auth: Authenticator,
     warning: Option<String>,
+    images: Option<Arc<dyn ImageCatalog>>,
+}
+
+fn catalog(store: Option<Arc<dyn ImageStore>>) -> Option<Arc<dyn ImageCatalog>> {
+    store.map(|store| -> Arc<dyn ImageCatalog> { Arc::new(images::Catalog(store)) })
 }
 
 fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mut Roles) {
-    let ApiParts { gateway, views, log, pools, clock, auth, warning } = parts;
+    let ApiParts { gateway, views, log, pools, clock, auth, warning, images } = parts;
     let state = AppState::new(App {
         gateway,
         views,
@@ -299,7 +317,7 @@ fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mu
         pools,
         clock: Arc::new(move || clock.now()),
         auth,
-        settings: ApiSettings { public_endpoint: config.public_endpoint.clone(), warning },
+        settings: ApiSettings { public_endpoint: config.public_endpoint.clone(), warning, images },
     });
     let limits = ServerLimits {
         connections: config.limits.connections,

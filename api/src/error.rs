@@ -185,6 +185,7 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::ExtraSpecNotFound { .. }
         | Rejection::TypeAccessNotFound { .. }
         | Rejection::VolumeMetadataNotFound { .. }
+        | Rejection::ImageMetadataNotFound { .. }
         | Rejection::SnapshotMetadataNotFound { .. } => StatusCode::NOT_FOUND,
 
         Rejection::PolicyNotAuthorized { .. } => StatusCode::FORBIDDEN,
@@ -211,6 +212,10 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::SourceSnapshotNotUsable
         | Rejection::SourceVolumeNotUsable
         | Rejection::VolumeSizeMissing
+        | Rejection::ImageNotActive { .. }
+        | Rejection::SizeBelowImage { .. }
+        | Rejection::SizeBelowMinDisk { .. }
+        | Rejection::ImageFactsMissing { .. }
         | Rejection::SizeBelowSnapshot { .. }
         | Rejection::SizeBelowSource { .. }
         | Rejection::AvailabilityZoneInvalid { .. }

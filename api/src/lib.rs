@@ -17,6 +17,7 @@ pub mod auth;
 pub mod consistency;
 pub mod error;
 pub mod health;
+pub mod images;
 pub mod ledger_v1;
 pub mod lookup;
 pub mod metrics;

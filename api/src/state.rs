@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::auth::Authenticator;
 use crate::error::Fault;
+use crate::images::ImageCatalog;
 
 /// Rows on a page, at most and by default (Cinder's `osapi_max_limit`).
 pub const MAX_LIMIT: usize = 1000;
@@ -28,6 +29,8 @@ pub struct ApiSettings {
     pub public_endpoint: Option<String>,
     /// What operators have to know for as long as the server runs: `/readyz` says it.
     pub warning: Option<String>,
+    /// Where images are looked up; nothing if no image store is configured.
+    pub images: Option<Arc<dyn ImageCatalog>>,
 }
 
 /// The parts of [`AppState`].

@@ -11,6 +11,7 @@ use crate::ids::{
     BackendName, CommandId, DebtId, PoolId, ProjectId, RequestId, SnapshotId, VolumeId, VolumeTypeId,
     ZoneName,
 };
+use crate::image::ImageFacts;
 use crate::quota::QuotaLimits;
 use crate::scheduler::PoolStats;
 use crate::snapshot::SnapshotState;
@@ -56,6 +57,15 @@ pub struct CreateVolume {
     pub availability_zone: Option<ZoneName>,
     /// Keys and values of the user.
     pub metadata: BTreeMap<String, String>,
+}
+
+/// The content of [`Command::CreateVolumeFromImage`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateVolumeFromImage {
+    /// The volume; its source is the image.
+    pub create: CreateVolume,
+    /// What is known of the image.
+    pub image: ImageFacts,
 }
 
 /// The content of [`Command::CreateSnapshot`].
@@ -150,6 +160,15 @@ pub struct CleanObject {
 pub enum Command {
     /// Makes a volume.
     CreateVolume(Box<CreateVolume>),
+    /// Makes a volume from an image.
+    CreateVolumeFromImage(Box<CreateVolumeFromImage>),
+    /// Changes what a volume remembers of its image.
+    ChangeImageMetadata {
+        /// The volume.
+        volume: VolumeId,
+        /// How.
+        change: MetadataChange,
+    },
     /// Removes a volume. `cascade`: its snapshots first. `force`: in any status (administrators).
     DeleteVolume {
         /// The volume.

@@ -91,6 +91,16 @@ pub fn submit(ledger: &mut Ledger, command: &Command, ctx: &Context) -> Verdict 
 pub fn decide(ledger: &Ledger, command: &Command, ctx: &Context) -> Result<Vec<Event>, Rejection> {
     match command {
         Command::CreateVolume(create) => volume_create::decide(ledger, create, ctx),
+        Command::CreateVolumeFromImage(create) => volume_create::decide_from_image(ledger, create, ctx),
+        Command::ChangeImageMetadata { volume, change } => {
+            ctx.actor.require_member("volume_extension:volume_image_metadata")?;
+            let row = ledger.visible_volume(*volume, &ctx.actor)?;
+            let metadata = changed(&row.image_metadata, change, |key| Rejection::ImageMetadataNotFound {
+                volume: *volume,
+                key: key.into(),
+            })?;
+            Ok(vec![Event::Volume(*volume, VolumeEvent::ImageMetadataReplaced { metadata })])
+        }
         Command::DeleteVolume { volume, cascade, force } => {
             volume_delete::decide(ledger, *volume, *cascade, *force, ctx)
         }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::ids::{DebtId, OperationId, PoolId, SnapshotId, VolumeId};
+use crate::ids::{DebtId, ImageId, OperationId, PoolId, SnapshotId, VolumeId};
 use crate::units::{SizeGib, Timestamp};
 
 /// Something that exists, or should, or must not, on a backend.
@@ -112,6 +112,15 @@ pub enum Effect {
         /// Where the data comes from.
         source: BackendObject,
     },
+    /// A volume exists with the disk of an image, zeroes beyond.
+    CreateVolumeFromImage {
+        /// The new volume.
+        volume: BackendObject,
+        /// Its size, not below the disk's.
+        size: SizeGib,
+        /// The image.
+        image: ImageId,
+    },
     /// The volume is not there.
     DeleteVolume {
         /// The volume.
@@ -196,6 +205,7 @@ impl Effect {
     pub const fn target(&self) -> BackendObject {
         match self {
             Self::CreateVolume { volume, .. }
+            | Self::CreateVolumeFromImage { volume, .. }
             | Self::CreateVolumeFromSnapshot { volume, .. }
             | Self::CloneVolume { volume, .. }
             | Self::DeleteVolume { volume }
@@ -213,6 +223,7 @@ impl Effect {
         match self {
             Self::Adopt { from: name, .. } | Self::Disown { to: name, .. } => Some(name),
             Self::CreateVolume { .. }
+            | Self::CreateVolumeFromImage { .. }
             | Self::CreateVolumeFromSnapshot { .. }
             | Self::CloneVolume { .. }
             | Self::DeleteVolume { .. }
@@ -234,6 +245,7 @@ impl Effect {
             }
             Self::CloneVolume { source, .. } | Self::OverwriteVolume { source, .. } => Some(*source),
             Self::CreateVolume { .. }
+            | Self::CreateVolumeFromImage { .. }
             | Self::DeleteVolume { .. }
             | Self::ExtendVolume { .. }
             | Self::ShrinkVolume { .. }
@@ -249,6 +261,7 @@ impl Effect {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::CreateVolume { .. } => "CreateVolume",
+            Self::CreateVolumeFromImage { .. } => "CreateVolumeFromImage",
             Self::CreateVolumeFromSnapshot { .. } => "CreateVolumeFromSnapshot",
             Self::CloneVolume { .. } => "CloneVolume",
             Self::DeleteVolume { .. } => "DeleteVolume",

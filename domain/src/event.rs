@@ -59,6 +59,7 @@ impl Event {
                 VolumeEvent::MetadataReplaced { .. } => "VolumeMetadataReplaced",
                 VolumeEvent::BootableChanged { .. } => "VolumeBootableChanged",
                 VolumeEvent::ReadonlyChanged { .. } => "VolumeReadonlyChanged",
+                VolumeEvent::ImageMetadataReplaced { .. } => "VolumeImageMetadataReplaced",
                 VolumeEvent::ManageAccepted { .. } => "VolumeManageAccepted",
                 VolumeEvent::Managed => "VolumeManaged",
                 VolumeEvent::ManageFailed { .. } => "VolumeManageFailed",

@@ -147,6 +147,7 @@ fn volume(ledger: &mut Ledger, at: Timestamp, id: VolumeId, event: &VolumeEvent)
         | VolumeEvent::MetadataReplaced { .. }
         | VolumeEvent::BootableChanged { .. }
         | VolumeEvent::ReadonlyChanged { .. }
+        | VolumeEvent::ImageMetadataReplaced { .. }
         | VolumeEvent::Managed
         | VolumeEvent::ManageFailed { .. }
         | VolumeEvent::UnmanageAccepted { .. }
@@ -188,6 +189,7 @@ fn volume(ledger: &mut Ledger, at: Timestamp, id: VolumeId, event: &VolumeEvent)
         | VolumeEvent::MetadataReplaced { .. }
         | VolumeEvent::BootableChanged { .. }
         | VolumeEvent::ReadonlyChanged { .. }
+        | VolumeEvent::ImageMetadataReplaced { .. }
         | VolumeEvent::Managed
         | VolumeEvent::ManageFailed { .. }
         | VolumeEvent::UnmanageFailed { .. } => false,

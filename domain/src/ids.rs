@@ -53,6 +53,8 @@ uuid_ids! {
     SnapshotId,
     /// A volume type (random, version 4).
     VolumeTypeId,
+    /// An image in an image store (random, version 4).
+    ImageId,
     /// One command. The operation that it opens carries the same UUID.
     CommandId,
     /// A long-running piece of work; equal to the id of the command that opened it.

@@ -11,6 +11,7 @@
 //! * [`command`] (what is asked), [`rejection`] (the business says no), [`event`] (what happened),
 //!   [`effect`] (work for an executor).
 //! * [`operation`]: the engine that walks step tables; [`operations`]: one file per operation.
+//! * [`image`]: what must be known of an image.
 //! * [`scheduler`]: which pool takes a new volume, and why.
 //! * [`drift`]: the ledger's word against what a backend shows.
 //! * [`ledger`]: the whole state; [`mod@decide`] and [`evolve`]: the two functions over it.
@@ -25,6 +26,7 @@ pub mod effect;
 pub mod event;
 pub mod evolve;
 pub mod ids;
+pub mod image;
 pub mod ledger;
 pub mod operation;
 pub mod operations;

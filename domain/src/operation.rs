@@ -474,6 +474,7 @@ impl Saga<'_> {
                 }
                 Some(
                     Effect::CreateVolume { .. }
+                    | Effect::CreateVolumeFromImage { .. }
                     | Effect::CreateVolumeFromSnapshot { .. }
                     | Effect::CloneVolume { .. }
                     | Effect::ExtendVolume { .. }

@@ -4,7 +4,9 @@
 //! message that Cinder gives for the same case, so that clients and people recognise it. Which
 //! HTTP status it becomes is said in the api's `error.rs`.
 
-use crate::ids::{BackendName, DebtId, OperationId, ProjectId, SnapshotId, VolumeId, VolumeTypeId, ZoneName};
+use crate::ids::{
+    BackendName, DebtId, ImageId, OperationId, ProjectId, SnapshotId, VolumeId, VolumeTypeId, ZoneName,
+};
 use crate::quota::QuotaResource;
 use crate::units::SizeGib;
 
@@ -114,6 +116,19 @@ rejections! {
     /// Smaller than the volume that it is made from.
     SizeBelowSource { size: SizeGib, source_size: SizeGib } =>
         "Invalid input received: Volume size '{size}'GB cannot be smaller than original volume size {source_size}GB. They must be >= original volume size.";
+    /// The image has no data yet, or no longer.
+    ImageNotActive { image: ImageId } => "Invalid input received: Image {image} is not active.";
+    /// Smaller than the image.
+    SizeBelowImage { size: SizeGib, image_gib: u64 } =>
+        "Invalid input received: Size of specified image {image_gib}GB is larger than volume size {size}GB.";
+    /// Smaller than the image asks for.
+    SizeBelowMinDisk { size: SizeGib, min_disk_gib: u32 } =>
+        "Invalid input received: Volume size {size}GB cannot be smaller than the image minDisk size {min_disk_gib}GB.";
+    /// An image is made into a volume with what is known of it.
+    ImageFactsMissing { image: ImageId } => "Invalid input received: Nothing is known of image {image}.";
+    /// No such key.
+    ImageMetadataNotFound { volume: VolumeId, key: Box<str> } =>
+        "Glance metadata for volume/snapshot {volume} cannot be found.";
     /// No backend is in that zone.
     AvailabilityZoneInvalid { zone: ZoneName } => "Availability zone '{zone}' is invalid.";
     /// One volume more than the limit.

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 
 use crate::effect::Failure;
 use crate::event::IllegalEvent;
-use crate::ids::{OperationId, PoolId, ProjectId, SnapshotId, UserId, VolumeId, VolumeTypeId, ZoneName};
+use crate::ids::{
+    ImageId, OperationId, PoolId, ProjectId, SnapshotId, UserId, VolumeId, VolumeTypeId, ZoneName,
+};
 use crate::units::{SizeGib, Timestamp};
 
 /// Where a volume stands. The data of a status lives inside it.
@@ -164,8 +166,13 @@ pub const RESETTABLE: &[VolumeState] = &[
 ];
 
 /// Events that change something else than the status, and may happen in any status.
-pub const STATUS_NEUTRAL: &[VolumeEventKind] =
-    &[K::DetailsUpdated, K::MetadataReplaced, K::BootableChanged, K::ReadonlyChanged];
+pub const STATUS_NEUTRAL: &[VolumeEventKind] = &[
+    K::DetailsUpdated,
+    K::MetadataReplaced,
+    K::BootableChanged,
+    K::ReadonlyChanged,
+    K::ImageMetadataReplaced,
+];
 
 /// Statuses from which an owner may delete (`volume/api.py`, `delete`).
 pub const DELETABLE: &[VolumeState] =
@@ -362,6 +369,8 @@ pub enum VolumeSource {
     Snapshot(SnapshotId),
     /// Another volume's data, as it is when the operation runs.
     Volume(VolumeId),
+    /// An image's disk.
+    Image(ImageId),
 }
 
 /// Why the last operation on a resource did not do what was asked.
@@ -391,6 +400,8 @@ pub struct Volume {
     pub pool: Option<PoolId>,
     pub source: VolumeSource,
     pub metadata: BTreeMap<String, String>,
+    /// What it remembers of the image that it came from, by itself or by its source.
+    pub image_metadata: BTreeMap<String, String>,
     pub multiattach: bool,
     pub bootable: bool,
     /// Nothing until somebody sets the flag, as in Cinder.
@@ -421,6 +432,7 @@ impl Volume {
             pool: event.placement.chosen.clone(),
             source: event.source,
             metadata: event.metadata.clone(),
+            image_metadata: BTreeMap::new(),
             multiattach: event.multiattach,
             bootable: event.bootable,
             readonly: None,
@@ -504,6 +516,7 @@ impl Volume {
             VolumeEvent::MetadataReplaced { metadata } => self.metadata.clone_from(metadata),
             VolumeEvent::BootableChanged { bootable } => self.bootable = *bootable,
             VolumeEvent::ReadonlyChanged { readonly } => self.readonly = Some(*readonly),
+            VolumeEvent::ImageMetadataReplaced { metadata } => self.image_metadata.clone_from(metadata),
         }
         Ok(true)
     }
@@ -556,7 +569,8 @@ impl Volume {
             VolumeEvent::DetailsUpdated { .. }
             | VolumeEvent::MetadataReplaced { .. }
             | VolumeEvent::BootableChanged { .. }
-            | VolumeEvent::ReadonlyChanged { .. } => self.status.state(),
+            | VolumeEvent::ReadonlyChanged { .. }
+            | VolumeEvent::ImageMetadataReplaced { .. } => self.status.state(),
         }
     }
 

@@ -38,6 +38,7 @@ use self::limits::EffectLimits;
 use self::orders::OrderDesk;
 use self::pools::PoolReporter;
 use crate::backend::Backend;
+use crate::image::Images;
 use crate::locks::VolumeLocks;
 
 /// How a runner works.
@@ -58,6 +59,8 @@ pub struct RunnerConfig {
     pub drain_limit: Duration,
     /// How long each kind of effect may take.
     pub limits: EffectLimits,
+    /// What makes volumes of images; nothing if no image store is configured.
+    pub images: Option<Arc<Images>>,
 }
 
 impl Default for RunnerConfig {
@@ -69,6 +72,7 @@ impl Default for RunnerConfig {
             keep_interval: Duration::from_secs(5),
             drain_limit: Duration::from_secs(30),
             limits: EffectLimits::default(),
+            images: None,
         }
     }
 }

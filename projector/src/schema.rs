@@ -7,7 +7,7 @@
 use redb::TableDefinition;
 
 /// The version of all that is written here.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A table of rows, each with a checksum.
 #[derive(Clone, Copy, Debug)]

@@ -8,6 +8,7 @@ use tephra_domain::ids::{SnapshotId, VolumeId};
 use tephra_domain::snapshot::{SnapshotEvent, SnapshotState, SnapshotStatus};
 use tephra_domain::volume::{VolumeEvent, VolumeSource, VolumeState, VolumeStatus};
 
+use crate::sim_backend::tag_of;
 use crate::world::World;
 
 /// The tag that marks the data of each volume and snapshot, as clients were told.
@@ -55,6 +56,7 @@ impl Beliefs {
             let data = match world.ledger.volumes.get(&id).map(|volume| volume.source) {
                 Some(VolumeSource::Volume(source)) => self.volumes.get(&source).copied(),
                 Some(VolumeSource::Snapshot(source)) => self.snapshots.get(&source).copied(),
+                Some(VolumeSource::Image(image)) => Some(tag_of(image)),
                 Some(VolumeSource::Blank) | None => Some(0),
             };
             self.volumes.insert(id, data.unwrap_or_else(|| panic!("{id} has no source")));

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
-use tephra_domain::ids::PoolId;
+use tephra_domain::ids::{ImageId, PoolId};
 use tephra_domain::units::SizeGib;
 
 /// What an object holds.
@@ -14,6 +14,11 @@ pub struct Contents {
     pub size: SizeGib,
     /// Stands for the data; 0 is all zeroes.
     pub tag: u64,
+}
+
+/// Stands for the disk of an image.
+pub fn tag_of(image: ImageId) -> u64 {
+    image.as_uuid().as_u64_pair().1
 }
 
 /// Objects by pool and name.
@@ -54,6 +59,9 @@ impl SimBackend {
                 Some(contents) => put(*volume, contents),
                 None => put(*volume, Contents { size: *size, tag: 0 }),
             },
+            Effect::CreateVolumeFromImage { volume, size, image } => {
+                put(*volume, Contents { size: *size, tag: tag_of(*image) })
+            }
             Effect::CreateVolumeFromSnapshot { volume, size, snapshot: source }
             | Effect::CloneVolume { volume, size, source } => {
                 put(*volume, Contents { size: *size, tag: self.existing(pool, *source)?.tag })

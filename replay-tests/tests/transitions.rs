@@ -48,6 +48,7 @@ fn volume_events() -> Vec<VolumeEvent> {
         VolumeEvent::MetadataReplaced { metadata: BTreeMap::new() },
         VolumeEvent::BootableChanged { bootable: true },
         VolumeEvent::ReadonlyChanged { readonly: true },
+        VolumeEvent::ImageMetadataReplaced { metadata: BTreeMap::new() },
         VolumeEvent::Managed,
         VolumeEvent::ManageFailed { operation, failure: failure(FailureKind::ObjectMissing) },
         VolumeEvent::UnmanageAccepted { operation },

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::Client;
 use tephra_api::auth::Authenticator;
 use tephra_domain::ids::BackendName;
+use tephra_executors::image::Images;
 use tephra_journal::clock::{Clock, SystemClock};
 use tephra_journal::gateway::CommandGateway;
 use tephra_journal::jetstream::{
@@ -20,8 +21,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::events::publish_by_turns;
+use super::images::{open_store, open_worker};
 use super::turns::{Candidate, take_turns};
-use super::{ApiParts, RunnerParts, open_backend, start_api, start_projector, start_runner};
+use super::{ApiParts, RunnerParts, catalog, open_backend, start_api, start_projector, start_runner};
 use crate::config::{BackendConfig, Config};
 use crate::failure::{CommandError, CommandResult, Exit};
 use crate::files::{SoundViews, open_views, views_file};
@@ -78,8 +80,10 @@ impl<'a> NatsStage<'a> {
         output: Output,
     ) -> CommandResult {
         if self.config.has(RoleKind::Executor) {
+            let store = open_store(self.config)?;
+            let images = store.map(|store| open_worker(self.config, store)).transpose()?;
             for backend in &self.config.backends {
-                self.start_executor(backend, roles).await?;
+                self.start_executor(backend, images.clone(), roles).await?;
             }
         }
         let has_any = |any: &[RoleKind]| any.iter().any(|role| self.config.has(*role));
@@ -112,6 +116,7 @@ impl<'a> NatsStage<'a> {
                 clock: Arc::clone(&self.clock),
                 auth,
                 warning: ledger.warning,
+                images: catalog(open_store(self.config)?),
             };
             start_api(self.config, listener, parts, roles);
         }
@@ -193,7 +198,12 @@ impl<'a> NatsStage<'a> {
         Ok(())
     }
 
-    async fn start_executor(&self, backend: &BackendConfig, roles: &mut Roles) -> CommandResult {
+    async fn start_executor(
+        &self,
+        backend: &BackendConfig,
+        images: Option<Arc<Images>>,
+        roles: &mut Roles,
+    ) -> CommandResult {
         let opened = open_backend(self.config, backend).await?;
         let name = BackendName::new(&*backend.name);
         let queue =
@@ -214,7 +224,7 @@ impl<'a> NatsStage<'a> {
             async move { telling.await.map_err(|panic| panic.to_string()) },
         );
         let (queue, clock) = (Arc::new(queue), Arc::clone(&self.clock));
-        let parts = RunnerParts { opened, queue, gateway, pools: board, clock };
+        let parts = RunnerParts { opened, images, queue, gateway, pools: board, clock };
         start_runner(self.config, backend, parts, roles);
         Ok(())
     }

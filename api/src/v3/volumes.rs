@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::Value;
-use tephra_domain::command::{Command, CreateVolume, VolumeTypeRef};
+use tephra_domain::command::{Command, CreateVolume, CreateVolumeFromImage, VolumeTypeRef};
 use tephra_domain::ids::{SnapshotId, VolumeId, ZoneName};
 use tephra_domain::volume::{Volume, VolumeSource};
 use tephra_projector::query::{ListQuery, Page};
@@ -54,12 +54,12 @@ const CREATE_FIELDS: &[&str] = &[
 ];
 /// Sources and company that a new volume cannot have yet, and what to say about each.
 const NOT_YET: &[(&str, &str)] = &[
-    ("imageRef", "Creating a volume from an image is not supported yet."),
-    ("image_id", "Creating a volume from an image is not supported yet."),
     ("backup_id", "Creating a volume from a backup is not supported yet."),
     ("group_id", "Creating a volume in a group is not supported yet."),
     ("consistencygroup_id", "Creating a volume in a consistency group is not supported yet."),
 ];
+const ONE_SOURCE: &str =
+    "Invalid input received: May specify only one of snapshot, imageRef or source volume";
 const MULTIATTACH_REMOVED: &str = "multiattach parameter has been removed. The default behavior is to use \
     multiattach enabled volume types. Contact your administrator to create a multiattach enabled volume \
     type and use it to create multiattach volumes.";
@@ -83,14 +83,21 @@ async fn create(
     links: Links,
     body: JsonBody,
 ) -> Result<(StatusCode, Json<VolumeEnvelope>), Fault> {
-    let command = creation(body.require()?, version)?;
-    let outcome = state.submit(&identity, body.idempotency, Command::CreateVolume(Box::new(command))).await?;
+    let (create, image) = creation(body.require()?, version)?;
+    let command = match image {
+        None => Command::CreateVolume(Box::new(create)),
+        Some(image) => {
+            let image = state.image(&image, &identity.actor).await?;
+            Command::CreateVolumeFromImage(Box::new(CreateVolumeFromImage { create, image }))
+        }
+    };
+    let outcome = state.submit(&identity, body.idempotency, command).await?;
     let volume = outcome.created(created_volume)?;
     Ok((StatusCode::ACCEPTED, envelope(&state, volume, &identity, version, &links, false)?))
 }
 
-/// Reads the body of a create, with a fresh id.
-fn creation(body: &Value, version: Microversion) -> Result<CreateVolume, Fault> {
+/// Reads the body of a create, with a fresh id, and the reference to an image if there is one.
+fn creation(body: &Value, version: Microversion) -> Result<(CreateVolume, Option<String>), Fault> {
     let outer = Object::body(body)?;
     let fields = outer.required("volume")?.object()?;
     if let Some(hints) = outer.field(HINTS).filter(|hints| !hints.value().is_null()) {
@@ -113,18 +120,35 @@ fn creation(body: &Value, version: Microversion) -> Result<CreateVolume, Fault> 
     let metadata = fields.field("metadata").map(|field| field.optional_metadata(KeyPattern::WithSlash));
     let volume_type = fields.field("volume_type").map(|field| field.optional_text(0)).transpose()?.flatten();
     let zone = fields.field("availability_zone").map(|field| field.optional_text(1)).transpose()?.flatten();
-    Ok(CreateVolume {
+    let source = source(&fields)?;
+    let image = image_reference(&fields)?;
+    if image.is_some() && source != VolumeSource::Blank {
+        return Err(Fault::bad_request(ONE_SOURCE));
+    }
+    let create = CreateVolume {
         volume: VolumeId::from_uuid(Uuid::new_v4()),
         name: label(&fields, "name", "display_name", "name")?.flatten(),
         description: label(&fields, "description", "display_description", "description")?.flatten(),
         size: fields.field("size").map(|field| field.optional_size()).transpose()?.flatten(),
-        source: source(&fields)?,
+        source,
         volume_type: volume_type
             .filter(|named| !named.is_empty())
             .map(|named| VolumeTypeRef::Named(named.into())),
         availability_zone: zone.map(ZoneName::new),
         metadata: metadata.transpose()?.unwrap_or_default(),
-    })
+    };
+    Ok((create, image))
+}
+
+/// `imageRef`, or its older name. Nothing for null and for an empty one, as in Cinder.
+fn image_reference(fields: &Object<'_>) -> Result<Option<String>, Fault> {
+    for name in ["imageRef", "image_id"] {
+        let reference = fields.field(name).map(|field| field.any_text()).transpose()?.flatten();
+        if let Some(reference) = reference.filter(|reference| !reference.is_empty()) {
+            return Ok(Some(reference.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 fn source(fields: &Object<'_>) -> Result<VolumeSource, Fault> {
@@ -133,9 +157,7 @@ fn source(fields: &Object<'_>) -> Result<VolumeSource, Fault> {
         (None, None) => Ok(VolumeSource::Blank),
         (Some(snapshot), None) => Ok(VolumeSource::Snapshot(SnapshotId::from_uuid(snapshot))),
         (None, Some(volume)) => Ok(VolumeSource::Volume(VolumeId::from_uuid(volume))),
-        (Some(_), Some(_)) => Err(Fault::bad_request(
-            "Invalid input received: May specify only one of snapshot, imageRef or source volume",
-        )),
+        (Some(_), Some(_)) => Err(Fault::bad_request(ONE_SOURCE)),
     }
 }
 

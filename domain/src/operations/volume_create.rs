@@ -1,17 +1,20 @@
-//! Creating a volume: blank, from a snapshot, or from another volume.
+//! Creating a volume: blank, from a snapshot, from another volume, or from an image.
 //!
-//! | step   | effect                                                  | undo         | if the undo fails |
-//! |--------|---------------------------------------------------------|--------------|-------------------|
-//! | create | CreateVolume, CreateVolumeFromSnapshot or CloneVolume   | DeleteVolume | leave to owner    |
+//! | step   | effect                                                                        | undo         | if the undo fails |
+//! |--------|-------------------------------------------------------------------------------|--------------|-------------------|
+//! | create | CreateVolume, CreateVolumeFromSnapshot, CloneVolume or CreateVolumeFromImage   | DeleteVolume | leave to owner    |
 //!
 //! A failure goes to the next backend that the scheduler put on the list, at most
 //! [`MAX_ATTEMPTS`] in all, and leaves a cleanup debt on the one that failed. Backends tried before
 //! are never picked again. After the last one the volume is in `error`, with the reason.
 
-use crate::command::{Context, CreateVolume};
+use std::collections::BTreeMap;
+
+use crate::command::{Context, CreateVolume, CreateVolumeFromImage};
 use crate::effect::{BackendObject, Effect, Failure, FailureKind};
 use crate::event::Event;
-use crate::ids::{BackendName, OperationId, PoolId, SnapshotId, VolumeId, VolumeTypeId};
+use crate::ids::{BackendName, ImageId, OperationId, PoolId, SnapshotId, VolumeId, VolumeTypeId};
+use crate::image::ImageFacts;
 use crate::ledger::Ledger;
 use crate::operation::{Access, IfItFails, IfUndoFails, Operation, PlannedStep, ResourceKey, Step, plan};
 use crate::quota::{QuotaResource, UsageCount};
@@ -58,6 +61,8 @@ pub enum CreateSource {
     },
     /// A volume's data.
     Volume(VolumeId),
+    /// An image's disk.
+    Image(ImageId),
 }
 
 /// The steps.
@@ -77,6 +82,7 @@ pub const STEPS: &[Step<VolumeCreate>] = &[Step {
             CreateSource::Volume(source) => {
                 Effect::CloneVolume { volume, size: p.size, source: BackendObject::Volume(source) }
             }
+            CreateSource::Image(image) => Effect::CreateVolumeFromImage { volume, size: p.size, image },
         }
     },
     if_it_fails: IfItFails::Undo,
@@ -85,18 +91,44 @@ pub const STEPS: &[Step<VolumeCreate>] = &[Step {
 }];
 
 /// Checks, in this order: role; id not taken; source exists, belongs to the project and is usable;
-/// size given and not below the source's; type exists and may be used; zone exists; quota (largest
+/// size given and not below the source's; the image active, and neither its file nor the disk that it
+/// asks for larger (`check_image_metadata` of Cinder); type exists and may be used; zone exists; quota (largest
 /// volume, number, gigabytes, each also by type).
 ///
 /// # Errors
 /// The first of these that does not hold.
 pub fn decide(ledger: &Ledger, command: &CreateVolume, ctx: &Context) -> Result<Vec<Event>, Rejection> {
+    decide_with(ledger, command, None, ctx)
+}
+
+/// As [`decide`], from an image.
+///
+/// # Errors
+/// As [`decide`].
+pub fn decide_from_image(
+    ledger: &Ledger,
+    command: &CreateVolumeFromImage,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
+    let create = CreateVolume { source: VolumeSource::Image(command.image.id), ..command.create.clone() };
+    decide_with(ledger, &create, Some(&command.image), ctx)
+}
+
+fn decide_with(
+    ledger: &Ledger,
+    command: &CreateVolume,
+    image: Option<&ImageFacts>,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
     ctx.actor.require_member("volume:create")?;
     if ledger.volumes.contains_key(&command.volume) {
         return Err(Rejection::VolumeExists { volume: command.volume });
     }
-    let source = usable_source(ledger, command.source, ctx)?;
+    let source = usable_source(ledger, command.source, image, ctx)?;
     let size = chosen_size(command.size, &source)?;
+    if let Some(image) = image {
+        fits(image, size)?;
+    }
     let volume_type = chosen_type(ledger, command, &source, ctx)?;
     if let Some(zone) = &command.availability_zone
         && !ledger.has_zone(zone)
@@ -140,6 +172,10 @@ pub fn decide(ledger: &Ledger, command: &CreateVolume, ctx: &Context) -> Result<
         placement: placement.clone(),
     };
     let mut events = vec![Event::Volume(command.volume, VolumeEvent::CreateAccepted(Box::new(accepted)))];
+    if !source.image_metadata.is_empty() {
+        let metadata = source.image_metadata.clone();
+        events.push(Event::Volume(command.volume, VolumeEvent::ImageMetadataReplaced { metadata }));
+    }
     match placement.chosen.clone() {
         None => events.push(Event::Volume(
             command.volume,
@@ -166,16 +202,49 @@ struct Source {
     volume_type: Option<VolumeTypeId>,
     pool: Option<PoolId>,
     bootable: bool,
+    image_metadata: BTreeMap<String, String>,
 }
 
-fn usable_source(ledger: &Ledger, source: VolumeSource, ctx: &Context) -> Result<Source, Rejection> {
+/// The image can become a volume of that size (Cinder's `check_image_metadata`).
+fn fits(image: &ImageFacts, size: SizeGib) -> Result<(), Rejection> {
+    if &*image.status != "active" {
+        return Err(Rejection::ImageNotActive { image: image.id });
+    }
+    let image_gib = image.size_bytes.unwrap_or(0).div_ceil(1 << 30);
+    if image_gib > u64::from(size.gib()) {
+        return Err(Rejection::SizeBelowImage { size, image_gib });
+    }
+    if image.min_disk_gib > size.gib() {
+        return Err(Rejection::SizeBelowMinDisk { size, min_disk_gib: image.min_disk_gib });
+    }
+    Ok(())
+}
+
+fn usable_source(
+    ledger: &Ledger,
+    source: VolumeSource,
+    image: Option<&ImageFacts>,
+    ctx: &Context,
+) -> Result<Source, Rejection> {
     match source {
+        VolumeSource::Image(id) => {
+            let facts = image.ok_or(Rejection::ImageFactsMissing { image: id })?;
+            Ok(Source {
+                kind: CreateSource::Image(id),
+                size: None,
+                volume_type: None,
+                pool: None,
+                bootable: true,
+                image_metadata: facts.metadata.clone(),
+            })
+        }
         VolumeSource::Blank => Ok(Source {
             kind: CreateSource::Blank,
             size: None,
             volume_type: None,
             pool: None,
             bootable: false,
+            image_metadata: BTreeMap::new(),
         }),
         VolumeSource::Snapshot(id) => {
             let snapshot = ledger.visible_snapshot(id, &ctx.actor)?;
@@ -188,6 +257,10 @@ fn usable_source(ledger: &Ledger, source: VolumeSource, ctx: &Context) -> Result
                 volume_type: Some(snapshot.volume_type),
                 pool: Some(snapshot.pool.clone()),
                 bootable: ledger.volumes.get(&snapshot.volume).is_some_and(|volume| volume.bootable),
+                image_metadata: ledger
+                    .volumes
+                    .get(&snapshot.volume)
+                    .map_or_else(BTreeMap::new, |volume| volume.image_metadata.clone()),
             })
         }
         VolumeSource::Volume(id) => {
@@ -201,6 +274,7 @@ fn usable_source(ledger: &Ledger, source: VolumeSource, ctx: &Context) -> Result
                 volume_type: Some(volume.volume_type),
                 pool: volume.pool.clone(),
                 bootable: volume.bootable,
+                image_metadata: volume.image_metadata.clone(),
             })
         }
     }
@@ -215,7 +289,13 @@ fn chosen_size(asked: Option<SizeGib>, source: &Source) -> Result<SizeGib, Rejec
         (CreateSource::Volume(_), Some(least)) if size < least => {
             Err(Rejection::SizeBelowSource { size, source_size: least })
         }
-        (CreateSource::Blank | CreateSource::Snapshot { .. } | CreateSource::Volume(_), _) => Ok(size),
+        (
+            CreateSource::Blank
+            | CreateSource::Snapshot { .. }
+            | CreateSource::Volume(_)
+            | CreateSource::Image(_),
+            _,
+        ) => Ok(size),
     }
 }
 
@@ -240,6 +320,14 @@ impl VolumeCreate {
         operation: &Operation,
         failure: &Failure,
     ) -> Option<(Self, Vec<Event>)> {
+        // an image that is not acceptable here is so nowhere
+        let is_the_images_fault = matches!(
+            failure.kind,
+            FailureKind::Mismatch | FailureKind::ObjectMissing | FailureKind::Unsupported
+        );
+        if is_the_images_fault && matches!(self.source, CreateSource::Image(_)) {
+            return None;
+        }
         let mut failed_backends = self.failed_backends.clone();
         failed_backends.push(self.pool.backend.clone());
         if failed_backends.len() >= MAX_ATTEMPTS {
@@ -283,7 +371,7 @@ impl Saga for VolumeCreate {
     fn uses(&self) -> Vec<(ResourceKey, Access)> {
         let mut uses = vec![(ResourceKey::Volume(self.volume), Access::Exclusive)];
         match self.source {
-            CreateSource::Blank => {}
+            CreateSource::Blank | CreateSource::Image(_) => {}
             CreateSource::Snapshot { volume, snapshot } => {
                 uses.push((ResourceKey::Volume(volume), Access::Shared));
                 uses.push((ResourceKey::Snapshot(snapshot), Access::Shared));

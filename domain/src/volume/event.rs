@@ -34,6 +34,7 @@ pub enum VolumeEventKind {
     MetadataReplaced,
     BootableChanged,
     ReadonlyChanged,
+    ImageMetadataReplaced,
     ManageAccepted,
     Managed,
     ManageFailed,
@@ -145,6 +146,10 @@ pub enum VolumeEvent {
     ReadonlyChanged {
         readonly: bool,
     },
+    /// What it remembers of the image that it came from.
+    ImageMetadataReplaced {
+        metadata: BTreeMap<String, String>,
+    },
     /// Something that its pool has already becomes a volume.
     ManageAccepted {
         accepted: Box<VolumeCreateAccepted>,
@@ -193,6 +198,7 @@ impl VolumeEvent {
             Self::MetadataReplaced { .. } => VolumeEventKind::MetadataReplaced,
             Self::BootableChanged { .. } => VolumeEventKind::BootableChanged,
             Self::ReadonlyChanged { .. } => VolumeEventKind::ReadonlyChanged,
+            Self::ImageMetadataReplaced { .. } => VolumeEventKind::ImageMetadataReplaced,
             Self::ManageAccepted { .. } => VolumeEventKind::ManageAccepted,
             Self::Managed => VolumeEventKind::Managed,
             Self::ManageFailed { .. } => VolumeEventKind::ManageFailed,

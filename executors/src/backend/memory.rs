@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tephra_domain::backend::BackendDescription;
 use tephra_domain::drift::{FoundKind, FoundObject};
 use tephra_domain::effect::{self, BackendObject, Effect, Failure, FailureKind};
-use tephra_domain::ids::{BackendName, PoolName, ZoneName};
+use tephra_domain::ids::{BackendName, ImageId, PoolName, ZoneName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::{SizeGib, Timestamp};
 
@@ -34,6 +34,12 @@ impl MemoryObject {
     /// Nothing but zeroes.
     pub const fn blank(size: SizeGib) -> Self {
         Self { size, blocks: BTreeMap::new(), in_use: false }
+    }
+
+    /// The disk of an image, of which a fake knows but the id.
+    fn of_image(image: ImageId, size: SizeGib) -> Self {
+        let blocks = BTreeMap::from([(0, image.as_uuid().as_bytes().as_slice().into())]);
+        Self { size, blocks, in_use: false }
     }
 
     fn with_data_of(source: &Self, size: SizeGib) -> Self {
@@ -142,6 +148,9 @@ impl MemoryBackend {
         match effect {
             Effect::CreateVolume { volume, size } => {
                 self.create(&mut objects, *volume, MemoryObject::blank(*size))
+            }
+            Effect::CreateVolumeFromImage { volume, size, image } => {
+                self.create(&mut objects, *volume, MemoryObject::of_image(*image, *size))
             }
             Effect::CreateVolumeFromSnapshot { volume, size, snapshot: source }
             | Effect::CloneVolume { volume, size, source } => {

@@ -62,6 +62,11 @@ pub trait Backend: Send + Sync {
     }
 }
 
+/// What a backend says of an effect that is performed for it by [`crate::image::Images`].
+pub(crate) fn needs_images(effect: &Effect) -> Failure {
+    Failure::new(FailureKind::Unsupported, format!("{} needs an image store to be configured", effect.name()))
+}
+
 /// What every backend of ours offers to volume types, whatever its kind (Cinder's names).
 pub(crate) fn capabilities(backend: &BackendName, storage_protocol: &str) -> BTreeMap<String, String> {
     [

@@ -19,4 +19,4 @@ pub mod store;
 pub mod work;
 
 pub use store::{Image, ImageError, ImageStore, NewImage};
-pub use work::{Images, ImagesConfig};
+pub use work::{Images, ImagesConfig, act};

@@ -34,6 +34,12 @@ pub struct Images {
     directory: PathBuf,
 }
 
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Images").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
 /// A file that goes when it is no longer looked at.
 struct Temporary(PathBuf);
 
@@ -131,6 +137,23 @@ impl Images {
     /// Where its files lie meanwhile.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+}
+
+/// Has an effect performed: by the image side where it is about an image, by the backend otherwise.
+///
+/// # Errors
+/// Why it does not hold.
+pub async fn act(
+    backend: &dyn Backend,
+    images: Option<&Images>,
+    pool: &PoolName,
+    effect: &Effect,
+) -> Result<(), Failure> {
+    if let (Some(images), Effect::CreateVolumeFromImage { volume, size, image }) = (images, effect) {
+        images.create_volume(backend, pool, *volume, *size, image.as_uuid()).await
+    } else {
+        backend.perform(pool, effect).await
     }
 }
 

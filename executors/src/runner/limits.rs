@@ -69,6 +69,7 @@ impl EffectLimits {
             Effect::DeleteVolume { .. } | Effect::DeleteSnapshot { .. } => self.remove,
             Effect::CreateVolumeFromSnapshot { .. }
             | Effect::CloneVolume { .. }
+            | Effect::CreateVolumeFromImage { .. }
             | Effect::CreateSnapshot { .. }
             | Effect::RevertToSnapshot { .. }
             | Effect::OverwriteVolume { .. } => self.copy,

@@ -19,6 +19,7 @@ use super::RunnerConfig;
 use super::ledger::LedgerClient;
 use super::limits::{DUE_NAP, FINISHED_REMEMBERED};
 use crate::backend::Backend;
+use crate::image;
 use crate::locks::{VolumeGuard, VolumeLocks};
 use crate::metrics;
 
@@ -130,13 +131,15 @@ impl OrderDesk {
     async fn perform(&self, order: &WorkOrder, bench: Bench) -> Outcome {
         let DueEffect { key, pool, effect, .. } = order.due.clone();
         let backend = Arc::clone(&self.backend);
+        let images = self.config.images.clone();
         let finished = Arc::clone(&self.finished);
         let in_flight = ::metrics::gauge!(metrics::EFFECTS_IN_FLIGHT, "backend" => self.label());
         let limit = self.config.limits.of(&effect);
         let began = Instant::now();
         let work = async move {
             in_flight.increment(1.0);
-            let performed = AssertUnwindSafe(backend.perform(&pool.pool, &effect)).catch_unwind().await;
+            let act = image::act(&*backend, images.as_deref(), &pool.pool, &effect);
+            let performed = AssertUnwindSafe(act).catch_unwind().await;
             in_flight.decrement(1.0);
             let outcome = match performed {
                 Ok(Ok(())) => Outcome::Done,

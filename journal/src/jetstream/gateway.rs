@@ -241,6 +241,8 @@ impl Server {
                 message.subject.as_str() == self.cell.report_subject(backend)
             }
             Command::CreateVolume(_)
+            | Command::CreateVolumeFromImage(_)
+            | Command::ChangeImageMetadata { .. }
             | Command::DeleteVolume { .. }
             | Command::ExtendVolume { .. }
             | Command::RevertVolume { .. }

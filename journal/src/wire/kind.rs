@@ -67,6 +67,7 @@ kinds! {
     118 VolumeMetadataReplaced;
     119 VolumeBootableChanged;
     120 VolumeReadonlyChanged;
+    141 VolumeImageMetadataReplaced;
     151 VolumeManageAccepted;
     152 VolumeManaged;
     153 VolumeManageFailed;

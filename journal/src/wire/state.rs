@@ -31,7 +31,7 @@ wire_struct! {
     VolumeRow<'a> for Volume {
         id: Id, project: &'a str, user: &'a str, name: Option<&'a str>, description: Option<&'a str>,
         size: u32, status: VolumeStatusV1, volume_type: Id, availability_zone: &'a str,
-        pool: Option<PoolIdV1<'a>>, source: VolumeSourceV1, metadata: Map<'a>, multiattach: bool,
+        pool: Option<PoolIdV1<'a>>, source: VolumeSourceV1, metadata: Map<'a>, image_metadata: Map<'a>, multiattach: bool,
         bootable: bool, readonly: Option<bool>, created_at: i64, updated_at: Option<i64>,
         launched_at: Option<i64>, snapshots: Vec<Id>, last_failure: Option<FailureRecordV1<'a>>,
     }

@@ -119,6 +119,7 @@ fn volume(event: &VolumeEvent) -> Value {
         VolumeEvent::MetadataReplaced { metadata: new } => metadata(new),
         VolumeEvent::BootableChanged { bootable } => json!({ "bootable": bootable }),
         VolumeEvent::ReadonlyChanged { readonly } => json!({ "readonly": readonly }),
+        VolumeEvent::ImageMetadataReplaced { metadata } => json!({ "image_metadata": metadata }),
     }
 }
 
@@ -152,6 +153,7 @@ fn volume_create_accepted(accepted: &VolumeCreateAccepted) -> Value {
 pub fn source(source: VolumeSource) -> Value {
     match source {
         VolumeSource::Blank => json!({ "kind": "blank" }),
+        VolumeSource::Image(id) => json!({ "kind": "image", "image_id": id.to_string() }),
         VolumeSource::Snapshot(id) => json!({ "kind": "snapshot", "snapshot_id": id.to_string() }),
         VolumeSource::Volume(id) => json!({ "kind": "volume", "volume_id": id.to_string() }),
     }

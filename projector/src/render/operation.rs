@@ -81,6 +81,7 @@ pub fn parameters(kind: &OperationKind) -> Value {
 fn volume_create(create: &VolumeCreate) -> Value {
     let source = match create.source {
         CreateSource::Blank => json!({ "kind": "blank" }),
+        CreateSource::Image(image) => json!({ "kind": "image", "image_id": image.to_string() }),
         CreateSource::Snapshot { volume, snapshot } => json!({
             "kind": "snapshot",
             "volume_id": volume.to_string(),
@@ -124,6 +125,7 @@ fn volume_revert(revert: &VolumeRevert) -> Value {
 pub fn effect(effect: &Effect) -> Value {
     let size = match effect {
         Effect::CreateVolume { size, .. }
+        | Effect::CreateVolumeFromImage { size, .. }
         | Effect::CreateVolumeFromSnapshot { size, .. }
         | Effect::CloneVolume { size, .. }
         | Effect::Verify { size, .. } => Some(*size),

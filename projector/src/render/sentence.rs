@@ -37,6 +37,7 @@ fn volume(event: &VolumeEvent) -> String {
         VolumeEvent::CreateAccepted(accepted) => {
             let source = match accepted.source {
                 VolumeSource::Blank => String::new(),
+                VolumeSource::Image(id) => format!(" from image {id}"),
                 VolumeSource::Snapshot(id) => format!(" from snapshot {id}"),
                 VolumeSource::Volume(id) => format!(" from volume {id}"),
             };
@@ -80,6 +81,9 @@ fn volume(event: &VolumeEvent) -> String {
         }
         VolumeEvent::BootableChanged { bootable: true } => "A server can boot from the volume.".to_owned(),
         VolumeEvent::BootableChanged { bootable: false } => "No server can boot from the volume.".to_owned(),
+        VolumeEvent::ImageMetadataReplaced { metadata } => {
+            format!("The volume remembers {} properties of an image.", metadata.len())
+        }
         VolumeEvent::ReadonlyChanged { readonly: true } => "The volume may only be read.".to_owned(),
         VolumeEvent::ReadonlyChanged { readonly: false } => "The volume may be written.".to_owned(),
         VolumeEvent::ManageAccepted { accepted, name } => {

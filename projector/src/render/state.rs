@@ -51,6 +51,7 @@ pub fn volume(volume: &Volume) -> Value {
         "metadata": volume.metadata,
         "multiattach": volume.multiattach,
         "bootable": volume.bootable,
+        "image_metadata": volume.image_metadata,
         "readonly": volume.readonly,
         "created_at": moment(volume.created_at),
         "updated_at": volume.updated_at.map(moment),

@@ -1,10 +1,12 @@
 use tephra_domain::actor::Role;
-use tephra_domain::command::{Command, VolumeTypeRef};
+use tephra_domain::command::{Command, CreateVolumeFromImage, MetadataChange, VolumeTypeRef};
 use tephra_domain::effect::{Failure, FailureKind};
 use tephra_domain::event::Event;
-use tephra_domain::ids::{ProjectId, SnapshotId, VolumeId, ZoneName};
+use tephra_domain::ids::{ImageId, ProjectId, SnapshotId, VolumeId, ZoneName};
+use tephra_domain::image::ImageFacts;
 use tephra_domain::quota::QuotaResource;
 use tephra_domain::volume::{VolumeEvent, VolumeSource, VolumeState};
+use tephra_replay_tests::sim_backend::tag_of;
 use tephra_replay_tests::world::{PROJECT, World, actor, gib, pool};
 
 use super::{broken, code, hiccup};
@@ -204,5 +206,82 @@ fn a_rejected_command_changes_nothing() {
     let (_, create) = world.new_volume_from(None, VolumeSource::Blank);
     world.when(create).unwrap_err();
     assert_eq!((world.ledger.position(), world.ledger.usage.sorted().len()), before);
+    world.check_at_rest();
+}
+
+fn image() -> ImageFacts {
+    ImageFacts {
+        id: ImageId::from_uuid(uuid::Uuid::from_u128(0x1_4000_8000_0000_0000_0007)),
+        status: "active".into(),
+        size_bytes: Some(3 << 20),
+        min_disk_gib: 2,
+        metadata: [("image_name".to_owned(), "debian".to_owned())].into(),
+    }
+}
+
+fn from_image(world: &mut World, size_gib: Option<u32>, image: ImageFacts) -> (VolumeId, Command) {
+    let (id, blank) = world.new_volume_from(size_gib, VolumeSource::Blank);
+    let Command::CreateVolume(create) = blank else { unreachable!("a create is a create") };
+    (id, Command::CreateVolumeFromImage(Box::new(CreateVolumeFromImage { create: *create, image })))
+}
+
+#[test]
+fn a_volume_from_an_image_is_bootable_and_remembers_it() {
+    let mut world = World::default();
+    let (volume, create) = from_image(&mut world, Some(2), image());
+    let accepted = ["VolumeCreateAccepted", "VolumeImageMetadataReplaced", "OperationOpened"];
+    assert_eq!(world.when(create).unwrap(), accepted);
+    world.settle();
+    let row = world.ledger.volumes.get(&volume).unwrap().clone();
+    assert_eq!((row.status.state(), row.bootable), (VolumeState::Available, true));
+    assert_eq!(row.image_metadata, image().metadata);
+    assert_eq!(world.tag(volume), Some(tag_of(image().id)));
+
+    let (copy, clone) = world.new_volume_from(None, VolumeSource::Volume(volume));
+    world.when(clone).unwrap();
+    world.settle();
+    assert_eq!(world.ledger.volumes.get(&copy).unwrap().image_metadata, image().metadata);
+    let snapshot = world.given_snapshot(volume);
+    let (copy, create) = world.new_volume_from(None, VolumeSource::Snapshot(snapshot));
+    world.when(create).unwrap();
+    assert_eq!(world.ledger.volumes.get(&copy).unwrap().image_metadata, image().metadata);
+
+    let change = MetadataChange::Remove("image_name".to_owned());
+    world.when(Command::ChangeImageMetadata { volume, change: change.clone() }).unwrap();
+    assert!(world.ledger.volumes.get(&volume).unwrap().image_metadata.is_empty());
+    assert_eq!(code(world.when(Command::ChangeImageMetadata { volume, change })), "ImageMetadataNotFound");
+}
+
+#[test]
+fn an_image_that_does_not_fit_is_refused() {
+    let mut world = World::default();
+    let mut refused = |size_gib, image| {
+        let (_, create) = from_image(&mut world, size_gib, image);
+        code(world.when(create))
+    };
+    assert_eq!(refused(None, image()), "VolumeSizeMissing");
+    assert_eq!(refused(Some(2), ImageFacts { status: "queued".into(), ..image() }), "ImageNotActive");
+    assert_eq!(refused(Some(2), ImageFacts { size_bytes: Some((2 << 30) + 1), ..image() }), "SizeBelowImage");
+    assert_eq!(refused(Some(1), image()), "SizeBelowMinDisk");
+    let (_, bare) = world.new_volume_from(Some(2), VolumeSource::Image(image().id));
+    assert_eq!(code(world.when(bare)), "ImageFactsMissing");
+}
+
+#[test]
+fn an_image_that_is_not_acceptable_is_not_tried_on_another_backend() {
+    let mut world = World::with_backends(&["one", "two"], true);
+    let (volume, create) = from_image(&mut world, Some(2), image());
+    world.when(create).unwrap();
+    world.fail_next(Failure::new(FailureKind::Mismatch, "it lies"));
+    world.settle();
+    assert_eq!(world.volume_state(volume), VolumeState::Error);
+    world.check_at_rest();
+    let (volume, create) = from_image(&mut world, Some(2), image());
+    world.when(create).unwrap();
+    let first = world.ledger.volumes.get(&volume).unwrap().pool.clone();
+    world.fail_next(Failure::new(FailureKind::NoSpace, "full"));
+    world.settle();
+    assert_eq!(world.volume_state(volume), VolumeState::Available);
+    assert_ne!(world.ledger.volumes.get(&volume).unwrap().pool, first);
     world.check_at_rest();
 }

@@ -7,7 +7,7 @@ use tephra_domain::debt::DebtEvent;
 use tephra_domain::effect::{BackendObject, Failure, FailureKind};
 use tephra_domain::event::Event;
 use tephra_domain::ids::{
-    BackendName, DebtId, OperationId, PoolId, PoolName, ProjectId, SnapshotId, UserId, VolumeId,
+    BackendName, DebtId, ImageId, OperationId, PoolId, PoolName, ProjectId, SnapshotId, UserId, VolumeId,
     VolumeTypeId, ZoneName,
 };
 use tephra_domain::operation::{OperationEnd, OperationEvent};
@@ -29,6 +29,7 @@ const VOLUME: VolumeId = VolumeId::from_uuid(id(0xa1));
 const OTHER_VOLUME: VolumeId = VolumeId::from_uuid(id(0xa2));
 const SNAPSHOT: SnapshotId = SnapshotId::from_uuid(id(0xb1));
 const TYPE: VolumeTypeId = VolumeTypeId::from_uuid(id(0xc1));
+const IMAGE: ImageId = ImageId::from_uuid(id(0xe1));
 const OPERATION: OperationId = OperationId::from_uuid(id(0xd1));
 const DEBT: DebtId = DebtId { operation: OPERATION, ordinal: 300 };
 const SAFETY: BackendObject = BackendObject::SafetySnapshot { volume: VOLUME, operation: OPERATION };
@@ -158,6 +159,8 @@ fn volumes() -> Vec<(&'static str, Event)> {
         of("", VolumeEvent::MetadataReplaced { metadata: map(&[("a", "1"), ("b", "2")]) }),
         of("", VolumeEvent::BootableChanged { bootable: true }),
         of("", VolumeEvent::ReadonlyChanged { readonly: false }),
+        of("from-image", create(VolumeSource::Image(IMAGE))),
+        of("", VolumeEvent::ImageMetadataReplaced { metadata: map(&[("image_id", "i"), ("os", "debian")]) }),
         of("", VolumeEvent::ManageAccepted { accepted: managed(), name: "legacy – alt".into() }),
         of("", VolumeEvent::Managed),
         of("", VolumeEvent::ManageFailed { operation: OPERATION, failure: failure(FailureKind::Mismatch) }),

@@ -1,8 +1,10 @@
 //! Makes a history through the real sequencer's decisions: a drawn sequence of commands over three
 //! backends that fail now and then, until everything that can happen has happened.
 
+mod from_images;
 mod taken_over;
 
+pub use from_images::record_from_images;
 pub use taken_over::record_taken_over;
 
 use std::collections::{BTreeMap, VecDeque};

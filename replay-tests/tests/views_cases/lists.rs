@@ -128,7 +128,7 @@ impl Known {
 
 fn of_volume(volume: &Volume) -> Known {
     let (snapshot, source) = match volume.source {
-        VolumeSource::Blank => (Value::Missing, Value::Missing),
+        VolumeSource::Blank | VolumeSource::Image(_) => (Value::Missing, Value::Missing),
         VolumeSource::Snapshot(id) => (text(id), Value::Missing),
         VolumeSource::Volume(id) => (Value::Missing, text(id)),
     };

@@ -91,6 +91,9 @@ pub struct VolumeDetail {
     multiattach: bool,
     #[schema(value_type = Vec<Object>)]
     attachments: [(); 0],
+    /// What is remembered of the image that it came from; on show and detail only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    volume_image_metadata: Option<BTreeMap<String, String>>,
     /// Administrators only.
     #[serde(skip_serializing_if = "Option::is_none")]
     migration_status: Option<Null>,
@@ -195,7 +198,7 @@ impl VolumeDetail {
         let from = |minor: u16| version.is_at_least(minor).then_some(Null);
         let id = volume.id.to_string();
         let (snapshot_id, source_volid) = match volume.source {
-            VolumeSource::Blank => (None, None),
+            VolumeSource::Blank | VolumeSource::Image(_) => (None, None),
             VolumeSource::Snapshot(id) => (Some(id.to_string()), None),
             VolumeSource::Volume(id) => (None, Some(id.to_string())),
         };
@@ -228,6 +231,8 @@ impl VolumeDetail {
             consistencygroup_id: None,
             multiattach: volume.multiattach,
             attachments: [],
+            volume_image_metadata: (is_extended && !volume.image_metadata.is_empty())
+                .then_some(volume.image_metadata),
             migration_status: is_admin.then_some(Null),
             group_id: from(13),
             provider_id: from(21).filter(|_| is_admin),

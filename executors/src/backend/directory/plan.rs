@@ -68,6 +68,7 @@ pub fn source_of(effect: &Effect) -> Option<BackendObject> {
     match effect {
         Effect::CreateSnapshot { snapshot } => Some(BackendObject::Volume(snapshot.volume())),
         Effect::CreateVolume { .. }
+        | Effect::CreateVolumeFromImage { .. }
         | Effect::CreateVolumeFromSnapshot { .. }
         | Effect::CloneVolume { .. }
         | Effect::DeleteVolume { .. }
@@ -94,6 +95,7 @@ pub fn plan(effect: &Effect, observed: Observed) -> Result<Action, Failure> {
             Some(length) => has_size(target, length, *size).map(|()| Action::MakeDurable),
             None => Ok(Action::CreateBlank { bytes: size.bytes() }),
         },
+        Effect::CreateVolumeFromImage { .. } => Err(super::super::needs_images(effect)),
         Effect::CreateVolumeFromSnapshot { size, snapshot: source, .. }
         | Effect::CloneVolume { size, source, .. } => match observed.target {
             Some(length) => has_size(target, length, *size).map(|()| Action::MakeDurable),

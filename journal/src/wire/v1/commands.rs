@@ -1,9 +1,10 @@
 //! Commands, on their way to the sequencer.
 
 use tephra_domain::command::{
-    CleanObject, Command, CreateSnapshot, CreateVolume, CreateVolumeType, ManageSnapshot, ManageVolume,
-    MetadataChange, VolumeTypeRef,
+    CleanObject, Command, CreateSnapshot, CreateVolume, CreateVolumeFromImage, CreateVolumeType,
+    ManageSnapshot, ManageVolume, MetadataChange, VolumeTypeRef,
 };
+use tephra_domain::image::ImageFacts;
 
 use super::codec::{Id, Map, Wire, wire_enum, wire_struct};
 use super::commit::{ActorV1, IdempotencyV1};
@@ -26,6 +27,14 @@ wire_struct! {
         volume: Id, name: Option<&'a str>, description: Option<&'a str>, size: Option<u32>,
         source: VolumeSourceV1, volume_type: Option<VolumeTypeRefV1<'a>>, availability_zone: Option<&'a str>,
         metadata: Map<'a>,
+    }
+    /// What a volume is to be, and of which image.
+    CreateVolumeFromImageV1<'a> for CreateVolumeFromImage {
+        create: CreateVolumeV1<'a>, image: ImageFactsV1<'a>,
+    }
+    /// What is known of an image.
+    ImageFactsV1<'a> for ImageFacts {
+        id: Id, status: &'a str, size_bytes: Option<u64>, min_disk_gib: u32, metadata: Map<'a>,
     }
     /// What a snapshot is to be.
     CreateSnapshotV1<'a> for CreateSnapshot {
@@ -123,6 +132,10 @@ wire_enum! {
         34 CleanObject { clean: CleanObjectV1<'a> } = { Command::CleanObject(clean) };
         35 FreezeBackend { backend: &'a str } = { Command::FreezeBackend { backend } };
         36 ThawBackend { backend: &'a str } = { Command::ThawBackend { backend } };
+        37 CreateVolumeFromImage { create: CreateVolumeFromImageV1<'a> }
+            = { Command::CreateVolumeFromImage(create) };
+        38 ChangeImageMetadata { volume: Id, change: MetadataChangeV1<'a> }
+            = { Command::ChangeImageMetadata { volume, change } };
     }
 }
 

@@ -104,6 +104,8 @@ events! {
         = { Event::Volume(volume, VolumeEvent::BootableChanged { bootable }) };
     VolumeReadonlyChanged { volume: Id, readonly: bool }
         = { Event::Volume(volume, VolumeEvent::ReadonlyChanged { readonly }) };
+    VolumeImageMetadataReplaced<'a> { volume: Id, metadata: Map<'a> }
+        = { Event::Volume(volume, VolumeEvent::ImageMetadataReplaced { metadata }) };
     VolumeManageAccepted<'a> { volume: Id, accepted: VolumeCreateAcceptedV1<'a>, name: &'a str }
         = { Event::Volume(volume, VolumeEvent::ManageAccepted { accepted, name }) };
     VolumeManaged { volume: Id } = { Event::Volume(volume, VolumeEvent::Managed) };

@@ -52,5 +52,7 @@ wire_enum! {
         11 Adopt { object: BackendObjectV1, from: &'a str, size: Option<u32> }
             = { Effect::Adopt { object, from, size } };
         12 Disown { object: BackendObjectV1, to: &'a str } = { Effect::Disown { object, to } };
+        13 CreateVolumeFromImage { volume: BackendObjectV1, size: u32, image: Id }
+            = { Effect::CreateVolumeFromImage { volume, size, image } };
     }
 }

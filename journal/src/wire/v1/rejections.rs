@@ -81,6 +81,13 @@ wire_enum! {
         49 BackendFrozen { backend: &'a str } = { Rejection::BackendFrozen { backend } };
         50 BackendFreezeUnchanged { service: &'a str, frozen: bool }
             = { Rejection::BackendFreezeUnchanged { service, frozen } };
+        51 ImageNotActive { image: Id } = { Rejection::ImageNotActive { image } };
+        52 SizeBelowImage { size: u32, image_gib: u64 } = { Rejection::SizeBelowImage { size, image_gib } };
+        53 SizeBelowMinDisk { size: u32, min_disk_gib: u32 }
+            = { Rejection::SizeBelowMinDisk { size, min_disk_gib } };
+        54 ImageFactsMissing { image: Id } = { Rejection::ImageFactsMissing { image } };
+        55 ImageMetadataNotFound { volume: Id, key: &'a str }
+            = { Rejection::ImageMetadataNotFound { volume, key } };
     }
 }
 

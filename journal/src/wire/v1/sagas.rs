@@ -56,6 +56,7 @@ wire_enum! {
         0 Blank {} = { CreateSource::Blank };
         1 Snapshot { volume: Id, snapshot: Id } = { CreateSource::Snapshot { volume, snapshot } };
         2 Volume { volume: Id } = { CreateSource::Volume(volume) };
+        3 Image { image: Id } = { CreateSource::Image(image) };
     }
     /// An operation.
     OperationKindV1<'a> for OperationKind {

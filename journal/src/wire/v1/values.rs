@@ -96,6 +96,7 @@ wire_enum! {
         0 Blank {} = { VolumeSource::Blank };
         1 Snapshot { snapshot: Id } = { VolumeSource::Snapshot(snapshot) };
         2 Volume { volume: Id } = { VolumeSource::Volume(volume) };
+        3 Image { image: Id } = { VolumeSource::Image(image) };
     }
     /// What a quota limits.
     QuotaResourceV1 for QuotaResource {
