@@ -17,10 +17,12 @@ use crate::roles::RoleKind;
 mod images;
 mod lvm;
 mod nats;
+mod rbd;
 
 pub use images::{ImagesSection, StoreKind};
 pub use lvm::LvmSection;
 pub use nats::NatsSection;
+pub use rbd::RbdSection;
 
 /// Where clients expect a Cinder.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8776";
@@ -194,6 +196,9 @@ pub struct BackendConfig {
     /// `lvm`: its volume group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lvm: Option<LvmSection>,
+    /// `rbd`: its pools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rbd: Option<RbdSection>,
 }
 
 fn default_zone() -> String {
@@ -226,6 +231,7 @@ impl BackendConfig {
             native_revert: default_native_revert(),
             parallelism: default_parallelism(),
             lvm: None,
+            rbd: None,
         }
     }
 }
@@ -240,6 +246,8 @@ pub enum Driver {
     Nfs,
     /// Logical volumes of lvm2.
     Lvm,
+    /// Images of a Ceph cluster.
+    Rbd,
 }
 
 impl Config {
@@ -311,7 +319,7 @@ impl Config {
                 Some(lvm) if !groups.insert(&lvm.volume_group) => {
                     return Err(refuse(&key("lvm.volume_group"), "two backends cannot share a volume group"));
                 }
-                None if !directories.insert(self.backend_directory(backend)) => {
+                None if backend.rbd.is_none() && !directories.insert(self.backend_directory(backend)) => {
                     return Err(refuse(&key("directory"), "two backends cannot share a directory"));
                 }
                 Some(_) | None => {}
@@ -400,15 +408,16 @@ fn check_backend(backend: &BackendConfig, key: &impl Fn(&str) -> String) -> Comm
         return Err(refuse(&key("parallelism"), "must be at least 1"));
     }
     check_lvm(backend, key)?;
+    check_rbd(backend, key)?;
     match (backend.driver, &backend.export) {
         (Driver::Nfs, None) => Err(refuse(&key("export"), "the driver `nfs` needs it: `server:/path`")),
-        (Driver::Directory | Driver::Lvm, Some(_)) => {
+        (Driver::Directory | Driver::Lvm | Driver::Rbd, Some(_)) => {
             Err(refuse(&key("export"), "only for the driver `nfs`"))
         }
         (Driver::Nfs, Some(export)) if !export.contains(":/") => {
             Err(refuse(&key("export"), "must be of the form `server:/path`"))
         }
-        (Driver::Nfs, Some(_)) | (Driver::Directory | Driver::Lvm, None) => Ok(()),
+        (Driver::Nfs, Some(_)) | (Driver::Directory | Driver::Lvm | Driver::Rbd, None) => Ok(()),
     }
 }
 
@@ -417,7 +426,9 @@ fn check_lvm(backend: &BackendConfig, key: &impl Fn(&str) -> String) -> CommandR
         (Driver::Lvm, None) => {
             ("lvm".to_owned(), "the driver `lvm` needs [backends.lvm] with a volume_group")
         }
-        (Driver::Directory | Driver::Nfs, Some(_)) => ("lvm".to_owned(), "only for the driver `lvm`"),
+        (Driver::Directory | Driver::Nfs | Driver::Rbd, Some(_)) => {
+            ("lvm".to_owned(), "only for the driver `lvm`")
+        }
         (Driver::Lvm, Some(_)) if backend.directory.is_some() => {
             ("directory".to_owned(), "only for the drivers `directory` and `nfs`")
         }
@@ -425,7 +436,25 @@ fn check_lvm(backend: &BackendConfig, key: &impl Fn(&str) -> String) -> CommandR
             Some((name, reason)) => (format!("lvm.{name}"), reason),
             None => return Ok(()),
         },
-        (Driver::Directory | Driver::Nfs, None) => return Ok(()),
+        (Driver::Directory | Driver::Nfs | Driver::Rbd, None) => return Ok(()),
+    };
+    Err(refuse(&key(&refused), reason))
+}
+
+fn check_rbd(backend: &BackendConfig, key: &impl Fn(&str) -> String) -> CommandResult {
+    let (refused, reason) = match (backend.driver, &backend.rbd) {
+        (Driver::Rbd, None) => ("rbd".to_owned(), "the driver `rbd` needs [backends.rbd] with its pools"),
+        (Driver::Directory | Driver::Nfs | Driver::Lvm, Some(_)) => {
+            ("rbd".to_owned(), "only for the driver `rbd`")
+        }
+        (Driver::Rbd, Some(_)) if backend.directory.is_some() => {
+            ("directory".to_owned(), "only for the drivers `directory` and `nfs`")
+        }
+        (Driver::Rbd, Some(rbd)) => match rbd.refused() {
+            Some((name, reason)) => (format!("rbd.{name}"), reason),
+            None => return Ok(()),
+        },
+        (Driver::Directory | Driver::Nfs | Driver::Lvm, None) => return Ok(()),
     };
     Err(refuse(&key(&refused), reason))
 }
@@ -501,6 +530,15 @@ mod tests {
         refused(&format!("{lvm}volume_clear = \"none\"\nvolume_clear_size_mib = 1"), "volume_clear_size_mib");
         refused(&format!("{lvm}command_time_limit_s = 0"), "backends[0].lvm.command_time_limit_s");
         refused(&format!("{lvm}provisioning = \"sparse\""), "sparse");
+        refused("[[backends]]\nname = \"a\"\ndriver = \"rbd\"", "backends[0].rbd");
+        refused(&format!("{backend}[backends.rbd]\npools = [\"volumes\"]"), "backends[0].rbd");
+        let rbd = "[[backends]]\nname = \"a\"\ndriver = \"rbd\"\n[backends.rbd]\n";
+        refused(rbd, "pools");
+        refused(&format!("{rbd}pools = []"), "backends[0].rbd.pools");
+        refused(&format!("{rbd}pools = [\"a\", \"a\"]"), "backends[0].rbd.pools");
+        refused(&format!("{rbd}pools = [\"a\"]\nuser = \"client.cinder\""), "backends[0].rbd.user");
+        refused(&format!("{rbd}pools = [\"a\"]\nclone_format = 3"), "backends[0].rbd.clone_format");
+        refused(&format!("{rbd}pools = [\"a\"]\ncommand_timeout_s = 0"), "backends[0].rbd.command_timeout_s");
         refused("[[backends]]\nname = \"a@b\"\ndriver = \"directory\"", "backends[0].name");
         refused("[[backends]]\nname = \"a\"\ndriver = \"floppy\"", "floppy");
     }
@@ -549,6 +587,7 @@ mod tests {
             backends: vec![BackendConfig {
                 directory: Some(PathBuf::new()),
                 export: Some(String::new()),
+                rbd: Some(RbdSection::with_every_key()),
                 lvm: Some(toml::from_str("volume_group = \"vg\"\nthin_pool = \"pool\"").unwrap()),
                 ..BackendConfig::default_directory()
             }],

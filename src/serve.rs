@@ -16,10 +16,11 @@ use tephra_api::auth::{Authenticator, NoAuth, TokenFile, check_listen};
 use tephra_api::images::ImageCatalog;
 use tephra_api::server::{ServerLimits, router};
 use tephra_api::state::{ApiSettings, App, AppState};
-use tephra_domain::ids::{BackendName, ZoneName};
+use tephra_domain::ids::{BackendName, PoolName, ZoneName};
 use tephra_executors::backend::Backend;
 use tephra_executors::backend::directory::{self, DirectoryBackend, DirectoryConfig};
 use tephra_executors::backend::lvm::{LvmBackend, LvmConfig};
+use tephra_executors::backend::rbd::{RbdBackend, RbdConfig};
 use tephra_executors::image::{ImageStore, Images};
 use tephra_executors::process::Spawner;
 use tephra_executors::runner::{Runner, RunnerConfig};
@@ -418,9 +419,20 @@ async fn open_backend(config: &Config, backend: &BackendConfig) -> CommandResult
         let opened = LvmBackend::open(lvm.apply(settings), Arc::new(Spawner)).await;
         return Ok(Arc::new(opened.with_context(unusable)?));
     }
+    if let Some(rbd) = &backend.rbd {
+        let first = PoolName::new(rbd.pools.first().map_or("", String::as_str));
+        let settings = RbdConfig {
+            availability_zone: ZoneName::new(&*backend.availability_zone),
+            max_over_subscription_ratio: backend.max_over_subscription_ratio,
+            reserved_percentage: backend.reserved_percentage,
+            native_revert: backend.native_revert,
+            ..RbdConfig::new(name, config.host(), first)
+        };
+        return Ok(Arc::new(RbdBackend::new(rbd.apply(settings), Arc::new(Spawner))));
+    }
     let driver = match (backend.driver, &backend.export) {
         (Driver::Nfs, Some(export)) => directory::Driver::Nfs { export: export.clone() },
-        (Driver::Nfs | Driver::Directory | Driver::Lvm, _) => directory::Driver::Directory,
+        (Driver::Nfs | Driver::Directory | Driver::Lvm | Driver::Rbd, _) => directory::Driver::Directory,
     };
     let settings = DirectoryConfig {
         driver,

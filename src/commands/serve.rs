@@ -222,8 +222,11 @@ fn greet(server: &Server, config: &Config, output: Output) -> CommandResult {
     });
     if config.has(RoleKind::Executor) {
         for backend in &config.backends {
-            let directory = full_path(&config.backend_directory(backend));
-            lines.push(format!("  {}   {} in {}", dim("volumes"), backend.name, directory.display()));
+            let place = match &backend.rbd {
+                Some(rbd) => format!("pools {} of {}", rbd.pools.join(", "), rbd.ceph_conf.display()),
+                None => full_path(&config.backend_directory(backend)).display().to_string(),
+            };
+            lines.push(format!("  {}   {} in {place}", dim("volumes"), backend.name));
         }
     }
     let Some(url) = url else {

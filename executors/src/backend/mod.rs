@@ -5,6 +5,7 @@
 //!
 //! * [`directory`]: volumes as sparse files, on a local file system or on NFS.
 //! * [`lvm`]: logical volumes of lvm2, thick or thin.
+//! * [`rbd`]: volumes as images of a Ceph cluster.
 //! * [`memory`]: simulated objects, for tests and the simulator. [`faulty`]: any backend, failing
 //!   by script. [`conformance`]: what every backend must show.
 
@@ -13,6 +14,7 @@ pub mod directory;
 pub mod faulty;
 pub mod lvm;
 pub mod memory;
+pub mod rbd;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

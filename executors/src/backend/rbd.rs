@@ -1,0 +1,468 @@
+//! Volumes as images of a Ceph cluster: the `rbd` backend, by the command lines of `rbd` and `ceph`.
+//!
+//! * Everything is done as one restricted user (`profile rbd` on the pools is enough), with a time
+//!   limit on every command: a dead cluster fails one effect and stalls nothing else.
+//! * [`plan`] says what an effect needs, [`cli`] has the commands, [`removal`] takes away what
+//!   clones may still need, [`report`] reads what is printed, [`failure`] says what went wrong.
+//! * A volume or a snapshot with clones can always be deleted: it goes to Ceph's trash, and from
+//!   there when its last clone goes. What a crash left on that way is swept up later.
+//! * Clones are of version 2 where the cluster lets no client in that is older than Mimic, and of
+//!   version 1 otherwise, as Ceph itself decides. Deleting looks at what is there, not at that.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tephra_domain::backend::BackendDescription;
+use tephra_domain::drift::{FoundKind, FoundObject};
+use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
+use tephra_domain::ids::{BackendName, PoolName, ZoneName};
+use tephra_domain::scheduler::PoolStats;
+use tephra_domain::units::Timestamp;
+use tokio::sync::OnceCell;
+
+use self::cli::{Cli, Of};
+use self::failure::Refusal;
+use self::names::Place;
+pub use self::plan::CloneFormat;
+use self::plan::{Observed, Step, plan};
+use self::removal::Sweeper;
+use self::report::{Image, capacity};
+use super::{Backend, Content};
+use crate::process::Launcher;
+
+mod cli;
+mod failure;
+mod names;
+mod plan;
+mod removal;
+mod report;
+
+pub use self::cli::changes;
+
+/// A Ceph cluster as a backend.
+#[derive(Clone, Debug)]
+pub struct RbdConfig {
+    /// Unique in the deployment.
+    pub name: BackendName,
+    /// The host part of Cinder's `host@backend#pool`.
+    pub host: String,
+    /// Ceph's pools, each one of the backend's.
+    pub pools: Vec<PoolName>,
+    /// Ceph's user, without `client.`.
+    pub user: String,
+    /// Ceph's configuration.
+    pub ceph_conf: PathBuf,
+    /// The user's keyring, if the configuration does not say where it is.
+    pub keyring: Option<PathBuf>,
+    /// The cluster's name, if it has one.
+    pub cluster: Option<String>,
+    /// The zone that its volumes are in.
+    pub availability_zone: ZoneName,
+    /// How much more than a pool's size may be provisioned (Cinder's default: 20).
+    pub max_over_subscription_ratio: f64,
+    /// Per cent of a pool that is never given away.
+    pub reserved_percentage: u8,
+    /// Whether the ledger may use `RevertToSnapshot` (a rollback); without, it copies.
+    pub native_revert: bool,
+    /// How many ancestors a clone may have before it gets data of its own (Cinder's default: 5).
+    /// 0 gives every clone its own.
+    pub max_clone_depth: u32,
+    /// Whether a volume made from a snapshot gets data of its own at once.
+    pub flatten_volume_from_snapshot: bool,
+    /// Which clones are made; nothing to do as the cluster does.
+    pub clone_format: Option<CloneFormat>,
+    /// How long deleted volumes stay in the trash, from where an operator can restore them.
+    pub deferred_deletion: Duration,
+    /// How long the cluster may not answer.
+    pub command_timeout: Duration,
+    /// How long a delete waits for somebody who has the image open. A client that crashed is
+    /// forgotten by the cluster after 30 seconds.
+    pub watcher_wait: Duration,
+    /// Between searches for what crashes left behind, and for what may leave the trash.
+    pub sweep_interval: Duration,
+}
+
+impl RbdConfig {
+    /// One pool with every setting at its default: user `cinder`, `/etc/ceph/ceph.conf`, clones up
+    /// to five deep, nothing deferred, 30 s for a command.
+    pub fn new(name: BackendName, host: impl Into<String>, pool: PoolName) -> Self {
+        Self {
+            name,
+            host: host.into(),
+            pools: vec![pool],
+            user: "cinder".to_owned(),
+            ceph_conf: PathBuf::from("/etc/ceph/ceph.conf"),
+            keyring: None,
+            cluster: None,
+            availability_zone: ZoneName::new("nova"),
+            max_over_subscription_ratio: 20.0,
+            reserved_percentage: 0,
+            native_revert: true,
+            max_clone_depth: 5,
+            flatten_volume_from_snapshot: false,
+            clone_format: None,
+            deferred_deletion: Duration::ZERO,
+            command_timeout: Duration::from_secs(30),
+            watcher_wait: Duration::from_secs(35),
+            sweep_interval: Duration::from_secs(10 * 60),
+        }
+    }
+}
+
+/// How often somebody who has an image open is looked for while waiting.
+const WATCHER_PAUSE: Duration = Duration::from_secs(1);
+
+/// The backend.
+pub struct RbdBackend {
+    config: Arc<RbdConfig>,
+    cluster: Arc<Cluster>,
+    sweeper: Sweeper,
+}
+
+/// What effects are performed with.
+struct Cluster {
+    config: Arc<RbdConfig>,
+    cli: Cli,
+    clone_format: OnceCell<CloneFormat>,
+}
+
+impl RbdBackend {
+    /// Asks the cluster nothing: one that does not answer now may answer later.
+    pub fn new(config: RbdConfig, launcher: Arc<dyn Launcher>) -> Self {
+        let config = Arc::new(config);
+        let clone_format = config.clone_format.map_or_else(OnceCell::new, OnceCell::from);
+        let cli = Cli::new(Arc::clone(&config), launcher);
+        let cluster = Arc::new(Cluster { config: Arc::clone(&config), cli, clone_format });
+        Self { config, cluster, sweeper: Sweeper::default() }
+    }
+
+    /// The settings that it was made with.
+    pub fn config(&self) -> &RbdConfig {
+        &self.config
+    }
+
+    /// Removes what interrupted deletes and clones left on every pool, and what may leave the trash
+    /// now. Happens by itself too, see [`RbdConfig::sweep_interval`].
+    ///
+    /// # Errors
+    /// If a pool cannot be looked at.
+    pub async fn sweep(&self) -> Result<(), Failure> {
+        self.cluster.sweep().await
+    }
+
+    fn known(&self, pool: &PoolName) -> Result<(), Failure> {
+        if self.config.pools.contains(pool) {
+            return Ok(());
+        }
+        Err(Failure::new(FailureKind::ObjectMissing, format!("{} has no pool {pool}", self.config.name)))
+    }
+}
+
+impl Cluster {
+    async fn perform(&self, pool: &str, effect: &Effect) -> Result<(), Failure> {
+        let observed = self.observe(pool, effect).await?;
+        let format = self.format_for(effect, &observed).await?;
+        let steps = plan(effect, &observed, self.config.flatten_volume_from_snapshot, format)?;
+        let target = effect.target();
+        for step in steps {
+            self.act(pool, target, step).await?;
+        }
+        Ok(())
+    }
+
+    async fn observe(&self, pool: &str, effect: &Effect) -> Result<Observed, Failure> {
+        let target = effect.target();
+        let found = self.seen(pool, &Place::of(target)).await?;
+        let outside = match effect.outside_name() {
+            // what is ours already, or not there to be given up, makes the other name meaningless
+            Some(name) if found.is_some() == matches!(effect, Effect::Disown { .. }) => {
+                self.seen(pool, &Place::of(target).renamed(name)).await?
+            }
+            Some(_) | None => None,
+        };
+        let needs_source = match effect {
+            Effect::CreateVolumeFromSnapshot { .. } | Effect::CloneVolume { .. } => {
+                found.as_ref().is_none_or(|found| found.parent.is_some())
+            }
+            Effect::CreateVolume { .. }
+            | Effect::CreateVolumeFromImage { .. }
+            | Effect::DeleteVolume { .. }
+            | Effect::ExtendVolume { .. }
+            | Effect::ShrinkVolume { .. }
+            | Effect::CreateSnapshot { .. }
+            | Effect::DeleteSnapshot { .. }
+            | Effect::RevertToSnapshot { .. }
+            | Effect::OverwriteVolume { .. }
+            | Effect::Verify { .. }
+            | Effect::Adopt { .. }
+            | Effect::Disown { .. } => effect.source().is_some(),
+        };
+        let source = match effect.source().filter(|_| needs_source) {
+            Some(source) => self.seen(pool, &Place::of(source)).await?,
+            None => None,
+        };
+        let is_deep = match (effect, &source) {
+            (Effect::CreateVolumeFromSnapshot { .. } | Effect::CloneVolume { .. }, Some(source)) => {
+                self.is_deep(source).await?
+            }
+            _ => false,
+        };
+        Ok(Observed { target: found, source, outside, is_deep })
+    }
+
+    async fn seen(&self, pool: &str, place: &Place) -> Result<Option<Image>, Failure> {
+        let asked = self.cli.info(pool, Of::Name(&place.image), place.snapshot.as_deref()).await;
+        asked.map_err(|refusal| refusal.into_failure("info"))
+    }
+
+    /// Whether an image has so many ancestors that a clone of it is one too many.
+    async fn is_deep(&self, image: &Image) -> Result<bool, Failure> {
+        let mut parent = image.parent.clone();
+        for ancestors in 1..=self.config.max_clone_depth {
+            let Some(next) = parent else { return Ok(false) };
+            if ancestors == self.config.max_clone_depth {
+                return Ok(true);
+            }
+            let asked = self.cli.info(&next.pool, Of::Id(&next.id), None).await;
+            let found = asked.map_err(|refusal| refusal.into_failure("info"))?;
+            parent = found.and_then(|found| found.parent);
+        }
+        // only a limit of 0 comes here
+        Ok(true)
+    }
+
+    /// Asked for only where a clone is about to be made.
+    async fn format_for(&self, effect: &Effect, observed: &Observed) -> Result<CloneFormat, Failure> {
+        let clones = matches!(effect, Effect::CreateVolumeFromSnapshot { .. } | Effect::CloneVolume { .. });
+        if !clones || observed.target.is_some() || observed.source.is_none() {
+            return Ok(CloneFormat::V2);
+        }
+        let asked = self.clone_format.get_or_try_init(|| self.cli.clone_format()).await;
+        asked.copied().map_err(|refusal| refusal.into_failure("osd get-require-min-compat-client"))
+    }
+
+    async fn act(&self, pool: &str, target: BackendObject, step: Step) -> Result<(), Failure> {
+        let name = Place::of(target).image;
+        let cli = &self.cli;
+        match step {
+            Step::Create { bytes } => match cli.create(pool, &name, bytes).await {
+                // it was not there when we looked: an attempt died in the middle of making it
+                Err(Refusal::Exists) => {
+                    self.remove_remains(pool, &name).await?;
+                    cli.create(pool, &name, bytes).await
+                }
+                told => told,
+            }
+            .map_err(|refusal| refusal.into_failure("create")),
+            Step::Clone { from } => self.clone_from(pool, &from, &name).await,
+            Step::Snapshot { at } => match cli.snap_create(pool, &at.image, at.name()).await {
+                Ok(()) | Err(Refusal::Exists) => Ok(()),
+                Err(Refusal::Missing) => {
+                    Err(Failure::new(FailureKind::ObjectMissing, format!("{} does not exist", at.image)))
+                }
+                Err(refusal) => Err(refusal.into_failure("snap create")),
+            },
+            Step::Protect { at } => match cli.snap_protect(pool, &at.image, at.name()).await {
+                // that is what it says of one that is protected
+                Ok(()) | Err(Refusal::Busy) => Ok(()),
+                Err(refusal) => Err(refusal.into_failure("snap protect")),
+            },
+            Step::Grow { bytes } => {
+                cli.resize(pool, &name, bytes, false).await.map_err(|refusal| refusal.into_failure("resize"))
+            }
+            Step::Shrink { bytes } => self.shrink(pool, &name, bytes).await,
+            Step::Flatten => match cli.flatten(pool, &name).await {
+                Ok(()) => Ok(()),
+                Err(refusal) => Err(refusal.into_failure("flatten")),
+            },
+            Step::DropSnapshot { at } => {
+                self.drop_snapshot(pool, Of::Name(&at.image), at.name(), Some(&at.image)).await
+            }
+            Step::Remove { image } => self.remove(pool, &name, &image).await,
+            Step::RemoveRemains => self.remove_remains(pool, &name).await,
+            Step::Rollback { to } => {
+                self.unwatched(pool, &name).await?;
+                cli.snap_rollback(pool, &name, to.name())
+                    .await
+                    .map_err(|refusal| refusal.into_failure("snap rollback"))
+            }
+            Step::CopyOver { from } => {
+                self.unwatched(pool, &name).await?;
+                let source = (from.image.as_str(), from.snapshot.as_deref());
+                cli.copy_over(pool, source, &name).await.map_err(|refusal| refusal.into_failure("convert"))
+            }
+            Step::Rename { from, to } => self.rename(pool, &from, &to).await,
+        }
+    }
+
+    async fn clone_from(&self, pool: &str, from: &Place, name: &str) -> Result<(), Failure> {
+        let format = self.clone_format.get().copied().unwrap_or(CloneFormat::V2);
+        let source = (from.image.as_str(), from.name());
+        let told = match self.cli.clone(pool, source, name, format).await {
+            Err(Refusal::Exists) => {
+                self.remove_remains(pool, name).await?;
+                self.cli.clone(pool, source, name, format).await
+            }
+            told => told,
+        };
+        told.map_err(|refusal| refusal.into_failure("clone"))
+    }
+
+    /// What is cut off must be zeroes. Data that was written and zeroed again counts as data: only
+    /// looking at every byte could tell.
+    async fn shrink(&self, pool: &str, name: &str, bytes: u64) -> Result<(), Failure> {
+        let beyond = self.cli.has_data_beyond(pool, name, bytes).await;
+        if beyond.map_err(|refusal| refusal.into_failure("diff"))? {
+            let message = format!("{name} has data beyond {bytes} bytes, which shrinking would cut off");
+            return Err(Failure::new(FailureKind::Mismatch, message));
+        }
+        let told = self.cli.resize(pool, name, bytes, true).await;
+        told.map_err(|refusal| refusal.into_failure("resize"))
+    }
+
+    async fn rename(&self, pool: &str, from: &Place, to: &Place) -> Result<(), Failure> {
+        match (&from.snapshot, &to.snapshot) {
+            (Some(old), Some(new)) => {
+                let told = self.cli.snap_rename(pool, &from.image, old, new).await;
+                told.map_err(|refusal| refusal.into_failure("snap rename"))
+            }
+            _ => {
+                self.unwatched(pool, &from.image).await?;
+                let told = self.cli.rename(pool, &from.image, &to.image).await;
+                told.map_err(|refusal| refusal.into_failure("rename"))
+            }
+        }
+    }
+
+    /// Waits until nobody has the image open, within bounds.
+    async fn unwatched(&self, pool: &str, name: &str) -> Result<(), Failure> {
+        let waiting = tokio::time::Instant::now();
+        loop {
+            let watchers = match self.cli.watchers(pool, name).await {
+                Ok(watchers) => watchers,
+                Err(Refusal::Missing) => return Ok(()),
+                Err(refusal) => return Err(refusal.into_failure("status")),
+            };
+            if watchers.is_empty() {
+                return Ok(());
+            }
+            if waiting.elapsed() >= self.config.watcher_wait {
+                let message = format!("{name} is in use by {}", watchers.join(", "));
+                return Err(Failure::new(FailureKind::Busy, message));
+            }
+            tokio::time::sleep(WATCHER_PAUSE.min(self.config.watcher_wait)).await;
+        }
+    }
+
+    /// Writes to a full pool are never answered: looks whether that is why, and says so.
+    async fn explained(&self, pool: &PoolName, failure: Failure) -> Failure {
+        if failure.kind != FailureKind::TimedOut {
+            return failure;
+        }
+        let details = self.cli.pool_details().await.unwrap_or_default();
+        let full = details.iter().find(|detail| detail.pool_name == pool.as_str()).and_then(|it| it.full());
+        match full {
+            Some(full) => Failure::new(FailureKind::NoSpace, format!("the pool {pool} {full}")),
+            None => failure,
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for RbdBackend {
+    fn name(&self) -> &BackendName {
+        &self.config.name
+    }
+
+    fn description(&self) -> BackendDescription {
+        BackendDescription {
+            host: self.config.host.as_str().into(),
+            driver: "rbd".into(),
+            availability_zone: self.config.availability_zone.clone(),
+            pools: self.config.pools.clone(),
+            native_revert: self.config.native_revert,
+            capabilities: super::capabilities(&self.config.name, "ceph"),
+        }
+    }
+
+    /// The ledger knows what it has provisioned; asking every image for its size would take
+    /// longer on a large pool than the figures are good for.
+    async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure> {
+        let asked = self.cluster.cli.usage().await;
+        let (usage, details) = asked.map_err(|refusal| refusal.into_failure("df"))?;
+        if usage.stats.total_bytes == 0 {
+            let message = "the cluster does not know its size: is there a ceph-mgr, and an OSD?";
+            return Err(Failure::new(FailureKind::BackendUnavailable, message));
+        }
+        let mut pools = Vec::new();
+        for pool in &self.config.pools {
+            let figures = usage.pools.iter().find(|usage| usage.name == pool.as_str());
+            let detail = details.iter().find(|detail| detail.pool_name == pool.as_str());
+            let (Some(figures), Some(detail)) = (figures, detail) else {
+                let message = format!("the cluster has no pool {pool}");
+                return Err(Failure::new(FailureKind::BackendUnavailable, message));
+            };
+            let capacity = capacity(figures.stats, detail);
+            pools.push(PoolStats {
+                pool: super::pool_id(&self.config.name, pool),
+                is_up: true,
+                total_gib: gib(capacity.total),
+                free_gib: gib(capacity.free),
+                provisioned_gib: 0.0,
+                max_over_subscription_ratio: self.config.max_over_subscription_ratio,
+                reserved_percentage: self.config.reserved_percentage,
+                thin: true,
+                capabilities: super::capabilities(&self.config.name, "ceph"),
+                reported_at: now,
+            });
+        }
+        self.sweeper.sweep_in_time(&self.cluster);
+        Ok(pools)
+    }
+
+    async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
+        self.known(pool)?;
+        match self.cluster.perform(pool.as_str(), effect).await {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(self.cluster.explained(pool, failure).await),
+        }
+    }
+
+    async fn content(&self, pool: &PoolName, object: BackendObject) -> Result<Content, Failure> {
+        self.known(pool)?;
+        let place = Place::of(object);
+        if self.cluster.seen(pool.as_str(), &place).await?.is_none() {
+            return Err(Failure::new(FailureKind::ObjectMissing, format!("{object} is not there")));
+        }
+        let snapshot = place.snapshot.as_deref();
+        let location = self.cluster.cli.qemu_name(pool.as_str(), &place.image, snapshot);
+        Ok(Content { location: location.into() })
+    }
+
+    async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
+        self.known(pool)?;
+        let listed = self.cluster.cli.list(pool.as_str()).await;
+        let listed = listed.map_err(|refusal| refusal.into_failure("ls"))?;
+        let ours = listed.into_iter().filter(|it| !it.snapshot.as_deref().is_some_and(names::is_own));
+        let found = ours.map(|it| {
+            let in_use = it.lock_type.is_some();
+            let (name, kind) = match it.snapshot {
+                Some(snapshot) => (snapshot, FoundKind::Snapshot { of: Some(it.image.into()) }),
+                None => (it.image, FoundKind::Volume),
+            };
+            FoundObject { name: name.into(), kind, bytes: it.size, in_use }
+        });
+        Ok(found.collect())
+    }
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::as_conversions,
+    reason = "a figure for the scheduler; pools are below 2^53 KiB"
+)]
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}

@@ -1,0 +1,254 @@
+//! Taking away what clones may still need, and what crashes left on that way.
+//!
+//! An image with clones goes to the trash under its name's protection: it can be found there by its
+//! id, which its clones know. When a clone has gone, its ancestors in the trash are tried, one after
+//! the other. With clones of version 2 Ceph itself removes a snapshot in the snapshots' trash when
+//! its last clone goes; with version 1 we hide the snapshot under a name of ours, and remove it when
+//! it can be unprotected.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use tephra_domain::effect::{Failure, FailureKind};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::Cluster;
+use super::cli::Of;
+use super::failure::Refusal;
+use super::names::{self, goes_with_its_volume, is_own, is_volume_of_ours};
+use super::report::{Image, Parent, Snapshot};
+
+/// A chain of clones is never longer, whatever the settings were when it was made.
+const MOST_ANCESTORS: usize = 64;
+
+impl Cluster {
+    /// Removes an image, or puts it into the trash for as long as clones or the operator need it.
+    pub(super) async fn remove(&self, pool: &str, name: &str, image: &Image) -> Result<(), Failure> {
+        if image.snapshot_count > 0 {
+            self.drop_snapshots_of(pool, name).await?;
+        }
+        if !self.config.deferred_deletion.is_zero() {
+            return self.put_into_trash(pool, name).await;
+        }
+        match self.cli.remove(pool, name).await {
+            Ok(()) | Err(Refusal::Missing) => {}
+            Err(Refusal::HasSnapshots) => return self.put_into_trash(pool, name).await,
+            Err(Refusal::Busy) => {
+                self.unwatched(pool, name).await?;
+                match self.cli.remove(pool, name).await {
+                    Ok(()) | Err(Refusal::Missing) => {}
+                    Err(Refusal::HasSnapshots) => return self.put_into_trash(pool, name).await,
+                    Err(refusal) => return Err(refusal.into_failure("rm")),
+                }
+            }
+            Err(refusal) => return Err(refusal.into_failure("rm")),
+        }
+        self.release(image.parent.clone()).await;
+        Ok(())
+    }
+
+    /// A removal or a creation that was killed leaves the name with nothing behind it.
+    pub(super) async fn remove_remains(&self, pool: &str, name: &str) -> Result<(), Failure> {
+        match self.cli.remove(pool, name).await {
+            Ok(()) | Err(Refusal::Missing) => Ok(()),
+            Err(refusal) => Err(refusal.into_failure("rm")),
+        }
+    }
+
+    async fn drop_snapshots_of(&self, pool: &str, name: &str) -> Result<(), Failure> {
+        let asked = self.cli.snapshots(pool, Of::Name(name)).await;
+        let snapshots = asked.map_err(|refusal| refusal.into_failure("snap ls"))?.unwrap_or_default();
+        let (ours, kept) = sort(&snapshots);
+        if !kept.is_empty() {
+            let message = format!("{name} has snapshots that the ledger does not know: {}", kept.join(", "));
+            return Err(Failure::new(FailureKind::Mismatch, message));
+        }
+        for snapshot in ours {
+            self.drop_snapshot(pool, Of::Name(name), snapshot, Some(name)).await?;
+        }
+        Ok(())
+    }
+
+    /// Nobody who has it open is stopped by the trash, so that is looked at first.
+    async fn put_into_trash(&self, pool: &str, name: &str) -> Result<(), Failure> {
+        self.unwatched(pool, name).await?;
+        match self.cli.trash_move(pool, name, self.config.deferred_deletion).await {
+            Ok(()) | Err(Refusal::Missing) => Ok(()),
+            Err(refusal) => Err(refusal.into_failure("trash mv")),
+        }
+    }
+
+    /// Removes a snapshot. If clones of version 1 need it, it gets a name of ours instead, where
+    /// its image has a name at all.
+    pub(super) async fn drop_snapshot(
+        &self,
+        pool: &str,
+        image: Of<'_>,
+        snapshot: &str,
+        hide_in: Option<&str>,
+    ) -> Result<(), Failure> {
+        match self.cli.snap_remove(pool, image, snapshot).await {
+            Ok(()) | Err(Refusal::Missing) => return Ok(()),
+            // protected
+            Err(Refusal::Busy) => {}
+            Err(refusal) => return Err(refusal.into_failure("snap rm")),
+        }
+        match self.cli.snap_unprotect(pool, image, snapshot).await {
+            Ok(()) => {}
+            Err(Refusal::Missing) => return Ok(()),
+            Err(Refusal::Busy) => {
+                let Some(image) = hide_in.filter(|_| !is_own(snapshot)) else { return Ok(()) };
+                let told = self.cli.snap_rename(pool, image, snapshot, &names::hidden(snapshot)).await;
+                return told.map_err(|refusal| refusal.into_failure("snap rename"));
+            }
+            Err(refusal) => return Err(refusal.into_failure("snap unprotect")),
+        }
+        match self.cli.snap_remove(pool, image, snapshot).await {
+            Ok(()) | Err(Refusal::Missing) => Ok(()),
+            Err(refusal) => Err(refusal.into_failure("snap rm")),
+        }
+    }
+
+    /// A clone has gone: what only it needed goes too. The clone's delete has succeeded whatever
+    /// happens here; what is not done is left to the next sweep.
+    async fn release(&self, mut parent: Option<Parent>) {
+        for _ in 0..MOST_ANCESTORS {
+            let Some(ancestor) = parent else { return };
+            match self.try_release(&ancestor).await {
+                Ok(next) => parent = next,
+                Err(failure) => {
+                    tracing::warn!(%failure, image = ancestor.image, "what a deleted clone needed stays for now");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The next ancestor to be tried, if this one is gone.
+    async fn try_release(&self, ancestor: &Parent) -> Result<Option<Parent>, Failure> {
+        if !self.config.pools.iter().any(|pool| pool.as_str() == ancestor.pool) {
+            return Ok(None);
+        }
+        if ancestor.trash {
+            return self.take_out_of_trash(&ancestor.pool, &ancestor.id).await;
+        }
+        if is_own(&ancestor.snapshot) {
+            self.drop_snapshot(&ancestor.pool, Of::Id(&ancestor.id), &ancestor.snapshot, None).await?;
+        }
+        Ok(None)
+    }
+
+    /// Removes an image in the trash if nothing needs it any more, and says what it was a clone of.
+    async fn take_out_of_trash(&self, pool: &str, id: &str) -> Result<Option<Parent>, Failure> {
+        let asked = self.cli.info(pool, Of::Id(id), None).await;
+        let image = asked.map_err(|refusal| refusal.into_failure("info"))?;
+        if image.as_ref().is_some_and(|image| image.snapshot_count > 0) {
+            self.drop_unneeded_snapshots(pool, id).await?;
+        }
+        match self.cli.trash_remove(pool, id).await {
+            Ok(()) | Err(Refusal::Missing) => Ok(image.and_then(|image| image.parent)),
+            Err(Refusal::HasSnapshots | Refusal::NotExpired | Refusal::Busy) => Ok(None),
+            Err(refusal) => Err(refusal.into_failure("trash rm")),
+        }
+    }
+
+    async fn drop_unneeded_snapshots(&self, pool: &str, id: &str) -> Result<(), Failure> {
+        let asked = self.cli.snapshots(pool, Of::Id(id)).await;
+        for snapshot in asked.map_err(|refusal| refusal.into_failure("snap ls"))?.unwrap_or_default() {
+            if snapshot.is_in_trash() {
+                // one that clones need refuses; one that a crash left without any goes
+                match self.cli.snap_remove_by_id(pool, Of::Id(id), snapshot.id).await {
+                    Ok(()) | Err(Refusal::Missing | Refusal::Busy) => {}
+                    Err(refusal) => return Err(refusal.into_failure("snap rm")),
+                }
+            } else if goes_with_its_volume(&snapshot.name) {
+                self.drop_snapshot(pool, Of::Id(id), &snapshot.name, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`super::RbdBackend::sweep`].
+    pub(super) async fn sweep(&self) -> Result<(), Failure> {
+        for pool in &self.config.pools {
+            let pool = pool.as_str();
+            let listed = self.cli.list(pool).await.map_err(|refusal| refusal.into_failure("ls"))?;
+            for listed in listed {
+                let Some(snapshot) = listed.snapshot.filter(|name| is_own(name)) else { continue };
+                self.drop_snapshot(pool, Of::Name(&listed.image), &snapshot, None).await?;
+            }
+            let trash = self.cli.trash(pool).await.map_err(|refusal| refusal.into_failure("trash ls"))?;
+            for entry in trash.iter().filter(|entry| is_volume_of_ours(&entry.name)) {
+                let parent = self.take_out_of_trash(pool, &entry.id).await?;
+                self.release(parent).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names of snapshots that go with their volume, and of those that stand in its way. Those in the
+/// snapshots' trash do neither.
+fn sort(snapshots: &[Snapshot]) -> (Vec<&str>, Vec<&str>) {
+    let named = snapshots.iter().filter(|snapshot| !snapshot.is_in_trash());
+    named.map(|snapshot| snapshot.name.as_str()).partition(|name| goes_with_its_volume(name))
+}
+
+/// Sweeps now and then, one sweep at a time, beside everything else.
+#[derive(Default)]
+pub(super) struct Sweeper {
+    latest: Mutex<Option<(Instant, JoinHandle<()>)>>,
+}
+
+impl Sweeper {
+    /// Begins a sweep if the latest is over, and long enough ago.
+    pub fn sweep_in_time(&self, cluster: &Arc<Cluster>) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = latest.as_ref().is_none_or(|(began, sweep)| {
+            sweep.is_finished() && began.elapsed() >= cluster.config.sweep_interval
+        });
+        if !is_due {
+            return;
+        }
+        let cluster = Arc::clone(cluster);
+        let sweep = tokio::spawn(async move {
+            if let Err(failure) = cluster.sweep().await {
+                tracing::warn!(backend = %cluster.config.name, %failure, "not everything was swept");
+            }
+        });
+        *latest = Some((Instant::now(), sweep));
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        let latest = self.latest.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, sweep)) = latest {
+            sweep.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_of_others_stand_in_the_way_of_a_delete() {
+        let snapshot = |name: &str, kind: &str| -> Snapshot {
+            let text =
+                format!(r#"{{"id":1,"name":"{name}","protected":"false","namespace":{{"type":"{kind}"}}}}"#);
+            serde_json::from_str(&text).unwrap()
+        };
+        let safety = "safety-00000000-0000-4000-8000-000000000001";
+        let snapshots = [
+            snapshot(safety, "user"),
+            snapshot("before-upgrade", "user"),
+            snapshot("5f0c", "trash"),
+            snapshot("tephra.clone.volume-1", "user"),
+        ];
+        assert_eq!(sort(&snapshots), (vec![safety, "tephra.clone.volume-1"], vec!["before-upgrade"]));
+    }
+}

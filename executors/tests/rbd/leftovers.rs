@@ -1,0 +1,170 @@
+//! Whatever is deleted goes, in any order, and nothing stays for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tephra_domain::drift::FoundKind;
+use tephra_domain::effect::{BackendObject, Effect, FailureKind};
+use tephra_domain::ids::{OperationId, SnapshotId, VolumeId};
+use tephra_executors::backend::Backend;
+use tephra_executors::backend::rbd::{CloneFormat, RbdBackend, RbdConfig};
+use tephra_executors::process::Spawner;
+use uuid::Uuid;
+
+use super::lab::{Lab, ONE, create, pool, snapshot_of, spec, volume};
+
+fn volume_named(name: &str) -> VolumeId {
+    VolumeId::from_uuid(Uuid::parse_str(name.strip_prefix("volume-").unwrap()).unwrap())
+}
+
+/// Deletes everything that the backend lists, through the backend, and looks behind its back.
+pub async fn delete_everything(lab: &Lab, backend: &RbdBackend) {
+    let listed = backend.list(&pool()).await.unwrap();
+    for found in &listed {
+        let FoundKind::Snapshot { of: Some(of) } = &found.kind else { continue };
+        let volume = volume_named(of);
+        let snapshot = match found.name.split_once('-').unwrap() {
+            ("snapshot", id) => BackendObject::Snapshot {
+                volume,
+                snapshot: SnapshotId::from_uuid(Uuid::parse_str(id).unwrap()),
+            },
+            (_, id) => {
+                let operation = OperationId::from_uuid(Uuid::parse_str(id).unwrap());
+                BackendObject::SafetySnapshot { volume, operation }
+            }
+        };
+        backend.perform(&pool(), &Effect::DeleteSnapshot { snapshot }).await.unwrap();
+    }
+    for found in listed.iter().filter(|found| found.kind == FoundKind::Volume) {
+        let volume = BackendObject::Volume(volume_named(&found.name));
+        backend.perform(&pool(), &Effect::DeleteVolume { volume }).await.unwrap();
+    }
+    backend.sweep().await.unwrap();
+    assert_eq!(lab.leftovers(), Vec::<String>::new());
+}
+
+async fn done(backend: &RbdBackend, effect: Effect) {
+    assert_eq!(backend.perform(&pool(), &effect).await, Ok(()), "{effect:?}");
+}
+
+fn with(lab: &Lab, change: impl FnOnce(&mut RbdConfig)) -> RbdBackend {
+    let mut config = lab.config();
+    change(&mut config);
+    RbdBackend::new(config, Arc::new(Spawner))
+}
+
+#[tokio::test]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn sources_go_before_their_clones_and_all_is_gone_with_the_last() {
+    let lab = Lab::start();
+    for format in [CloneFormat::V1, CloneFormat::V2] {
+        let backend = with(&lab, |config| config.clone_format = Some(format));
+        let [first, second, third, fourth] = [volume(), volume(), volume(), volume()];
+        let snapshot = snapshot_of(first);
+        done(&backend, create(first)).await;
+        done(&backend, Effect::CreateSnapshot { snapshot }).await;
+        done(&backend, Effect::CreateVolumeFromSnapshot { volume: second, size: ONE, snapshot }).await;
+        done(&backend, Effect::CloneVolume { volume: third, size: ONE, source: second }).await;
+        done(&backend, Effect::CloneVolume { volume: fourth, size: ONE, source: second }).await;
+        // everything that others were made from goes, and is not seen any more
+        done(&backend, Effect::DeleteSnapshot { snapshot }).await;
+        done(&backend, Effect::DeleteVolume { volume: first }).await;
+        done(&backend, Effect::DeleteVolume { volume: second }).await;
+        let names: Vec<String> =
+            backend.list(&pool()).await.unwrap().into_iter().map(|found| found.name.to_string()).collect();
+        assert_eq!(names.len(), 2, "{format:?}: {names:?}");
+        done(&backend, Effect::DeleteVolume { volume: third }).await;
+        assert!(lab.leftovers().len() > 2, "{format:?}: the fourth has lost its ancestors");
+        done(&backend, Effect::DeleteVolume { volume: fourth }).await;
+        assert_eq!(lab.leftovers(), Vec::<String>::new(), "{format:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn a_clone_that_is_one_too_deep_gets_data_of_its_own() {
+    let lab = Lab::start();
+    let backend = with(&lab, |config| config.max_clone_depth = 2);
+    let mut source = volume();
+    done(&backend, create(source)).await;
+    let mut has_parent = Vec::new();
+    for _ in 0..4 {
+        let clone = volume();
+        done(&backend, Effect::CloneVolume { volume: clone, size: ONE, source }).await;
+        has_parent.push(lab.admin(&format!("rbd info {}", spec(clone))).contains("parent:"));
+        source = clone;
+    }
+    assert_eq!(has_parent, [true, true, false, true]);
+    delete_everything(&lab, &backend).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn a_deferred_delete_can_be_taken_back_until_its_time_is_over() {
+    let lab = Lab::start();
+    let backend = with(&lab, |config| config.deferred_deletion = Duration::from_secs(3600));
+    let volume = volume();
+    done(&backend, create(volume)).await;
+    done(&backend, Effect::DeleteVolume { volume }).await;
+    backend.sweep().await.unwrap();
+    let trash = lab.admin("rbd trash ls --pool volumes");
+    let id = trash.split_whitespace().next().unwrap();
+    lab.admin(&format!("rbd trash restore --pool volumes --image-id {id}"));
+    done(&backend, Effect::Verify { object: volume, size: ONE }).await;
+
+    let backend = with(&lab, |config| config.deferred_deletion = Duration::from_secs(1));
+    done(&backend, Effect::DeleteVolume { volume }).await;
+    let began = std::time::Instant::now();
+    while !lab.leftovers().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it never left the trash");
+        backend.sweep().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn what_others_put_there_is_left_alone() {
+    let lab = Lab::start();
+    let backend = lab.backend();
+    lab.admin("rbd create --size 64M volumes/golden");
+    lab.admin("rbd create --size 64M volumes/thrown-away");
+    lab.admin("rbd trash mv volumes/thrown-away");
+    let volume = volume();
+    done(&backend, create(volume)).await;
+    lab.admin(&format!("rbd snap create {}@before-upgrade", spec(volume)));
+    let refused = backend.perform(&pool(), &Effect::DeleteVolume { volume }).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Mismatch);
+    assert!(refused.message.contains("before-upgrade"), "{refused}");
+    backend.sweep().await.unwrap();
+    assert!(lab.admin("rbd trash ls --pool volumes").contains("thrown-away"));
+    assert!(lab.admin("rbd ls --pool volumes").contains("golden"));
+}
+
+/// rbd itself may be killed in the middle of what it does, which leaves names with nothing behind.
+#[tokio::test]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn what_a_killed_rbd_leaves_half_made_or_half_removed_is_finished() {
+    let lab = Lab::start();
+    let backend = lab.backend();
+    for ms in [25, 35, 45, 55] {
+        let volume = volume();
+        kill_after(&lab, ms, &["create", "--size", "1G", &spec(volume)]);
+        done(&backend, create(volume)).await;
+        done(&backend, Effect::Verify { object: volume, size: ONE }).await;
+        kill_after(&lab, ms, &["rm", "--no-progress", &spec(volume)]);
+        // a killed client counts as somebody who has it open until the cluster forgets it
+        let patient = with(&lab, |config| config.watcher_wait = Duration::from_secs(40));
+        done(&patient, Effect::DeleteVolume { volume }).await;
+    }
+    assert_eq!(lab.leftovers(), Vec::<String>::new());
+}
+
+fn kill_after(lab: &Lab, ms: u64, args: &[&str]) {
+    let mut command = std::process::Command::new("rbd");
+    command.arg("--conf").arg(lab.path("ceph.conf")).args(args);
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    // not a wait for anything: when exactly it dies is what the rounds vary
+    std::thread::sleep(Duration::from_millis(ms));
+    drop(child.kill());
+    child.wait().unwrap();
+}

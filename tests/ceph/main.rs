@@ -1,0 +1,248 @@
+//! A whole server on a real Ceph cluster and on files at once, driven by its API, ends with nothing
+//! left on the cluster. Needs Ceph's packages: `./test ceph` installs them and runs this.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+
+/// How long anything that must happen may take. It only bounds a failure.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// How often it is looked at meanwhile.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// A cluster of the test's own.
+struct Lab(PathBuf);
+
+impl Lab {
+    fn start(directory: PathBuf) -> Result<Self> {
+        let lab = Self(directory);
+        ensure!(lab.script().arg("start").status()?.success(), "the lab does not start");
+        Ok(lab)
+    }
+
+    fn script(&self) -> Command {
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/labs/ceph-lab"));
+        command.env("CEPH_LAB_DIR", &self.0);
+        command
+    }
+
+    fn signal_osd(&self, signal: &str) -> Result<()> {
+        let pid = self.script().args(["pid", "osd.0"]).output()?.stdout;
+        let pid = String::from_utf8(pid)?;
+        ensure!(Command::new("kill").args([signal, pid.trim()]).status()?.success(), "no OSD to signal");
+        Ok(())
+    }
+
+    fn conf(&self) -> PathBuf {
+        self.0.join("ceph.conf")
+    }
+
+    fn admin(&self, command: &str) -> Result<String> {
+        let words: Vec<&str> = command.split(' ').collect();
+        let program = words.first().context("no command")?;
+        let output = Command::new(program).arg("--conf").arg(self.conf()).args(&words[1..]).output()?;
+        ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Runs a command of `qemu-io` on a volume, as its user's guest would.
+    fn guest(&self, volume: &str, command: &str) -> Result<()> {
+        let image = format!("rbd:volumes/volume-{volume}:conf={}", self.conf().display());
+        let output = Command::new("qemu-io").args(["-f", "raw", &image, "-c", command]).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success() && !said.contains("failed"), "{command}: {said}");
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.script().arg("destroy").stderr(Stdio::null()).status());
+    }
+}
+
+/// The program, serving.
+struct Server {
+    process: Child,
+    log: PathBuf,
+    client: Client,
+    url: String,
+}
+
+impl Server {
+    async fn start(directory: &Path, lab: &Lab) -> Result<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let config = directory.join("tephra.toml");
+        let (conf, keyring) = (lab.conf(), lab.0.join("cinder.keyring"));
+        let text = format!(
+            "[[backends]]\nname = \"ceph\"\ndriver = \"rbd\"\n[backends.rbd]\npools = [\"volumes\", \"backups\"]\n\
+             ceph_conf = {conf:?}\nkeyring = {keyring:?}\ncommand_timeout_s = 5\n\
+             [[backends]]\nname = \"files\"\ndriver = \"directory\"\n"
+        );
+        std::fs::write(&config, text)?;
+        let log = directory.join("serve.log");
+        let output = File::create(&log)?;
+        let program = std::env::var_os("TEPHRA_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tephra").into());
+        let process = Command::new(program)
+            .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--config"])
+            .arg(&config)
+            .arg("--data-dir")
+            .arg(directory.join("data"))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()?;
+        let client = Client::builder().timeout(DEADLINE).build()?;
+        let mut server = Self { process, log, client, url: format!("http://127.0.0.1:{port}") };
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = server.process.try_wait()? {
+                bail!("serve ended by itself: {status}\n{}", server.words());
+            }
+            let answer = server.client.get(format!("{}/readyz", server.url)).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(server);
+            }
+            ensure!(Instant::now() < end, "serve is not ready\n{}", server.words());
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    fn words(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Value) -> Result<(u16, Value)> {
+        let mut request = self.client.request(method, format!("{}/v3/demo/{path}", self.url));
+        request = request.header("X-Auth-Token", "admin:demo").header("OpenStack-API-Version", "volume 3.71");
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        let text = answer.text().await?;
+        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    async fn told(&self, method: Method, path: &str, body: Value) -> Result<Value> {
+        let (status, answer) = self.ask(method, path, body).await?;
+        ensure!((200..300).contains(&status), "{path}: {status} {answer}");
+        Ok(answer)
+    }
+
+    async fn volume(&self, mut volume: Value) -> Result<String> {
+        if let Some(fields) = volume.as_object_mut() {
+            fields.entry("size").or_insert(json!(1));
+        }
+        let answer = self.told(Method::POST, "volumes", json!({ "volume": volume })).await?;
+        Ok(answer["volume"]["id"].as_str().context("no id")?.to_owned())
+    }
+
+    /// Waits until a resource has a status; nothing for "gone".
+    async fn until(&self, kind: &str, id: &str, wanted: Option<&str>) -> Result<()> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let (status, answer) = self.ask(Method::GET, &format!("{kind}s/{id}"), Value::Null).await?;
+            let found = answer[kind]["status"].as_str();
+            match wanted {
+                Some(wanted) if found == Some(wanted) => return Ok(()),
+                None if status == 404 => return Ok(()),
+                _ => {}
+            }
+            let failed = found.is_some_and(|found| found.starts_with("error"));
+            ensure!(
+                !failed && Instant::now() < end,
+                "{kind} {id}: not {wanted:?}: {answer}\n{}",
+                self.words()
+            );
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    async fn made(&self, volume: Value) -> Result<String> {
+        let id = self.volume(volume).await?;
+        self.until("volume", &id, Some("available")).await?;
+        Ok(id)
+    }
+
+    async fn act(&self, volume: &str, action: Value) -> Result<()> {
+        self.told(Method::POST, &format!("volumes/{volume}/action"), action).await?;
+        self.until("volume", volume, Some("available")).await
+    }
+
+    async fn gone(&self, kind: &str, id: &str) -> Result<()> {
+        self.told(Method::DELETE, &format!("{kind}s/{id}"), Value::Null).await?;
+        self.until(kind, id, None).await
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn a_server_on_ceph_and_on_files_keeps_data_and_leaves_nothing_behind() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let lab = Lab::start(directory.path().join("cluster"))?;
+    let server = Server::start(directory.path(), &lab).await?;
+    for backend in ["ceph", "files"] {
+        let specs = json!({ "volume_backend_name": backend });
+        let body = json!({ "volume_type": { "name": backend, "extra_specs": specs } });
+        server.told(Method::POST, "types", body).await?;
+    }
+
+    let source = server.made(json!({ "volume_type": "ceph" })).await?;
+    lab.guest(&source, "write -P 0x11 0 1M")?;
+    let body = json!({ "snapshot": { "volume_id": source, "name": "s" } });
+    let answer = server.told(Method::POST, "snapshots", body).await?;
+    let snapshot = answer["snapshot"]["id"].as_str().context("no id")?.to_owned();
+    server.until("snapshot", &snapshot, Some("available")).await?;
+    lab.guest(&source, "write -P 0x22 0 1M")?;
+    let cloned = server.made(json!({ "source_volid": source, "size": 2 })).await?;
+    server.act(&source, json!({ "revert": { "snapshot_id": snapshot } })).await?;
+    lab.guest(&source, "read -P 0x11 0 1M")?;
+    lab.guest(&cloned, "read -P 0x22 0 1M")?;
+    let made = server.made(json!({ "snapshot_id": snapshot })).await?;
+    lab.guest(&made, "read -P 0x11 0 1M")?;
+    server.act(&made, json!({ "os-extend": { "new_size": 3 } })).await?;
+
+    // a stalled cluster holds up its own volumes and no others
+    lab.signal_osd("-STOP")?;
+    let waiting = server.volume(json!({ "volume_type": "ceph" })).await?;
+    let on_files = server.made(json!({ "volume_type": "files" })).await?;
+    let (_, answer) = server.ask(Method::GET, &format!("volumes/{waiting}"), Value::Null).await?;
+    ensure!(answer["volume"]["status"] == "creating", "{answer}");
+    lab.signal_osd("-CONT")?;
+    server.until("volume", &waiting, Some("available")).await?;
+
+    // what others were made from goes first
+    server.gone("snapshot", &snapshot).await?;
+    server.gone("volume", &source).await?;
+    lab.guest(&cloned, "read -P 0x22 0 1M")?;
+    lab.guest(&made, "read -P 0x11 0 1M")?;
+    for volume in [cloned, made, waiting, on_files] {
+        server.gone("volume", &volume).await?;
+    }
+    for pool in ["volumes", "backups"] {
+        ensure!(lab.admin(&format!("rbd ls --pool {pool}"))?.is_empty(), "images are left in {pool}");
+        ensure!(
+            lab.admin(&format!("rbd trash ls --all --pool {pool}"))?.is_empty(),
+            "trash is left in {pool}"
+        );
+        ensure!(
+            !lab.admin(&format!("rados ls --pool {pool}"))?.contains("rbd_data"),
+            "data is left in {pool}"
+        );
+    }
+    Ok(())
+}
