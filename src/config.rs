@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -129,11 +130,26 @@ pub struct LimitsConfig {
     pub request_timeout_s: u64,
     /// How long a stopping server waits for what is under way, in seconds.
     pub drain_timeout_s: u64,
+    /// After how long a silence an executor is down, in seconds. Executors speak every 10.
+    pub service_down_time_s: u64,
+}
+
+impl LimitsConfig {
+    /// After how long a silence an executor is down.
+    pub const fn service_down_time(&self) -> Duration {
+        Duration::from_secs(self.service_down_time_s)
+    }
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { connections: 8192, header_timeout_s: 60, request_timeout_s: 60, drain_timeout_s: 20 }
+        Self {
+            connections: 8192,
+            header_timeout_s: 60,
+            request_timeout_s: 60,
+            drain_timeout_s: 20,
+            service_down_time_s: 60,
+        }
     }
 }
 
@@ -381,6 +397,7 @@ impl Config {
             ("limits.header_timeout_s", limits.header_timeout_s == 0),
             ("limits.request_timeout_s", limits.request_timeout_s == 0),
             ("limits.drain_timeout_s", limits.drain_timeout_s == 0),
+            ("limits.service_down_time_s", limits.service_down_time_s == 0),
         ];
         match at_least_one.iter().find(|(_, is_zero)| *is_zero) {
             Some((key, _)) => Err(refuse(key, "must be at least 1")),

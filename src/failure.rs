@@ -22,6 +22,8 @@ pub enum Exit {
     RoleDied,
     /// The ledger, or the server's policy, says no.
     Refused,
+    /// The ledger and the backends differ.
+    Drift,
 }
 
 impl Exit {
@@ -36,6 +38,7 @@ impl Exit {
             Self::InUse => 6,
             Self::RoleDied => 7,
             Self::Refused => 8,
+            Self::Drift => 9,
         }
     }
 }
@@ -51,7 +54,8 @@ Exit codes:
   5  no server answers
   6  another process works on the data directory
   7  a part of the server died
-  8  the ledger, or the server's policy, says no";
+  8  the ledger, or the server's policy, says no
+  9  the ledger and the backends differ";
 
 /// Why a command did not do what was asked.
 #[derive(Debug)]
@@ -128,6 +132,7 @@ mod tests {
             Exit::InUse,
             Exit::RoleDied,
             Exit::Refused,
+            Exit::Drift,
         ];
         for exit in all {
             let line = format!("\n  {}  ", exit.code());

@@ -14,6 +14,7 @@ use tephra_journal::clock::{Clock as _, SystemClock};
 use tephra_journal::embedded::EmbeddedLog;
 use tephra_journal::gateway::{CommandGateway, Receipt, Submission, SubmitError};
 use tephra_journal::hash_chain::{ChainHead, verify_chain, verify_hashes};
+use tephra_journal::inventory::InventoryDesk;
 use tephra_journal::log::{BlockNumber, Log, LogError};
 use tephra_journal::pool_board::PoolBoard;
 use tephra_projector::runner::{Health, Projector, rebuild};
@@ -286,6 +287,7 @@ impl OfflineLedger {
             views,
             log,
             pools: PoolBoard::default(),
+            inventory: Arc::new(InventoryDesk::default()),
             clock: Arc::new(move || -> Timestamp { clock.now() }),
             auth: Authenticator::NoAuth(NoAuth { everybody_is_admin: true, allow_any_address: false }),
             settings: ApiSettings::default(),

@@ -22,6 +22,7 @@ use tephra_executors::backend::directory::{self, DirectoryBackend, DirectoryConf
 use tephra_executors::backend::lvm::{LvmBackend, LvmConfig};
 use tephra_executors::backend::rbd::{RbdBackend, RbdConfig};
 use tephra_executors::image::{ImageStore, Images};
+use tephra_executors::inventory::BackendInventory;
 use tephra_executors::process::Spawner;
 use tephra_executors::runner::{Runner, RunnerConfig};
 use tephra_journal::clock::{Clock, SystemClock};
@@ -30,6 +31,7 @@ use tephra_journal::feed::Feed;
 use tephra_journal::gateway::CommandGateway;
 use tephra_journal::hash_chain::ChainHead;
 use tephra_journal::in_process_queue::InProcessQueue;
+use tephra_journal::inventory::{Inventory, InventoryDesk};
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
 use tephra_journal::sequencer::{
@@ -143,7 +145,8 @@ async fn start_roles(
     let verified = verifying.await.map_err(anyhow::Error::from)??;
     let (views, state) = loaded?;
     let clock = Arc::new(SystemClock::not_before(state.head.time));
-    let stage = Stage { clock, log, views, feed: Feed::new(), pools: PoolBoard::default() };
+    let pools = PoolBoard::with_down_after(config.limits.service_down_time());
+    let stage = Stage { clock, log, views, feed: Feed::new(), pools, desk: InventoryDesk::default() };
     stage.start(config, state, api, roles).await?;
     Ok(Some(verified))
 }
@@ -154,6 +157,7 @@ struct Stage {
     views: Views,
     feed: Feed,
     pools: PoolBoard,
+    desk: InventoryDesk,
     clock: Arc<dyn Clock>,
 }
 
@@ -175,6 +179,8 @@ impl Stage {
         for backend in &config.backends {
             let opened = open_backend(config, backend).await?;
             let images = images.clone();
+            let inventory = Arc::new(BackendInventory::new(Arc::clone(&opened)));
+            self.desk.open(opened.name().clone(), inventory);
             let (queue, gateway) = (Arc::new(queue.clone()), Arc::clone(&gateway));
             let (pools, clock) = (self.pools.clone(), Arc::clone(&self.clock));
             start_runner(
@@ -186,13 +192,10 @@ impl Stage {
         }
         self.wait_for_backends(&config.backends).await;
         if let Some((listener, auth)) = api {
-            let Self { log, views, pools, clock, .. } = self;
-            start_api(
-                config,
-                listener,
-                ApiParts { gateway, views, log, pools, clock, auth, warning: None, images: catalog(store) },
-                roles,
-            );
+            let Self { log, views, pools, clock, desk, .. } = self;
+            let (inventory, images) = (Arc::new(desk), catalog(store));
+            let parts = ApiParts { gateway, views, log, pools, inventory, clock, auth, warning: None, images };
+            start_api(config, listener, parts, roles);
         }
         Ok(())
     }
@@ -299,6 +302,7 @@ struct ApiParts {
     views: Views,
     log: Arc<dyn Log>,
     pools: PoolBoard,
+    inventory: Arc<dyn Inventory>,
     clock: Arc<dyn Clock>,
     auth: Authenticator,
     warning: Option<String>,
@@ -310,12 +314,13 @@ fn catalog(store: Option<Arc<dyn ImageStore>>) -> Option<Arc<dyn ImageCatalog>> 
 }
 
 fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mut Roles) {
-    let ApiParts { gateway, views, log, pools, clock, auth, warning, images } = parts;
+    let ApiParts { gateway, views, log, pools, inventory, clock, auth, warning, images } = parts;
     let state = AppState::new(App {
         gateway,
         views,
         log,
         pools,
+        inventory,
         clock: Arc::new(move || clock.now()),
         auth,
         settings: ApiSettings { public_endpoint: config.public_endpoint.clone(), warning, images },

@@ -7,7 +7,7 @@
 //! Rooms:
 //! * [`server`]: the router, the listener's limits, the road of a request.
 //! * [`state`]: what every handler can reach; [`submit`]: the road of a command;
-//!   [`lookup`]: what an asker may see.
+//!   [`lookup`]: what an asker may see; [`drift`]: the ledger against what the backends show.
 //! * [`auth`], [`microversion`], [`request`], [`consistency`]: what is known of a request before its handler runs.
 //! * [`error`]: everything that is not a success.
 //! * [`ledger_v1`]: the ledger's own API. [`health`], [`metrics`], [`openapi`]: for those who run it.
@@ -15,6 +15,7 @@
 
 pub mod auth;
 pub mod consistency;
+pub mod drift;
 pub mod error;
 pub mod health;
 pub mod images;

@@ -40,6 +40,9 @@ pub fn created_volume(commit: &Commit) -> Option<Volume> {
             (None, VolumeEvent::CreateAccepted(accepted)) => {
                 created = Some(Volume::accepted(*id, commit.time, accepted));
             }
+            (None, VolumeEvent::ManageAccepted { accepted, .. }) => {
+                created = Some(Volume::managed(*id, commit.time, accepted));
+            }
             (Some(volume), event) if volume.id == *id => {
                 volume.apply(commit.time, event).ok()?;
             }
@@ -55,7 +58,10 @@ pub fn created_snapshot(commit: &Commit) -> Option<Snapshot> {
     for event in &commit.events {
         let Event::Snapshot(id, event) = event else { continue };
         match (&mut created, event) {
-            (None, SnapshotEvent::CreateAccepted(accepted)) => {
+            (
+                None,
+                SnapshotEvent::CreateAccepted(accepted) | SnapshotEvent::ManageAccepted { accepted, .. },
+            ) => {
                 created = Some(Snapshot::accepted(*id, commit.time, accepted));
             }
             (Some(snapshot), event) if snapshot.id == *id => {

@@ -26,8 +26,9 @@ const TAGS: &[(&str, &str)] = &[
     ("types", "Volume types, extra specs and access."),
     ("quotas", "Quotas and limits."),
     ("deployment", "Services, pools, zones and what clients ask about the deployment."),
+    ("manage", "Taking over what a backend has already."),
     ("versions", "Versions of the API."),
-    ("ledger", "Events, history, past states, operations, debts and verification."),
+    ("ledger", "Events, history, past states, operations, debts, drift and verification."),
     ("health", "For those who keep it running. Without a token."),
 ];
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tephra_domain::units::Timestamp;
 use tephra_journal::gateway::CommandGateway;
+use tephra_journal::inventory::Inventory;
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
 use tephra_projector::Views;
@@ -43,6 +44,8 @@ pub struct App {
     pub log: Arc<dyn Log>,
     /// How full each pool is.
     pub pools: PoolBoard,
+    /// What is on each pool.
+    pub inventory: Arc<dyn Inventory>,
     /// The time.
     pub clock: Clock,
     /// Who is who.

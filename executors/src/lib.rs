@@ -5,12 +5,14 @@
 //! * [`backend`]: what every backend can do, and one module per kind of storage.
 //! * [`image`]: volumes made from images and uploaded as such.
 //! * [`runner`]: takes orders, performs them one at a time per volume, reports each outcome once.
+//! * [`inventory`]: shows what is on the pools to whoever asks.
 //! * [`locks`]: two effects never work on one volume at the same time.
 //! * [`process`]: the only place that starts other programs.
 //! * [`metrics`]: the names of what is counted.
 
 pub mod backend;
 pub mod image;
+pub mod inventory;
 pub mod locks;
 pub mod metrics;
 pub mod process;

@@ -15,6 +15,7 @@
 //!   process. [`dispatcher`]: which effects are due.
 //! * [`event_stream`]: where events are published for programs that are not ours;
 //!   [`fake_event_stream`]: for tests.
+//! * [`inventory`]: what a backend shows on its pools, asked of its executor.
 //! * [`pool_board`]: how full each pool is, as last reported. [`clock`]: what time it is.
 //! * [`jetstream`]: all of these over NATS, for roles on separate hosts. [`subjects`]: every name there.
 
@@ -28,6 +29,7 @@ pub mod feed;
 pub mod gateway;
 pub mod hash_chain;
 pub mod in_process_queue;
+pub mod inventory;
 pub mod jetstream;
 pub mod log;
 pub mod memory;

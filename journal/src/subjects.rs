@@ -7,6 +7,7 @@
 //! | `tephra.command.<cell>` | commands to the sequencer, by request and reply |
 //! | `tephra.report.<cell>.<backend>` | what a backend's executor says to the sequencer, likewise |
 //! | `tephra.pools.<cell>.<backend>` | how full the pools of a backend are |
+//! | `tephra.inventory.<cell>.<backend>` | what is on a pool of a backend, by request and reply |
 //! | bucket `TEPHRA_LEASE_<cell>`, key `sequencer` | who the sequencer is |
 //! | the same, key `events` | who publishes events |
 //! | stream `TEPHRA_EVENTS`, subjects `tephra.event.<project>.<resource>.<id>.<kind>` | public events of cell `main` |
@@ -138,6 +139,11 @@ impl Cell {
     pub fn event_subject(&self, project: Option<&str>, resource: &str, id: &str, kind: &str) -> String {
         let [resource, id, kind] = [resource, id, kind].map(filled_token);
         format!("{}.{}.{resource}.{id}.{kind}", self.event_prefix(), project_token(project))
+    }
+
+    /// Where a backend's executor is asked what is on a pool.
+    pub fn inventory_subject(&self, backend: &BackendName) -> String {
+        format!("tephra.inventory.{self}.{}", token(backend.as_str()))
     }
 
     /// The bucket of leases.

@@ -17,13 +17,15 @@ use tephra_domain::actor::Actor;
 use tephra_domain::command::Command;
 use tephra_domain::ids::{CommandId, RequestId};
 use tephra_domain::ledger::Ledger;
-use tephra_executors::backend::Backend as _;
+use tephra_executors::backend::Backend;
 use tephra_executors::backend::memory::{MemoryBackend, MemoryConfig};
+use tephra_executors::inventory::BackendInventory;
 use tephra_executors::runner::{Runner, RunnerConfig};
 use tephra_journal::clock::{Clock, SystemClock};
 use tephra_journal::feed::Feed;
 use tephra_journal::gateway::{CommandGateway, Submission};
 use tephra_journal::in_process_queue::InProcessQueue;
+use tephra_journal::inventory::InventoryDesk;
 use tephra_journal::log::{BlockNumber, Log};
 use tephra_journal::memory::MemoryLog;
 use tephra_journal::pool_board::PoolBoard;
@@ -127,7 +129,13 @@ impl Served {
             Runner::start(RunnerConfig::default(), worker, queue, works, pools, clock, cancel);
         }
         tokio::time::timeout(PATIENCE, views.wait_for(registered.position())).await.unwrap();
+        let desk = InventoryDesk::default();
+        if executor == Executor::Works {
+            let worker: Arc<dyn Backend> = Arc::new(backend.clone());
+            desk.open(backend.name().clone(), Arc::new(BackendInventory::new(worker)));
+        }
         let state = AppState::new(App {
+            inventory: Arc::new(desk),
             gateway: Arc::new(gateway.clone()),
             views: views.clone(),
             log,

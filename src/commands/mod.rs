@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod config;
 pub mod debts;
+pub mod drift;
 pub mod event_table;
 pub mod events;
 pub mod history;

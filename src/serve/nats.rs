@@ -6,12 +6,16 @@ use std::time::Duration;
 use async_nats::Client;
 use tephra_api::auth::Authenticator;
 use tephra_domain::ids::BackendName;
+use tephra_executors::backend::Backend;
+use tephra_executors::inventory::BackendInventory;
 use tephra_executors::image::Images;
 use tephra_journal::clock::{Clock, SystemClock};
 use tephra_journal::gateway::CommandGateway;
+use tephra_journal::inventory::Inventory;
 use tephra_journal::jetstream::{
     GatewayConfig, JetStreamEvents, JetStreamLog, JetStreamQueue, Leadership, LeadershipConfig, NatsConfig,
-    NatsError, NatsGateway, QueueConfig, Speaker, connect, follow_pools, publish_pools,
+    NatsError, NatsGateway, NatsInventory, QueueConfig, Speaker, connect, follow_pools, publish_pools,
+    serve_inventory,
 };
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
@@ -113,6 +117,7 @@ impl<'a> NatsStage<'a> {
                 views: ledger.views,
                 log: ledger.log,
                 pools,
+                inventory: Arc::new(NatsInventory::new(self.client.clone(), self.nats.cell.clone())),
                 clock: Arc::clone(&self.clock),
                 auth,
                 warning: ledger.warning,
@@ -159,7 +164,8 @@ impl<'a> NatsStage<'a> {
 
     /// A board of what executors say.
     fn heard_pools(&self, listener: RoleKind, roles: &mut Roles) -> PoolBoard {
-        let (board, cancel) = (PoolBoard::default(), CancellationToken::new());
+        let board = PoolBoard::with_down_after(self.config.limits.service_down_time());
+        let cancel = CancellationToken::new();
         let (client, cell) = (self.client.clone(), self.nats.cell.clone());
         let (heard, clock, stop) = (board.clone(), Arc::clone(&self.clock), cancel.clone());
         roles.add(listener, cancel, async move {
@@ -223,10 +229,31 @@ impl<'a> NatsStage<'a> {
             cancel,
             async move { telling.await.map_err(|panic| panic.to_string()) },
         );
+        self.start_inventory(&opened, roles);
         let (queue, clock) = (Arc::new(queue), Arc::clone(&self.clock));
         let parts = RunnerParts { opened, images, queue, gateway, pools: board, clock };
         start_runner(self.config, backend, parts, roles);
         Ok(())
+    }
+}
+
+impl NatsStage<'_> {
+    /// Answers what is on the backend's pools.
+    fn start_inventory(&self, opened: &Arc<dyn Backend>, roles: &mut Roles) {
+        let inventory: Arc<dyn Inventory> = Arc::new(BackendInventory::new(Arc::clone(opened)));
+        let (backend, cancel) = (opened.name().clone(), CancellationToken::new());
+        let (client, cell, stop) = (self.client.clone(), self.nats.cell.clone(), cancel.clone());
+        let answering = tokio::spawn(async move {
+            serve_inventory(&client, &cell, &backend, &inventory, stop)
+                .await
+                .map_err(|error| error.to_string())
+        });
+        roles.add(RoleKind::Executor, cancel, async move {
+            match answering.await {
+                Ok(ended) => ended,
+                Err(panic) => Err(panic.to_string()),
+            }
+        });
     }
 }
 

@@ -109,10 +109,15 @@ pub struct Deployment {
 impl Deployment {
     /// Two apis, one sequencer with standbys, and one executor.
     pub async fn start(directory: &Path, servers: usize, standbys: usize) -> Result<Self> {
+        Self::start_with(directory, servers, standbys, "").await
+    }
+
+    /// The same with more in the configuration.
+    pub async fn start_with(directory: &Path, servers: usize, standbys: usize, more: &str) -> Result<Self> {
         let nats = Nats::start(&directory.join("nats"), servers)?;
         let config = directory.join("tephra.toml");
         let text = format!(
-            "[nats]\nservers = {:?}\nreplicas = {servers}\nservers_sync = true\nlease_ms = {LEASE_MS}\n",
+            "[nats]\nservers = {:?}\nreplicas = {servers}\nservers_sync = true\nlease_ms = {LEASE_MS}\n{more}",
             nats.servers
         );
         std::fs::write(&config, text)?;

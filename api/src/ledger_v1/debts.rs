@@ -42,7 +42,7 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    fn of(outcome: &Outcome, opened: bool) -> Self {
+    pub(super) fn of(outcome: &Outcome, opened: bool) -> Self {
         let command = outcome.commit.as_ref().filter(|_| opened).map(|commit| commit.command);
         Self {
             position: outcome.position.0,

@@ -5,9 +5,10 @@
 //!
 //! * [`events`]: what happened, page by page; [`live`]: as it happens; [`history`]: to one thing.
 //! * [`past`]: what was, at a time or a position. [`operations`], [`debts`]: what is under way and
-//!   what was left behind. [`verify`]: whether the log and the views are what they should be.
+//!   what was left behind. [`drift`]: where backends show something else. [`verify`]: whether the log and the views are what they should be.
 
 pub mod debts;
+pub mod drift;
 pub mod events;
 pub mod history;
 pub mod live;
@@ -33,6 +34,7 @@ use crate::state::AppState;
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(debts::routes())
+        .merge(drift::routes())
         .merge(events::routes())
         .merge(history::routes())
         .merge(live::routes())

@@ -5,11 +5,12 @@ use axum::extract::State;
 use serde::Serialize;
 use serde_json::Value;
 use tephra_domain::event::Event;
-use tephra_domain::ids::{OperationId, Position};
+use tephra_domain::ids::{OperationId, PoolId, Position};
 use tephra_domain::ledger::Ledger;
 use tephra_domain::operation::{Operation, OperationEvent, ResourceKey};
 use tephra_domain::operations::OperationKind;
 use tephra_domain::rejection::Rejection;
+use tephra_domain::scheduler::PoolStats;
 use tephra_projector::events::EventQuery;
 use tephra_projector::history::ResourceRef;
 use tephra_projector::operations::{OperationQuery, OperationRecord};
@@ -50,7 +51,10 @@ pub struct OperationEnvelope {
 }
 
 /// The open operations, and who waits for whom.
-struct OpenOperations(Ledger);
+struct OpenOperations {
+    ledger: Ledger,
+    pools: Vec<PoolStats>,
+}
 
 impl OpenOperations {
     fn load(state: &AppState) -> Result<Self, ViewsError> {
@@ -59,12 +63,22 @@ impl OpenOperations {
             ledger.operations.insert(operation.id, operation);
         }
         ledger.loaded_at(Position::START);
-        Ok(Self(ledger))
+        Ok(Self { ledger, pools: state.pools.read(state.now()) })
     }
 
     fn of(&self, id: OperationId) -> Option<Open<'_>> {
-        let operation: &Operation = self.0.operations.get(&id)?;
-        Some(Open { operation, waits_for: self.0.blocked_by(operation) })
+        let operation: &Operation = self.ledger.operations.get(&id)?;
+        let waits_for_backend = operation.kind.pool().and_then(|pool| Some((pool, self.absence(pool)?)));
+        Some(Open { operation, waits_for: self.ledger.blocked_by(operation), waits_for_backend })
+    }
+
+    /// Why nothing is done on a pool at the moment, if that is so.
+    fn absence(&self, pool: &PoolId) -> Option<&'static str> {
+        match self.pools.iter().find(|stats| stats.pool == *pool) {
+            None => Some("its executor has not reported yet"),
+            Some(stats) if !stats.is_up => Some("its backend is down, or its executor does not report"),
+            Some(_) => None,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ pub mod availability_zones;
 pub mod extensions;
 pub mod limits;
 pub mod list;
+pub mod manage;
 pub mod messages;
 pub mod metadata;
 pub mod params;
@@ -33,6 +34,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(availability_zones::routes())
         .merge(extensions::routes())
         .merge(limits::routes())
+        .merge(manage::routes())
         .merge(messages::routes())
         .merge(pools::routes())
         .merge(quota_sets::routes())

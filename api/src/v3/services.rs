@@ -13,7 +13,7 @@ use tephra_domain::command::Command;
 use tephra_domain::ids::BackendName;
 use tephra_domain::ledger::DEFAULT_ZONE;
 use tephra_domain::units::Timestamp;
-use tephra_journal::pool_board::DOWN_AFTER_MS;
+use tephra_journal::pool_board::PoolBoard;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -112,13 +112,11 @@ fn scheduler_row(backends: &[Backend], now: Timestamp, version: Microversion) ->
     }
 }
 
-fn volume_row(
-    backend: &Backend,
-    last_report: Option<Timestamp>,
-    now: Timestamp,
-    version: Microversion,
-) -> ServiceBody {
-    let state = up_or_down(last_report.is_some_and(|at| now < at.plus_ms(DOWN_AFTER_MS)));
+fn volume_row(backend: &Backend, board: &PoolBoard, now: Timestamp, version: Microversion) -> ServiceBody {
+    let last_report = board.last_report(&backend.name);
+    let state = up_or_down(last_report.is_some_and(|at| board.is_fresh(at, now)));
+    let pools = board.read(now);
+    let backend_state = up_or_down(pools.iter().any(|pool| pool.pool.backend == backend.name && pool.is_up));
     let changed_at = backend.updated_at.unwrap_or(backend.created_at);
     ServiceBody {
         binary: VOLUME,
@@ -130,10 +128,10 @@ fn volume_row(
         disabled_reason: backend.disabled_reason.as_deref().map(ToOwned::to_owned),
         cluster: version.is_at_least(CLUSTER_MINOR).then_some(Value::Null),
         volume: Some(VolumeServiceFields {
-            backend_state: version.is_at_least(BACKEND_STATE_MINOR).then_some(state),
+            backend_state: version.is_at_least(BACKEND_STATE_MINOR).then_some(backend_state),
             replication_status: "disabled",
             active_backend_id: None,
-            frozen: false,
+            frozen: backend.frozen,
         }),
     }
 }
@@ -157,11 +155,7 @@ async fn list(
     let backends = state.views.backends().map_err(|error| Fault::internal(&error))?;
     let now = state.now();
     let mut services = vec![scheduler_row(&backends, now, version)];
-    services.extend(
-        backends
-            .iter()
-            .map(|backend| volume_row(backend, state.pools.last_report(&backend.name), now, version)),
-    );
+    services.extend(backends.iter().map(|backend| volume_row(backend, &state.pools, now, version)));
     services.retain(|row| {
         params.get("binary").is_none_or(|binary| row.binary == binary)
             && params.get("host").is_none_or(|host| {
@@ -238,7 +232,7 @@ fn invalid_input(why: &str) -> Fault {
 }
 
 /// A host as Cinder's schemas take it: with brackets, for IPv6.
-fn parse_host(fields: Object<'_>) -> Result<Option<String>, Fault> {
+pub(super) fn parse_host(fields: Object<'_>) -> Result<Option<String>, Fault> {
     let Some(field) = fields.field("host") else { return Ok(None) };
     let Some(host) = field.optional_text(1)? else { return Ok(None) };
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-._#@:/+[]".contains(c);
@@ -360,11 +354,37 @@ fn refuse_replication(
     refuse().unwrap_or_else(|fault| fault)
 }
 
-/// Refused: no backend here is replicated.
+/// Which backend is to be frozen or thawed.
+fn backend_to_freeze(
+    state: &AppState,
+    identity: &Identity,
+    version: Microversion,
+    body: &JsonBody,
+) -> Result<BackendName, Fault> {
+    let fields = Object::body(body.require()?)?;
+    fields.deny_unknown(&["host", "cluster"])?;
+    let host = parse_host(fields)?;
+    let cluster = fields.field("cluster").map(|field| field.optional_text(0)).transpose()?.flatten();
+    let cluster = cluster.filter(|name| !name.is_empty());
+    identity.actor.require_admin("volume_extension:services:update")?;
+    let takes_cluster = version.is_at_least(REPLICATION_CLUSTER_MINOR);
+    match (host, cluster.filter(|_| takes_cluster)) {
+        (Some(host), None) => backend_on(state, &host)?
+            .ok_or_else(|| invalid_input(&format!("No service found with host={host}"))),
+        (None, Some(cluster)) => Err(invalid_input(&format!("No service found with cluster={cluster}"))),
+        (Some(_), Some(_)) | (None, None) => Err(invalid_input(if takes_cluster {
+            "One and only one of cluster and host must be set."
+        } else {
+            "Host field is missing."
+        })),
+    }
+}
+
+/// Refuses changes on a backend, and places nothing there (administrators).
 #[utoipa::path(
     put, path = "/os-services/freeze", tag = "deployment",
     request_body(content = Object, description = "`{host}`"),
-    responses((status = 400), (status = 403))
+    responses((status = 200), (status = 400), (status = 403))
 )]
 async fn freeze(
     State(state): State<AppState>,
@@ -372,14 +392,16 @@ async fn freeze(
     version: Microversion,
     body: JsonBody,
 ) -> Result<StatusCode, Fault> {
-    Err(refuse_replication(&state, &identity, version, &body, &["host", "cluster"]))
+    let backend = backend_to_freeze(&state, &identity, version, &body)?;
+    state.submit(&identity, body.idempotency, Command::FreezeBackend { backend }).await?;
+    Ok(StatusCode::OK)
 }
 
-/// Refused: no backend here is replicated.
+/// Takes changes on a backend again (administrators).
 #[utoipa::path(
     put, path = "/os-services/thaw", tag = "deployment",
     request_body(content = Object, description = "`{host}`"),
-    responses((status = 400), (status = 403))
+    responses((status = 200), (status = 400), (status = 403))
 )]
 async fn thaw(
     State(state): State<AppState>,
@@ -387,7 +409,9 @@ async fn thaw(
     version: Microversion,
     body: JsonBody,
 ) -> Result<StatusCode, Fault> {
-    Err(refuse_replication(&state, &identity, version, &body, &["host", "cluster"]))
+    let backend = backend_to_freeze(&state, &identity, version, &body)?;
+    state.submit(&identity, body.idempotency, Command::ThawBackend { backend }).await?;
+    Ok(StatusCode::OK)
 }
 
 /// Refused: no backend here is replicated.
@@ -412,8 +436,10 @@ pub(crate) mod tests {
     use serde_json::json;
     use std::collections::BTreeMap;
     use tephra_domain::backend::{Backend, BackendDescription};
-    use tephra_domain::ids::{BackendName, PoolName, ZoneName};
+    use tephra_domain::ids::{BackendName, PoolId, PoolName, ZoneName};
+    use tephra_domain::scheduler::PoolStats;
     use tephra_domain::units::Timestamp;
+    use tephra_journal::pool_board::PoolBoard;
 
     /// A backend as a test needs it.
     pub fn backend(name: &str, zone: &str, enabled: bool) -> Backend {
@@ -435,11 +461,38 @@ pub(crate) mod tests {
         }
     }
 
+    fn reported(at: Timestamp) -> PoolStats {
+        PoolStats {
+            pool: PoolId { backend: BackendName::new("b"), pool: PoolName::new("pool") },
+            is_up: true,
+            total_gib: 1.0,
+            free_gib: 1.0,
+            provisioned_gib: 0.0,
+            max_over_subscription_ratio: 1.0,
+            reserved_percentage: 0,
+            thin: true,
+            capabilities: BTreeMap::new(),
+            reported_at: at,
+        }
+    }
+
+    #[test]
+    fn a_service_that_reports_of_a_backend_that_does_not_answer_is_up_and_the_backend_down() {
+        let board = PoolBoard::default();
+        board.report(PoolStats { is_up: false, ..reported(Timestamp(90_000_000)) });
+        let row = volume_row(&backend("b", "nova", true), &board, Timestamp(100_000_000), Microversion::MAX);
+        let shown = serde_json::to_value(row).unwrap_or_default();
+        assert_eq!((&shown["state"], &shown["backend_state"]), (&json!("up"), &json!("down")));
+    }
+
     #[test]
     fn a_backend_is_up_while_it_reports_and_shows_newer_fields_to_newer_clients() {
         let row = |last: Option<i64>, version| {
             let now = Timestamp(100_000_000);
-            let row = volume_row(&backend("b", "nova", false), last.map(Timestamp), now, version);
+            let board = PoolBoard::default();
+            let reports = last.map(|at| reported(Timestamp(at)));
+            reports.into_iter().for_each(|report| board.report(report));
+            let row = volume_row(&backend("b", "nova", false), &board, now, version);
             serde_json::to_value(row).unwrap_or_default()
         };
         assert_eq!(

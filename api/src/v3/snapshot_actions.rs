@@ -50,6 +50,7 @@ async fn act(
     let (name, json) = name_of(&body)?;
     let command = match name {
         "os-reset_status" => Command::ResetSnapshotStatus { snapshot, to: reset(&identity, json)? },
+        "os-unmanage" => Command::UnmanageSnapshot { snapshot },
         "os-force_delete" => Command::DeleteSnapshot { snapshot, force: true },
         "os-update_snapshot_status" => {
             check_update(&state, &identity, snapshot, json)?;

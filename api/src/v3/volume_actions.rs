@@ -78,6 +78,7 @@ async fn act(
             Some(to) => Command::ResetVolumeStatus { volume, to },
             None => return Ok(answer),
         },
+        "os-unmanage" => Command::UnmanageVolume { volume },
         "os-force_delete" => Command::DeleteVolume { volume, cascade: false, force: true },
         "os-set_bootable" => {
             answer = StatusCode::OK;

@@ -302,7 +302,7 @@ async fn delete(
     Ok(StatusCode::ACCEPTED)
 }
 
-fn envelope(
+pub(super) fn envelope(
     state: &AppState,
     volume: Volume,
     identity: &Identity,

@@ -21,6 +21,10 @@ pub const LOCK_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// Asking a backend how full it is.
 pub const STATS_LIMIT: Duration = Duration::from_secs(30);
 
+/// Listing everything on a pool: `lvs` and `rbd ls -l` of tens of thousands of objects take seconds,
+/// and whoever asks waits no longer than a client for a request.
+pub const LIST_LIMIT: Duration = Duration::from_secs(30);
+
 /// Between the figures of a pool after changes: a thousand creates need no thousand figures.
 pub const STATS_PAUSE: Duration = Duration::from_secs(1);
 

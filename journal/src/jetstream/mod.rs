@@ -6,7 +6,7 @@
 //! * [`work_queue`]: work orders on a stream.
 //! * [`gateway`]: commands by request and reply. [`leadership`]: whose turn it is to decide them.
 //! * [`events`]: public events on a stream.
-//! * [`pools`]: how full the pools of other hosts are.
+//! * [`pools`]: how full the pools of other hosts are. [`inventory`]: what is on them.
 //!
 //! Names of streams and subjects are in [`crate::subjects`].
 
@@ -14,6 +14,7 @@ pub mod checks;
 pub mod connect;
 pub mod events;
 pub mod gateway;
+pub mod inventory;
 pub mod leadership;
 pub mod log;
 pub mod pools;
@@ -24,6 +25,7 @@ pub use checks::{DurabilityProof, LogHealth, RefusedServer};
 pub use connect::{DurabilityClaim, NatsAuth, NatsConfig, NatsError, NatsTls, connect};
 pub use events::JetStreamEvents;
 pub use gateway::{GatewayConfig, NatsGateway, Speaker, serve_commands};
+pub use inventory::{NatsInventory, serve_inventory};
 pub use leadership::{Leadership, LeadershipConfig, Term};
 pub use log::{JetStreamLog, MAX_BLOCK_BYTES};
 pub use pools::{follow_pools, publish_pools};

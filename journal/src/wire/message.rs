@@ -1,4 +1,5 @@
-//! What processes say to each other: commands and their answers, work orders, pool reports.
+//! What processes say to each other: commands and their answers, work orders, pool reports, what is
+//! on a pool.
 //!
 //! Nothing in here is kept for ever, but processes of different versions talk while an upgrade is
 //! under way. The same rules hold as for the ledger therefore: the first byte is the version, the
@@ -7,18 +8,21 @@
 use std::sync::Arc;
 
 use tephra_domain::event::Commit;
-use tephra_domain::ids::Position;
+use tephra_domain::ids::{PoolId, Position};
 use tephra_domain::rejection::Rejection;
 use tephra_domain::scheduler::PoolStats;
 use uuid::Uuid;
 
 use super::v1::codec::Wire;
 use super::v1::commands::SubmissionV1;
+use super::v1::inventory::InventoryPartV1;
 use super::v1::orders::WorkOrderV1;
 use super::v1::pools::PoolStatsV1;
 use super::v1::rejections::RejectionV1;
+use super::v1::values::PoolIdV1;
 use super::{Invalid, decode_block, encode_block};
 use crate::gateway::{Receipt, Submission, SubmitError};
+use crate::inventory::InventoryPart;
 use crate::log::{BlockNumber, Sequenced};
 use crate::work_queue::WorkOrder;
 
@@ -131,4 +135,30 @@ pub fn encode_pools(pools: &[PoolStats]) -> Vec<u8> {
 /// If it is not one, or of another version.
 pub fn decode_pools(bytes: &[u8]) -> Result<Vec<PoolStats>, Invalid> {
     Vec::from_wire(decode::<Vec<PoolStatsV1<'_>>>("a report on pools", bytes)?)
+}
+
+/// The bytes of the question what is on a pool.
+pub fn encode_inventory_question(pool: &PoolId) -> Vec<u8> {
+    encode::<PoolIdV1<'_>>(&pool.to_wire())
+}
+
+/// Reads the question what is on a pool.
+///
+/// # Errors
+/// If it is not one, or of another version.
+pub fn decode_inventory_question(bytes: &[u8]) -> Result<PoolId, Invalid> {
+    PoolId::from_wire(decode::<PoolIdV1<'_>>("a question about a pool", bytes)?)
+}
+
+/// The bytes of one message of the answer.
+pub fn encode_inventory_part(part: &InventoryPart) -> Vec<u8> {
+    encode::<InventoryPartV1<'_>>(&part.to_wire())
+}
+
+/// Reads one message of the answer.
+///
+/// # Errors
+/// If it is not one, or of another version.
+pub fn decode_inventory_part(bytes: &[u8]) -> Result<InventoryPart, Invalid> {
+    InventoryPart::from_wire(decode::<InventoryPartV1<'_>>("what is on a pool", bytes)?)
 }

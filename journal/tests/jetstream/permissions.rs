@@ -11,10 +11,13 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use futures::StreamExt;
 use nkeys::KeyPair;
-use tephra_domain::ids::BackendName;
+use tephra_domain::drift::{FoundKind, FoundObject};
+use tephra_domain::effect::{Failure, FailureKind};
+use tephra_domain::ids::{BackendName, PoolId, PoolName};
+use tephra_journal::inventory::Inventory;
 use tephra_journal::jetstream::{
     DurabilityClaim, DurabilityProof, JetStreamLog, JetStreamQueue, Leadership, LeadershipConfig, NatsAuth,
-    NatsConfig, NatsGateway, QueueConfig, Speaker, connect, serve_commands,
+    NatsConfig, NatsGateway, NatsInventory, QueueConfig, Speaker, connect, serve_commands, serve_inventory,
 };
 use tephra_journal::log::{BlockNumber, Log};
 use tephra_journal::work_queue::WorkQueue;
@@ -75,6 +78,24 @@ impl Roles {
     }
 }
 
+/// More than fit into one message.
+const MANY: usize = 2_500;
+
+struct ManyObjects;
+
+#[async_trait::async_trait]
+impl Inventory for ManyObjects {
+    async fn list(&self, _: &PoolId) -> Result<Vec<FoundObject>, Failure> {
+        let object = |n| FoundObject {
+            name: format!("object-{n}").into(),
+            kind: FoundKind::Volume,
+            bytes: 1,
+            in_use: false,
+        };
+        Ok((0..MANY).map(object).collect())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_role_can_do_its_work() {
     let roles = Roles::start();
@@ -113,6 +134,28 @@ async fn every_role_can_do_its_work() {
     .await;
 
     let lvm = BackendName::new("lvm");
+    let listened = roles.client("executor_lvm").await;
+    let telling = tokio::spawn({
+        let (cell, stop, lvm) = (config.cell.clone(), stop.clone(), lvm.clone());
+        let inventory: Arc<dyn Inventory> = Arc::new(ManyObjects);
+        async move { serve_inventory(&listened, &cell, &lvm, &inventory, stop).await.unwrap() }
+    });
+    let asked = NatsInventory::new(roles.client("api").await, config.cell.clone());
+    let pool = PoolId { backend: lvm.clone(), pool: PoolName::new("vg") };
+    soon("what is on the pool", async {
+        // the executor may not be listening yet
+        let found = loop {
+            match asked.list(&pool).await {
+                Ok(found) => break found,
+                Err(failure) => assert_eq!(failure.kind, FailureKind::BackendUnavailable, "{failure}"),
+            }
+        };
+        assert_eq!(found.len(), MANY);
+    })
+    .await;
+    let nobody = PoolId { backend: BackendName::new("rbd"), pool: PoolName::new("p") };
+    let refused = soon("a refusal", asked.list(&nobody)).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::BackendUnavailable);
     let published = roles.queue("sequencer").await;
     let executor = roles.queue("executor_lvm").await;
     published.publish(order("lvm", 1)).await;
@@ -135,6 +178,7 @@ async fn every_role_can_do_its_work() {
     assert!(matches!(answer, Err(tephra_journal::gateway::SubmitError::Rejected(_))), "{answer:?}");
     stop.cancel();
     soon("the end", serving).await.unwrap();
+    soon("the end", telling).await.unwrap();
     running.stop().await;
     term.resign().await;
 }

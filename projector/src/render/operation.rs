@@ -167,6 +167,9 @@ pub fn record(record: &OperationRecord, kind: Option<&OperationKind>, open: Opti
     if let (Value::Object(shown), Some(open)) = (&mut shown, open) {
         let waits_for = open.waits_for.map(|id| Value::from(id.to_string()));
         shown.insert("waits_for".to_owned(), waits_for.unwrap_or_default());
+        let backend =
+            open.waits_for_backend.map(|(pool, why)| json!({ "pool": pool.to_string(), "why": why }));
+        shown.insert("waits_for_backend".to_owned(), backend.unwrap_or_default());
         shown.insert("due".to_owned(), due(open.operation));
     }
     shown
@@ -179,6 +182,9 @@ pub struct Open<'a> {
     pub operation: &'a Operation,
     /// The earlier operation whose turn it is on one of its resources.
     pub waits_for: Option<OperationId>,
+    /// The pool whose executor or backend is not there, and what is known of that: the operation
+    /// goes on when it is back.
+    pub waits_for_backend: Option<(&'a PoolId, &'static str)>,
 }
 
 /// The attempt that an open operation waits for.

@@ -60,6 +60,9 @@ pub struct VolumeActionBody {
     pub reset_status: Option<ResetStatusFields>,
     #[schema(rename = "os-force_delete", value_type = Option<Object>)]
     pub force_delete: Option<()>,
+    /// Administrators.
+    #[schema(rename = "os-unmanage", value_type = Option<Object>)]
+    pub unmanage: Option<()>,
     #[schema(rename = "os-set_bootable")]
     pub set_bootable: Option<BootableFields>,
     #[schema(rename = "os-update_readonly_flag")]
@@ -134,6 +137,9 @@ pub struct SnapshotActionBody {
     pub reset_status: Option<ResetStatusFields>,
     #[schema(rename = "os-force_delete", value_type = Option<Object>)]
     pub force_delete: Option<()>,
+    /// Administrators.
+    #[schema(rename = "os-unmanage", value_type = Option<Object>)]
+    pub unmanage: Option<()>,
     #[schema(rename = "os-update_snapshot_status")]
     pub update_snapshot_status: Option<SnapshotStatusFields>,
 }

@@ -6,12 +6,13 @@
 //! * [`codec`]: how a domain value and its wire form become each other.
 //! * [`values`]: what payloads are made of. [`sagas`]: operations with their parameters.
 //! * [`events`]: the payload of every kind of event. [`commit`]: what stands before the events.
-//! * [`commands`], [`rejections`], [`orders`], [`pools`]: what processes say to each other.
+//! * [`commands`], [`rejections`], [`orders`], [`pools`], [`inventory`]: what processes say to each other.
 
 pub mod codec;
 pub mod commands;
 pub mod commit;
 pub mod events;
+pub mod inventory;
 pub mod orders;
 pub mod pools;
 pub mod rejections;
