@@ -30,6 +30,7 @@ use tephra_journal::embedded::EmbeddedLog;
 use tephra_journal::feed::Feed;
 use tephra_journal::gateway::CommandGateway;
 use tephra_journal::hash_chain::ChainHead;
+use tephra_journal::ids::RandomIds;
 use tephra_journal::in_process_queue::InProcessQueue;
 use tephra_journal::inventory::{Inventory, InventoryDesk};
 use tephra_journal::log::Log;
@@ -213,6 +214,7 @@ impl Stage {
             queue,
             feed: self.feed.clone(),
             clock: Arc::clone(&self.clock),
+            ids: Arc::new(RandomIds),
             cancel: cancel.clone(),
         };
         let handle = Sequencer::start(SequencerConfig::default(), state, parts);

@@ -147,6 +147,7 @@ impl WorkQueue for InProcessQueue {
                 Taken::Nothing { wait: None } => notified.await,
                 Taken::Nothing { wait: Some(wait) } => {
                     tokio::select! {
+                        biased;
                         () = notified => {}
                         () = tokio::time::sleep(wait) => {}
                     }

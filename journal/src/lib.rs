@@ -17,6 +17,8 @@
 //!   [`fake_event_stream`]: for tests.
 //! * [`inventory`]: what a backend shows on its pools, asked of its executor.
 //! * [`pool_board`]: how full each pool is, as last reported. [`clock`]: what time it is.
+//! * [`pool_board`]: how full each pool is, as last reported. [`clock`]: what time it is. [`ids`]: where
+//!   fresh ids come from.
 //! * [`jetstream`]: all of these over NATS, for roles on separate hosts. [`subjects`]: every name there.
 
 pub mod clock;
@@ -28,6 +30,7 @@ pub mod faulty;
 pub mod feed;
 pub mod gateway;
 pub mod hash_chain;
+pub mod ids;
 pub mod in_process_queue;
 pub mod inventory;
 pub mod jetstream;

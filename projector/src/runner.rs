@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tephra_domain::ids::Position;
 use tephra_journal::feed::{Fed, Feed, FeedSubscription};
@@ -10,6 +10,7 @@ use tephra_journal::log::{Block, BlockNumber, Log, LogError};
 use tephra_journal::wire::decode_block;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ViewsError;
@@ -176,6 +177,7 @@ impl Projector {
             });
             let known = self.views.checkpoint().block;
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => {}
                 fed = next_fed(feed.as_mut()) => match fed {
                     Fed::Block(block) => behind = !self.take_fed(block, feed.as_mut()).await?,
@@ -229,13 +231,13 @@ impl Projector {
         cancel: &CancellationToken,
         report: &mut (impl FnMut(Checkpoint) + Send),
     ) -> Result<(), ViewsError> {
-        let mut blocks = read_blocks(&self.log, self.views.checkpoint().block).await?;
+        let mut blocks = read_blocks(&self.views, &self.log, self.views.checkpoint().block).await?;
         while let Some(last) = blocks.last().map(|block| block.number) {
             if cancel.is_cancelled() {
                 break;
             }
-            let log = Arc::clone(&self.log);
-            let (next, taken) = tokio::join!(read_blocks(&log, last), self.take(blocks));
+            let (views, log) = (self.views.clone(), Arc::clone(&self.log));
+            let (next, taken) = tokio::join!(read_blocks(&views, &log, last), self.take(blocks));
             report(taken?);
             blocks = next?;
         }
@@ -279,7 +281,8 @@ impl Projector {
         let since = self.commits_since.saturating_add(commits);
         let durable = self.durable_at.elapsed() >= DURABLE_EVERY || since >= DURABLE_COMMITS;
         let views = self.views.clone();
-        let taken = blocking(move || take_in_batches(&views, &blocks, durable)).await?;
+        let taken =
+            blocking(self.views.never_blocks(), move || take_in_batches(&views, &blocks, durable)).await?;
         self.commits_since = if durable { 0 } else { since };
         if durable {
             self.durable_at = Instant::now();
@@ -290,7 +293,7 @@ impl Projector {
     async fn flush(&mut self) -> Result<(), ViewsError> {
         if self.commits_since > 0 {
             let views = self.views.clone();
-            blocking(move || views.flush()).await?;
+            blocking(self.views.never_blocks(), move || views.flush()).await?;
             (self.commits_since, self.durable_at) = (0, Instant::now());
         }
         Ok(())
@@ -321,22 +324,31 @@ async fn next_fed(feed: Option<&mut FeedSubscription>) -> Fed {
     }
 }
 
-async fn read_blocks(log: &Arc<dyn Log>, after: BlockNumber) -> Result<Vec<Arc<Block>>, ViewsError> {
+async fn read_blocks(
+    views: &Views,
+    log: &Arc<dyn Log>,
+    after: BlockNumber,
+) -> Result<Vec<Arc<Block>>, ViewsError> {
     let from = BlockNumber(after.0.saturating_add(1));
     let read = log.read(from, READ_BLOCKS).await?;
     if read.is_empty() {
         return Ok(Vec::new());
     }
-    blocking(move || {
+    blocking(views.never_blocks(), move || {
         let decoded = read.into_iter().map(|(number, bytes)| decode_block(number, &bytes).map(Arc::new));
         Ok(decoded.collect::<Result<_, _>>()?)
     })
     .await
 }
 
+/// Does work that may block, on a thread for that; in place where the views' storage never blocks.
 async fn blocking<T: Send + 'static>(
+    in_place: bool,
     work: impl FnOnce() -> Result<T, ViewsError> + Send + 'static,
 ) -> Result<T, ViewsError> {
+    if in_place {
+        return work();
+    }
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) if error.is_cancelled() => Err(ViewsError::Storage("the program is stopping".to_owned())),

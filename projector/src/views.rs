@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend};
 use tephra_domain::ids::Position;
 use tephra_domain::ledger::Ledger;
 use tephra_domain::snapshot::Snapshot;
@@ -61,6 +61,8 @@ pub struct Views {
 pub(crate) struct Inner {
     pub database: Database,
     pub checkpoint: watch::Sender<Checkpoint>,
+    /// Whether the storage is memory: then nothing needs a thread of its own to wait for it.
+    pub never_blocks: bool,
     /// What the one writer holds between batches; nothing until the first, and after a failure.
     pub fold: Mutex<Option<Fold>>,
 }
@@ -86,6 +88,20 @@ impl Views {
             }
             Err(error) => return Err(error.into()),
         };
+        Self::from_database(database, false)
+    }
+
+    /// Opens views on a storage that never blocks, such as memory, or makes them there. What the
+    /// projector does with them it does in place, without other threads.
+    ///
+    /// # Errors
+    /// As [`Views::open`].
+    pub fn open_on(storage: impl StorageBackend) -> Result<Self, ViewsError> {
+        let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage)?;
+        Self::from_database(database, true)
+    }
+
+    fn from_database(database: Database, never_blocks: bool) -> Result<Self, ViewsError> {
         prepare(&database)?;
         let txn = database.begin_read()?;
         let checkpoint = read_checkpoint(&txn)?;
@@ -93,9 +109,14 @@ impl Views {
             inner: Arc::new(Inner {
                 database,
                 checkpoint: watch::Sender::new(checkpoint),
+                never_blocks,
                 fold: Mutex::new(None),
             }),
         })
+    }
+
+    pub(crate) fn never_blocks(&self) -> bool {
+        self.inner.never_blocks
     }
 
     /// Deletes the file if it is there, and makes an empty one.

@@ -24,6 +24,7 @@ use tephra_executors::runner::{Runner, RunnerConfig};
 use tephra_journal::clock::{Clock, SystemClock};
 use tephra_journal::feed::Feed;
 use tephra_journal::gateway::{CommandGateway, Submission};
+use tephra_journal::ids::RandomIds;
 use tephra_journal::in_process_queue::InProcessQueue;
 use tephra_journal::inventory::InventoryDesk;
 use tephra_journal::log::{BlockNumber, Log};
@@ -109,6 +110,7 @@ impl Served {
             queue: Arc::clone(&queue),
             feed,
             clock: Arc::clone(&clock),
+            ids: Arc::new(RandomIds),
             cancel: cancel.clone(),
         };
         let gateway = Sequencer::start(SequencerConfig::default(), start, parts);

@@ -11,6 +11,7 @@ use async_nats::Client;
 use tephra_journal::clock::SystemClock;
 use tephra_journal::feed::Feed;
 use tephra_journal::gateway::CommandGateway;
+use tephra_journal::ids::RandomIds;
 use tephra_journal::jetstream::{JetStreamQueue, Leadership, NatsConfig, Term, serve_commands};
 use tephra_journal::log::{Log, LogError};
 use tephra_journal::pool_board::PoolBoard;
@@ -150,6 +151,7 @@ impl Candidate {
             // The views of this process follow the log, whoever leads.
             feed: Feed::new(),
             clock: Arc::new(SystemClock::not_before(state.head.time)),
+            ids: Arc::new(RandomIds),
             cancel: cancel.clone(),
         };
         let sequencer = Sequencer::start(SequencerConfig::default(), state, parts);

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt;
 use tephra_domain::effect::{DueEffect, Effect, EffectKey, Failure, FailureKind, Outcome};
@@ -12,6 +12,7 @@ use tephra_domain::units::Timestamp;
 use tephra_journal::clock::Clock;
 use tephra_journal::work_queue::{Delivery, WorkOrder};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 

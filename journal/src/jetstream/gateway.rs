@@ -37,6 +37,11 @@ pub const REQUEST_HEADER: &str = "Tephra-Request";
 /// Commands that a sequencer has in its hands at a time.
 const SERVED_AT_A_TIME: usize = 4096;
 
+/// How long a sequencer goes on with a command: less than an asker waits for one attempt
+/// ([`GatewayConfig::attempt`]). What an asker has given up must not be decided after all, when
+/// another sequencer may have refused it.
+const SERVED_FOR: Duration = Duration::from_secs(3);
+
 /// The waits between two attempts.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_millis(500);
@@ -230,7 +235,10 @@ impl Server {
             return Err(Rejection::PolicyNotAuthorized { action: "executor:report" }.into());
         }
         let span = tracing::debug_span!("command", request = %submission.request, id = %submission.id);
-        self.gateway.submit(submission).instrument(span).await
+        let served = tokio::time::timeout(SERVED_FOR, self.gateway.submit(submission).instrument(span));
+        served.await.unwrap_or_else(|_elapsed| {
+            Err(SubmitError::Unavailable { reason: "the ledger does not answer in time".to_owned() })
+        })
     }
 
     /// Whether this is what the executor of the subject's backend has to say.

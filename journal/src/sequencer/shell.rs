@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::core::{Answered, Batch, BatchContext, Decided, Pending, SequencerCore};
 use super::start::CaughtUp;
@@ -16,6 +15,7 @@ use crate::clock::Clock;
 use crate::dispatcher::Dispatcher;
 use crate::feed::Feed;
 use crate::gateway::{CommandGateway, Receipt, Submission, SubmitError};
+use crate::ids::IdSource;
 use crate::log::{AppendOutcome, Block, BlockNumber, Log, LogError};
 use crate::pool_board::PoolBoard;
 use crate::wire::verify_hash;
@@ -69,6 +69,8 @@ pub struct SequencerParts {
     pub feed: Feed,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// Where the ids of blocks come from.
+    pub ids: Arc<dyn IdSource>,
     /// Asks it to stop: it takes no more commands, and answers those that it has.
     pub cancel: CancellationToken,
 }
@@ -217,13 +219,17 @@ impl Running {
                 let Ok(command) = self.commands.try_recv() else { break };
                 self.waiting.push_back(command);
             }
+            // Whoever no longer waits for an answer has asked another sequencer meanwhile, or has been
+            // told that nobody knows: what was asked must not happen after that.
+            self.waiting.retain(|(_, ticket)| !ticket.is_closed());
             if self.waiting.is_empty() {
                 return Ok(());
             }
             let now = self.parts.clock.now();
-            let context = BatchContext { now, pools: self.parts.pools.read(now), block_id: Uuid::new_v4() };
+            let block_id = self.parts.ids.fresh();
+            let context = BatchContext { now, pools: self.parts.pools.read(now), block_id };
             match self.core.decide_batch(&mut self.waiting, context) {
-                Decided::Answers(answers) => answer(answers),
+                Decided::Answers(answers) => self.answer_if_fresh(answers).await?,
                 Decided::Append(batch) => match self.append(&batch).await? {
                     Appended::Landed => {
                         if let Some((block, answers)) = self.core.acknowledged() {
@@ -244,6 +250,24 @@ impl Running {
             // Askers that were just answered may have more: let them come into the next block.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Gives answers that rest on the state alone, with nothing appended that would have shown that
+    /// the state is the log's: another sequencer may have gone on, and then they are worth nothing.
+    /// An executor that asks whether its attempt is still due would act on it and destroy data.
+    async fn answer_if_fresh(&mut self, answers: Vec<Answered<Ticket>>) -> Result<(), LogError> {
+        let (reason, is_behind) = match self.parts.log.head().await {
+            Ok(head) if head == self.core.head().block => {
+                answer(answers);
+                return Ok(());
+            }
+            Ok(head) => (format!("the log ends at block {} meanwhile", head.0), true),
+            Err(LogError::Unavailable(reason)) => (reason, false),
+            Err(error @ LogError::Corrupt { .. }) => return Err(error),
+        };
+        let unavailable = || Err(SubmitError::Unavailable { reason: reason.clone() });
+        answer(answers.into_iter().map(|(ticket, _)| (ticket, unavailable())).collect());
+        if is_behind { self.follow().await } else { Ok(()) }
     }
 
     /// Appends a block until it is known whether it is in the log. The same bytes are appended

@@ -9,7 +9,6 @@ use tephra_domain::ids::{CommandId, Position, RequestId};
 use tephra_domain::ledger::Ledger;
 use tephra_domain::rejection::Rejection;
 use tephra_domain::volume_type::{DEFAULT_TYPE_ID, DEFAULT_TYPE_NAME};
-use uuid::Uuid;
 
 use super::recent::RECENT_COMMANDS;
 use crate::gateway::{CommandGateway, Submission, SubmitError};
@@ -137,7 +136,8 @@ async fn head_at(ledger: &Ledger, from: BlockNumber, log: &dyn Log) -> Result<Ch
 /// # Errors
 /// If the ledger is not available.
 pub async fn bootstrap(gateway: &dyn CommandGateway) -> Result<(), SubmitError> {
-    let id = Uuid::new_v4();
+    // the same command at every start: while it is remembered it is answered, not decided
+    let id = DEFAULT_TYPE_ID.as_uuid();
     let submission = Submission {
         id: CommandId::from_uuid(id),
         request: RequestId::new(format!("req-{id}")),

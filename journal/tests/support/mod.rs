@@ -29,6 +29,7 @@ use tephra_domain::volume_type::VolumeTypeEvent;
 use tephra_journal::clock::{Clock, SystemClock};
 use tephra_journal::feed::Feed;
 use tephra_journal::gateway::{CommandGateway, Receipt, Submission, SubmitError};
+use tephra_journal::ids::RandomIds;
 use tephra_journal::in_process_queue::InProcessQueue;
 use tephra_journal::log::{BlockNumber, Log, Sequenced};
 use tephra_journal::pool_board::PoolBoard;
@@ -167,6 +168,7 @@ impl Running {
             queue: Arc::new(queue.clone()),
             feed: feed.clone(),
             clock,
+            ids: Arc::new(RandomIds),
             cancel: cancel.clone(),
         };
         let config = SequencerConfig { retry_min_ms: 1, retry_max_ms: 5, drain_ms: 50, ..Default::default() };
