@@ -3,9 +3,12 @@
 
 pub mod beliefs;
 pub mod docs;
+#[cfg(feature = "served")]
 pub mod drawn;
 pub mod model;
+#[cfg(feature = "served")]
 pub mod served;
+pub mod sim;
 pub mod sim_backend;
 pub mod walk;
 pub mod world;

@@ -1,0 +1,13 @@
+//! Lets new volumes go to a backend again.
+
+use tephra_domain::command::Command;
+
+use super::{Ask, Draw, Operation};
+
+/// The operation.
+pub const OPERATION: Operation = Operation { name: "enable_backend", weight: 3, draw };
+
+fn draw(draw: &mut Draw<'_>) -> Option<Ask> {
+    let backend = draw.backend()?;
+    Some(draw.admin().asks(Command::EnableBackend { backend }))
+}

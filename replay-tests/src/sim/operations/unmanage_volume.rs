@@ -1,0 +1,13 @@
+//! Gives a volume up, with its data left on the backend.
+
+use tephra_domain::command::Command;
+
+use super::{Ask, Draw, Operation};
+
+/// The operation.
+pub const OPERATION: Operation = Operation { name: "unmanage_volume", weight: 3, draw };
+
+fn draw(draw: &mut Draw<'_>) -> Option<Ask> {
+    let (volume, _) = draw.volume()?;
+    Some(draw.admin().asks(Command::UnmanageVolume { volume }))
+}

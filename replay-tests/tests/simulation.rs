@@ -1,0 +1,56 @@
+//! The simulator itself: the same seed is the same run, byte for byte; every command has its
+//! operation; what was once broken stays mended.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+
+use tephra_replay_tests::sim::operations;
+use tephra_replay_tests::sim::run::run;
+use tephra_replay_tests::sim::trace::{Keep, digest};
+use tephra_replay_tests::sim::{Plan, Report};
+
+fn plan(seed: u64) -> Plan {
+    Plan { seed, operations: 150, skip: BTreeSet::new(), without: BTreeSet::new(), keep: Keep::Lines }
+}
+
+fn essence(report: &Report) -> (String, [u8; 32], u64, std::time::Duration) {
+    (digest(&report.trace), report.head.hash, report.head.position.0, report.simulated)
+}
+
+#[test]
+fn a_seed_is_the_whole_truth() {
+    for seed in 1..6 {
+        let (first, second) = (run(&plan(seed)), run(&plan(seed)));
+        let differs = first.trace.iter().zip(&second.trace).position(|(a, b)| a != b);
+        if let Some(line) = differs {
+            panic!("seed {seed}, line {line}:\n{}\n{}", first.trace[line], second.trace[line]);
+        }
+        assert_eq!(essence(&first), essence(&second), "seed {seed}");
+        assert!(first.trace.len() > 300, "something happens: {} lines", first.trace.len());
+    }
+    assert_ne!(essence(&run(&plan(1))), essence(&run(&plan(2))));
+}
+
+#[test]
+fn every_operation_has_its_own_name_and_is_drawn() {
+    let names: BTreeSet<&str> = operations::ALL.iter().map(|operation| operation.name).collect();
+    assert_eq!(names.len(), operations::ALL.len());
+    assert!(operations::ALL.iter().all(|operation| operation.weight > 0));
+}
+
+/// The compiler asks for a name for every command; this asks for the file, or for the reason.
+#[test]
+fn every_command_is_asked_for_or_it_is_said_why_not() {
+    let sources = include_str!("../src/sim/operations/mod.rs");
+    let mapping = sources.split("pub const fn operation_of").nth(1).unwrap();
+    let names: BTreeSet<&str> =
+        mapping.split("=> \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(names.len() > 30, "the walk finds the names");
+    let asked: BTreeSet<&str> = operations::ALL.iter().map(|operation| operation.name).collect();
+    let excused: BTreeSet<&str> = operations::NOT_ASKED.iter().map(|(name, _)| *name).collect();
+    let missing: Vec<&&str> =
+        names.iter().filter(|name| !asked.contains(**name) && !excused.contains(**name)).collect();
+    assert!(missing.is_empty(), "nothing asks for {missing:?}");
+    assert!(asked.is_disjoint(&excused));
+}
