@@ -195,7 +195,8 @@ impl Stage {
         if let Some((listener, auth)) = api {
             let Self { log, views, pools, clock, desk, .. } = self;
             let (inventory, images) = (Arc::new(desk), catalog(store));
-            let parts = ApiParts { gateway, views, log, pools, inventory, clock, auth, warning: None, images };
+            let parts =
+                ApiParts { gateway, views, log, pools, inventory, clock, auth, warning: None, images };
             start_api(config, listener, parts, roles);
         }
         Ok(())

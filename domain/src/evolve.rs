@@ -124,6 +124,39 @@ fn illegal(resource: impl ToString, state: &'static str, event: &Event) -> Illeg
     IllegalEvent { resource: resource.to_string(), state, event: event.name().to_owned() }
 }
 
+/// Whether what a volume takes of quotas and pools may be another after the event.
+const fn changes_share(event: &VolumeEvent) -> bool {
+    match event {
+        VolumeEvent::CreateAccepted(_)
+        | VolumeEvent::Rescheduled { .. }
+        | VolumeEvent::DeleteAccepted { .. }
+        | VolumeEvent::Deleted
+        | VolumeEvent::ExtendAccepted { .. }
+        | VolumeEvent::Extended { .. }
+        | VolumeEvent::ExtendFailed { .. }
+        | VolumeEvent::ResetAccepted { .. }
+        | VolumeEvent::StatusReset { .. }
+        | VolumeEvent::ManageAccepted { .. }
+        | VolumeEvent::UnmanageAccepted { .. }
+        | VolumeEvent::Unmanaged => true,
+        VolumeEvent::Created
+        | VolumeEvent::CreateFailed { .. }
+        | VolumeEvent::DeleteFailed { .. }
+        | VolumeEvent::RevertAccepted { .. }
+        | VolumeEvent::Reverted
+        | VolumeEvent::RevertFailed { .. }
+        | VolumeEvent::ResetFailed { .. }
+        | VolumeEvent::DetailsUpdated { .. }
+        | VolumeEvent::MetadataReplaced { .. }
+        | VolumeEvent::BootableChanged { .. }
+        | VolumeEvent::ReadonlyChanged { .. }
+        | VolumeEvent::ImageMetadataReplaced { .. }
+        | VolumeEvent::Managed
+        | VolumeEvent::ManageFailed { .. }
+        | VolumeEvent::UnmanageFailed { .. } => false,
+    }
+}
+
 fn volume(ledger: &mut Ledger, at: Timestamp, id: VolumeId, event: &VolumeEvent) -> Result<(), IllegalEvent> {
     let accepted = match event {
         VolumeEvent::CreateAccepted(accepted) => Some(Volume::accepted(id, at, accepted)),
@@ -165,36 +198,7 @@ fn volume(ledger: &mut Ledger, at: Timestamp, id: VolumeId, event: &VolumeEvent)
     let Some(row) = ledger.volumes.get_mut(&id) else {
         return Err(illegal(id, "absent", &Event::Volume(id, event.clone())));
     };
-    let changes_share = match event {
-        VolumeEvent::CreateAccepted(_)
-        | VolumeEvent::Rescheduled { .. }
-        | VolumeEvent::DeleteAccepted { .. }
-        | VolumeEvent::Deleted
-        | VolumeEvent::ExtendAccepted { .. }
-        | VolumeEvent::Extended { .. }
-        | VolumeEvent::ExtendFailed { .. }
-        | VolumeEvent::ResetAccepted { .. }
-        | VolumeEvent::StatusReset { .. }
-        | VolumeEvent::ManageAccepted { .. }
-        | VolumeEvent::UnmanageAccepted { .. }
-        | VolumeEvent::Unmanaged => true,
-        VolumeEvent::Created
-        | VolumeEvent::CreateFailed { .. }
-        | VolumeEvent::DeleteFailed { .. }
-        | VolumeEvent::RevertAccepted { .. }
-        | VolumeEvent::Reverted
-        | VolumeEvent::RevertFailed { .. }
-        | VolumeEvent::ResetFailed { .. }
-        | VolumeEvent::DetailsUpdated { .. }
-        | VolumeEvent::MetadataReplaced { .. }
-        | VolumeEvent::BootableChanged { .. }
-        | VolumeEvent::ReadonlyChanged { .. }
-        | VolumeEvent::ImageMetadataReplaced { .. }
-        | VolumeEvent::Managed
-        | VolumeEvent::ManageFailed { .. }
-        | VolumeEvent::UnmanageFailed { .. } => false,
-    };
-    if !changes_share {
+    if !changes_share(event) {
         return row.apply(at, event).map(|_| ());
     }
     let before = Share::of_volume(row);

@@ -151,8 +151,10 @@ async fn a_backend_is_shown_as_a_service_and_can_be_disabled() {
         ("enable", json!({ "host": "nowhere", "binary": "cinder-volume" }), 404),
         ("enable", json!({ "host": host, "binary": "cinder-scheduler" }), 400),
         ("enable", json!({ "binary": "cinder-volume" }), 400),
-        ("freeze", json!({ "host": host }), 400),
         ("thaw", json!({ "host": host }), 400),
+        ("freeze", json!({ "host": host }), 200),
+        ("freeze", json!({ "host": host }), 400),
+        ("thaw", json!({ "host": host }), 200),
         ("failover_host", json!({ "host": host }), 400),
         ("paint", json!({ "host": host }), 404),
     ] {
