@@ -16,7 +16,6 @@
 //! * [`event_stream`]: where events are published for programs that are not ours;
 //!   [`fake_event_stream`]: for tests.
 //! * [`inventory`]: what a backend shows on its pools, asked of its executor.
-//! * [`pool_board`]: how full each pool is, as last reported. [`clock`]: what time it is.
 //! * [`pool_board`]: how full each pool is, as last reported. [`clock`]: what time it is. [`ids`]: where
 //!   fresh ids come from.
 //! * [`jetstream`]: all of these over NATS, for roles on separate hosts. [`subjects`]: every name there.
