@@ -71,6 +71,7 @@ impl Contents {
     }
 
     /// Takes an event in. `before` is the state before its commit, `after` the one after.
+    #[allow(clippy::too_many_lines, reason = "one arm per event that says something of data")]
     pub fn follow(&mut self, before: &Ledger, after: &Ledger, event: &Event) {
         match event {
             Event::Volume(id, VolumeEvent::Created) => {
