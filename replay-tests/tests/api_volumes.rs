@@ -159,8 +159,8 @@ async fn what_cannot_be_a_volume_is_refused_in_cinders_words() {
         (field("volume_type", json!(id)), 404, format!("Volume type {id} could not be found.")),
         (field("availability_zone", json!("mars")), 400, "Availability zone 'mars' is invalid.".into()),
         (field("availability_zone", json!("")), 400, invalid("availability_zone", "", "'' is too short")),
-        (field("imageRef", json!(id)), 400, "Creating a volume from an image is not supported yet.".into()),
-        (field("image_id", json!(id)), 400, "Creating a volume from an image is not supported yet.".into()),
+        (field("imageRef", json!(id)), 400, "Creating a volume from an image needs an image store.".into()),
+        (field("image_id", json!(id)), 400, "Creating a volume from an image needs an image store.".into()),
         (field("backup_id", json!(id)), 400, "Creating a volume from a backup is not supported yet.".into()),
         (field("group_id", json!(id)), 400, "Creating a volume in a group is not supported yet.".into()),
         (

@@ -72,7 +72,11 @@ async fn comes_and_goes(deployment: &mut Deployment) -> Result<()> {
     let report = drift(&api).await?;
     ensure!(report["pools"][0]["state"] == "down" && report["unseen"] == 1, "{report}");
     let unplaced = create(&api, "unplaced").await?;
-    status_becomes(&api, &format!("/v3/volumes/{unplaced}"), "volume", "error").await?;
+    until("what no executor can take is in error", async || {
+        let shown = api.look(&format!("/v3/volumes/{unplaced}")).await?.unwrap_or_default();
+        Ok((shown["volume"]["status"] == "error").then_some(()))
+    })
+    .await?;
     let deleted = api.send(Method::DELETE, &format!("/v3/volumes/{kept}"), None, None).await?;
     ensure!(matches!(deleted, Reply::Answer(202, _)), "the deletion waits for the executor");
     let open = api.look("/ledger/v1/operations?status=open").await?.context("no operations are shown")?;
