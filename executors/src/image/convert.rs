@@ -42,6 +42,40 @@ struct Info {
     encrypted: bool,
     #[serde(rename = "backing-filename")]
     backing_filename: Option<String>,
+    #[serde(rename = "format-specific")]
+    specific: Option<Specific>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Specific {
+    #[serde(default)]
+    data: SpecificData,
+}
+
+/// What a format says of itself: for VMDK the files that it is made of, for qcow2 the one that its
+/// data are in.
+#[derive(Debug, Default, Deserialize)]
+struct SpecificData {
+    #[serde(default)]
+    extents: Vec<Extent>,
+    #[serde(rename = "data-file")]
+    data_file: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Extent {
+    filename: String,
+}
+
+impl Info {
+    /// Whether it is made of this one file.
+    fn is_whole(&self, file: &Path) -> bool {
+        let data = self.specific.as_ref().map(|specific| &specific.data);
+        let others = data.is_some_and(|data| {
+            data.data_file.is_some() || data.extents.iter().any(|extent| Path::new(&extent.filename) != file)
+        });
+        self.backing_filename.is_none() && !others
+    }
 }
 
 /// Runs `qemu-img`.
@@ -80,7 +114,7 @@ impl QemuImg {
             .stdout_limit_bytes(LOOK_STDOUT_LIMIT_BYTES);
         let output = self.launcher.launch(info).await.map_err(|error| bad(image, &error))?;
         let info = parse(&output.stdout).map_err(|reason| ImageError::unacceptable(image, reason))?;
-        if info.format != declared.driver() || info.encrypted || info.backing_filename.is_some() {
+        if info.format != declared.driver() || info.encrypted || !info.is_whole(file) {
             return Err(ImageError::unacceptable(image, "it is encrypted, or is not what it says"));
         }
         Ok(info.virtual_size)

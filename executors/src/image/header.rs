@@ -168,11 +168,16 @@ fn vet_qcow2(head: &[u8]) -> Result<(), Refusal> {
 /// The kinds of VMDK that are whole by themselves (Cinder's `vmdk_allowed_types`).
 const WHOLE_VMDKS: &[&str] = &["monolithicSparse", "streamOptimized"];
 
+/// qemu reads descriptors by the first place where a word stands, comments included, and follows
+/// the extents of one whose header gives no capacity: what could be read in two ways is refused.
 fn vet_vmdk(head: &[u8]) -> Result<(), Refusal> {
     let senseless = || Refusal::Senseless(Format::Vmdk);
-    if !head.starts_with(b"KDMV") {
+    if !head.starts_with(b"KDMV") || le_u64(head, 12) == Some(0) {
         // a descriptor alone, whose data are elsewhere, or a format before 2004
         return Err(Refusal::Refers("separate extent"));
+    }
+    if occurrences(head, b"parentFileNameHint") > 0 {
+        return Err(Refusal::Refers("backing file"));
     }
     let sectors = |at| le_u64(head, at).and_then(|sectors| usize::try_from(sectors.checked_mul(512)?).ok());
     let (offset, size) = (sectors(28).ok_or_else(senseless)?, sectors(36).ok_or_else(senseless)?);
@@ -180,23 +185,31 @@ fn vet_vmdk(head: &[u8]) -> Result<(), Refusal> {
     let descriptor = head.get(offset..end).filter(|text| !text.is_empty()).ok_or_else(senseless)?;
     let text = descriptor.split(|byte| *byte == 0).next().unwrap_or_default();
     let text = std::str::from_utf8(text).map_err(|_| senseless())?;
+    if occurrences(head, b"createType") != 1 || occurrences(head, b"parentCID") > 1 {
+        return Err(senseless());
+    }
     let value = |name: &str| {
         let mut lines = text.lines().filter_map(|line| line.split_once('='));
-        lines.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().trim_matches('"'))
+        lines.find(|(key, _)| *key == name).map(|(_, value)| value.trim().trim_matches('"'))
     };
     if !value("createType").is_some_and(|kind| WHOLE_VMDKS.contains(&kind)) {
         return Err(Refusal::Refers("separate extent"));
     }
-    if value("parentFileNameHint").is_some() || value("parentCID").is_some_and(|cid| cid != "ffffffff") {
+    if value("parentCID").is_some_and(|cid| cid != "ffffffff") {
         return Err(Refusal::Refers("backing file"));
     }
-    let extents = text.lines().filter(|line| {
+    let mut extents = text.lines().filter(|line| {
         ["RW ", "RDONLY ", "NOACCESS "].iter().any(|access| line.trim_start().starts_with(access))
     });
-    if extents.count() > 1 {
-        return Err(Refusal::Refers("separate extent"));
+    let is_sparse = |line: &str| line.split_whitespace().nth(2) == Some("SPARSE");
+    match (extents.next(), extents.next()) {
+        (Some(extent), None) if is_sparse(extent) => Ok(()),
+        (Some(_) | None, _) => Err(Refusal::Refers("separate extent")),
     }
-    Ok(())
+}
+
+fn occurrences(bytes: &[u8], word: &[u8]) -> usize {
+    bytes.windows(word.len()).filter(|window| *window == word).count()
 }
 
 /// The disk type of a VHD that holds differences to another.

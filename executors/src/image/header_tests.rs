@@ -73,6 +73,33 @@ fn a_vmdk_that_names_a_second_extent_or_a_parent_is_refused() {
     assert_eq!(with("\nparentFileNameHint=\"/etc/passwd\"\n"), Err(Refusal::Refers("backing file")));
 }
 
+/// qemu takes the first `createType` that it finds, in a comment too, and follows the extents of a
+/// descriptor whose header gives no capacity.
+#[test]
+fn a_vmdk_that_can_be_read_in_two_ways_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = made(folder.path(), &["-f", "vmdk", "i", "1M"]);
+    let mut without_capacity = file.clone();
+    without_capacity[12..20].fill(0);
+    assert_eq!(vetted(Format::Vmdk, &without_capacity), Err(Refusal::Refers("separate extent")));
+    let with_descriptor = |text: &str| {
+        let mut bent = file.clone();
+        bent[512..1536].fill(0);
+        bent[512..512 + text.len()].copy_from_slice(text.as_bytes());
+        vetted(Format::Vmdk, &bent)
+    };
+    let sparse = "# Disk DescriptorFile\ncreateType=\"monolithicSparse\"\nRW 2048 SPARSE \"i\"\n";
+    assert_eq!(with_descriptor(sparse), Ok(()));
+    let twice = format!("# createType=\"monolithicFlat\"\n{sparse}");
+    assert_eq!(with_descriptor(&twice), Err(Refusal::Senseless(Format::Vmdk)));
+    let flat = sparse.replace("SPARSE \"i\"", "FLAT \"/etc/passwd\" 0");
+    assert_eq!(with_descriptor(&flat), Err(Refusal::Refers("separate extent")));
+    assert_eq!(
+        with_descriptor(&sparse.replace("RW 2048 SPARSE \"i\"", "")),
+        Err(Refusal::Refers("separate extent"))
+    );
+}
+
 #[test]
 fn no_beginning_panics() {
     let folder = tempfile::tempdir().unwrap();

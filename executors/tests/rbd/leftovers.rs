@@ -1,7 +1,7 @@
 //! Whatever is deleted goes, in any order, and nothing stays for ever.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tephra_domain::drift::FoundKind;
 use tephra_domain::effect::{BackendObject, Effect, FailureKind};
@@ -40,6 +40,11 @@ pub async fn delete_everything(lab: &Lab, backend: &RbdBackend) {
         backend.perform(&pool(), &Effect::DeleteVolume { volume }).await.unwrap();
     }
     backend.sweep().await.unwrap();
+    // an object that a snapshot had goes when the OSD gets round to it
+    let patience = Instant::now() + Duration::from_secs(120);
+    while !lab.leftovers().is_empty() && Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     assert_eq!(lab.leftovers(), Vec::<String>::new());
 }
 
