@@ -3,6 +3,7 @@
 //! | name | what it is |
 //! |---|---|
 //! | stream `TEPHRA_LEDGER_<cell>`, subject `tephra.ledger.<cell>` | the log: message n is block n |
+//! | `tephra.block.<cell>` | new blocks, told by whoever appended them |
 //! | stream `TEPHRA_WORK_<cell>`, subjects `tephra.work.<cell>.<backend>.<attempt>` | work orders |
 //! | `tephra.command.<cell>` | commands to the sequencer, by request and reply |
 //! | `tephra.report.<cell>.<backend>` | what a backend's executor says to the sequencer, likewise |
@@ -68,6 +69,11 @@ impl Cell {
     /// The only subject of the stream of blocks.
     pub fn ledger_subject(&self) -> String {
         format!("tephra.ledger.{self}")
+    }
+
+    /// Where whoever appends a block tells readers of it.
+    pub fn block_subject(&self) -> String {
+        format!("tephra.block.{self}")
     }
 
     /// The stream of work orders.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tephra_journal::jetstream::{DurabilityClaim, NatsAuth, NatsConfig, NatsTls};
+use tephra_journal::jetstream::{DurabilityClaim, NatsAuth, NatsConfig, NatsTls, USUAL_API};
 use tephra_journal::subjects::Cell;
 
 use super::refuse;
@@ -35,6 +35,9 @@ pub struct NatsSection {
     /// Where answers come, if the permissions are bound to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inbox_prefix: Option<String>,
+    /// Where JetStream of the ledger's account answers. Another than `$JS.API` for roles that have an
+    /// account of their own.
+    pub ledger_api: String,
     /// Whether the connection must be encrypted; `tls://` says so too.
     pub tls: bool,
     /// Whom to trust, beside the system's authorities: PEM.
@@ -67,6 +70,7 @@ impl Default for NatsSection {
             credentials_file: None,
             nkey_file: None,
             inbox_prefix: None,
+            ledger_api: USUAL_API.to_owned(),
             tls: false,
             tls_ca_file: None,
             tls_cert_file: None,
@@ -99,6 +103,9 @@ impl NatsSection {
         if self.servers.iter().any(|server| !server.contains("://")) {
             return Err(refuse("nats.servers", "each must begin with nats:// or tls://"));
         }
+        if !is_plain_subject(&self.ledger_api) {
+            return Err(refuse("nats.ledger_api", "must be a subject without wildcards, as `$JS.API`"));
+        }
         if !matches!(self.replicas, 1 | 3 | 5) {
             return Err(refuse("nats.replicas", "must be 1, 3 or 5"));
         }
@@ -129,6 +136,7 @@ impl NatsSection {
             auth,
             tls: NatsTls { required: self.tls, ca_file: self.tls_ca_file.clone(), client },
             inbox_prefix: self.inbox_prefix.clone(),
+            ledger_api: self.ledger_api.clone(),
             cell,
             replicas: self.replicas,
             placement_tags: self.placement.clone(),
@@ -136,4 +144,11 @@ impl NatsSection {
             allow_unsynced: self.allow_unsynced,
         })
     }
+}
+
+/// Whether a text can be the beginning of a subject that something is sent to.
+fn is_plain_subject(text: &str) -> bool {
+    let is_plain =
+        |token: &str| !token.is_empty() && !token.contains(|c: char| c.is_whitespace() || "*>".contains(c));
+    text.split('.').all(is_plain)
 }

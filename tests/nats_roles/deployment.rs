@@ -1,6 +1,7 @@
 //! Every role in a process of its own, over real NATS servers.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,11 @@ use crate::server::{Api, until};
 
 /// Short, so that failovers are.
 const LEASE_MS: u64 = 1000;
+
+/// The program that is tested.
+pub fn program() -> OsString {
+    std::env::var_os("TEPHRA_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tephra").into())
+}
 
 /// One process.
 pub struct Process {
@@ -38,9 +44,8 @@ impl Process {
 
     /// Starts it and does not wait for it.
     pub fn spawn(&mut self) -> Result<()> {
-        let program = std::env::var_os("TEPHRA_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tephra").into());
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(program());
         command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn()?);
         Ok(())

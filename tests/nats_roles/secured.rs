@@ -3,25 +3,29 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::ConnectOptions;
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use nkeys::KeyPair;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::deployment::{Nats, Process, Unusual, free_address};
+use crate::deployment::{Nats, Process, Unusual, free_address, program};
 use crate::operator_mode::Operator;
 use crate::server::{Api, Reply, until};
 use crate::tls::Certificates;
 use crate::{create, status_becomes, volumes_are_placed};
 
 const PERMISSIONS: &str = include_str!("../../deploy/nats/permissions.conf.example");
-const ROLES: [&str; 3] = ["sequencer", "api", "executor_lvm"];
+const ROLES: [&str; 5] = ["sequencer", "api", "executor_lvm", "events", "operator"];
 /// Who else the permissions name.
-const OTHERS: [&str; 4] = ["system", "events", "operator", "consumer_alpha"];
+const OTHERS: [&str; 2] = ["system", "consumer_alpha"];
+/// The only subject of the stream of blocks.
+const LEDGER: &str = "tephra.ledger.main";
 const TOKEN: &str = "the-token-of-alice";
 const ADMIN_TOKEN: &str = "the-token-of-an-administrator";
 
@@ -58,7 +62,7 @@ impl Secured {
                 include += PERMISSIONS;
             }
             Identity::Credentials => {
-                let operator = Operator::new()?;
+                let operator = Operator::new(PERMISSIONS)?;
                 for role in ROLES {
                     let credentials = operator.credentials(role, &Allowed::to(role)?.as_json())?;
                     std::fs::write(home.join(format!("{}.creds", role)), credentials)?;
@@ -156,7 +160,8 @@ impl Secured {
 struct Allowed {
     publish: Vec<String>,
     subscribe: Vec<String>,
-    may_respond: bool,
+    /// How many messages, to whoever has asked something.
+    responses: Option<u32>,
 }
 
 impl Allowed {
@@ -169,15 +174,16 @@ impl Allowed {
             let list = list.split(']').next().unwrap_or_default();
             Ok(list.split('"').skip(1).step_by(2).map(str::to_owned).collect())
         };
-        let may_respond = own.contains("allow_responses");
-        Ok(Self { publish: list("publish")?, subscribe: list("subscribe")?, may_respond })
+        let responses = own.split("allow_responses: { max: ").nth(1).and_then(|rest| rest.split(',').next());
+        let responses = responses.map(str::parse).transpose()?;
+        Ok(Self { publish: list("publish")?, subscribe: list("subscribe")?, responses })
     }
 
     /// As a user's JWT says it.
     fn as_json(&self) -> Value {
         let mut permissions = json!({"pub": {"allow": self.publish}, "sub": {"allow": self.subscribe}});
-        if self.may_respond {
-            permissions["resp"] = json!({"max": 1, "ttl": Duration::from_secs(60).as_nanos() as u64});
+        if let Some(most) = self.responses {
+            permissions["resp"] = json!({"max": most, "ttl": Duration::from_secs(60).as_nanos() as u64});
         }
         permissions
     }
@@ -191,7 +197,7 @@ async fn head(api: &Api) -> Result<u64> {
 async fn each_role_does_its_own(servers: usize, identity: Identity) -> Result<()> {
     let secured = Secured::start(servers, identity)?;
     let mut processes = Vec::new();
-    for unit in ["executor", "api", "sequencer"] {
+    for unit in ["events", "executor", "api", "sequencer"] {
         processes.push(secured.unit(unit)?);
     }
     let outcome = do_its_own(&secured).await;
@@ -216,16 +222,12 @@ async fn do_its_own(secured: &Secured) -> Result<()> {
     let file = secured.home().join("srv/volumes").join(format!("volume-{volume}"));
     ensure!(file.exists(), "{} is not there", file.display());
 
-    // What its permissions let the storage host do with the ledger and with others' orders: nothing.
+    let drift = admin.get("/ledger/v1/drift").await?;
+    ensure!(drift["unseen"] == 0 && drift["pools"][0]["state"] == "compared", "{drift}");
+    all_events_are_published(secured, &admin).await?;
+
+    nothing_is_stored_with_another_s_key(secured).await?;
     let before = head(&admin).await?;
-    let executor = secured.client("executor_lvm").await?;
-    let stream =
-        jetstream::context::ContextBuilder::new().timeout(Duration::from_millis(700)).build(executor.clone());
-    ensure!(
-        stream.publish("tephra.ledger.main", "a forged block".into()).await?.await.is_err(),
-        "it appends"
-    );
-    ensure!(stream.get_stream("TEPHRA_LEDGER_main").await.is_err(), "it sees the ledger");
     // A process with the executor's secret that calls itself a sequencer gets nowhere.
     let stolen = secured.config("sequencer", |text| {
         text.replace("sequencer.", "executor_lvm.").replace("_INBOX_sequencer", "_INBOX_executor_lvm")
@@ -258,6 +260,96 @@ async fn do_its_own(secured: &Secured) -> Result<()> {
     let deleted = alice.send(Method::DELETE, &format!("/v3/volumes/{volume}"), None, None).await?;
     ensure!(matches!(deleted, Reply::Answer(202, _)), "{deleted:?}");
     until("the file is gone", async || Ok((!file.exists()).then_some(()))).await
+}
+
+/// The publisher, in an account of its own, has published what is in the ledger.
+async fn all_events_are_published(secured: &Secured, admin: &Api) -> Result<()> {
+    let context = jetstream::new(secured.client("events").await?);
+    until("all events are published", async || {
+        let page = admin.get("/ledger/v1/events?limit=1000").await?;
+        let happened = page["events"].as_array().context("events")?.len();
+        let Ok(stream) = context.get_stream("TEPHRA_EVENTS").await else { return Ok(None) };
+        Ok((usize::try_from(stream.cached_info().state.messages)? == happened).then_some(()))
+    })
+    .await?;
+    // Whoever looks after them has a key too.
+    let config = secured.config("events", |text| {
+        text.replace("/events.", "/operator.").replace("_INBOX_events", "_INBOX_operator")
+    })?;
+    for command in ["status", "consumer alpha --project p"] {
+        let output = Command::new(program())
+            .arg("events")
+            .args(command.split(' '))
+            .args(["--config".as_ref(), config.as_os_str()])
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "tephra events {command}: {said}");
+    }
+    Ok(())
+}
+
+/// What somebody with the key of a storage host or of an api can do with the ledger and with others'
+/// orders, also by having the servers send something: nothing.
+async fn nothing_is_stored_with_another_s_key(secured: &Secured) -> Result<()> {
+    let sequencer = jetstream::new(secured.client("sequencer").await?);
+    let all_blocks = async || -> Result<Vec<String>> {
+        let info = sequencer.get_stream("TEPHRA_LEDGER_main").await?.cached_info().clone();
+        let mut ids = Vec::new();
+        let stream = sequencer.get_stream_no_info("TEPHRA_LEDGER_main").await?;
+        for number in 1..=info.state.last_sequence {
+            let message = stream.get_raw_message(number).await?;
+            let expected = message.headers.get("Nats-Expected-Last-Sequence");
+            ids.push(expected.map(ToString::to_string).unwrap_or_default());
+        }
+        Ok(ids)
+    };
+    for role in ["executor_lvm", "api", "events", "operator"] {
+        let client = secured.client(role).await?;
+        for api in ["$JS.API", "TEPHRA.API"] {
+            let context = jetstream::context::ContextBuilder::new().timeout(Duration::from_millis(500));
+            let context = context.api_prefix(api).build(client.clone());
+            ensure!(context.publish(LEDGER, "a forged block".into()).await?.await.is_err(), "{role} appends");
+            for stream in ["TEPHRA_LEDGER_main", "TEPHRA_WORK_main"] {
+                let others =
+                    PullConfig { filter_subject: "tephra.work.main.rbd.>".into(), ..PullConfig::default() };
+                let made = context.create_consumer_on_stream(others, stream).await;
+                ensure!(made.is_err(), "{role} reads another's orders");
+                let sent = json!({"deliver_subject": LEDGER, "ack_policy": "none"});
+                let consumer = json!({"stream_name": stream, "config": sent}).to_string();
+                let to = format!("{api}.CONSUMER.CREATE.{stream}");
+                client.publish_with_reply(to, LEDGER, consumer.into()).await?;
+            }
+        }
+        let mut traced = async_nats::HeaderMap::new();
+        traced.insert("Nats-Trace-Dest", LEDGER);
+        for subject in Allowed::to(role)?.publish {
+            let subject = subject.replace('*', "lvm").replace('>', "1.1.1.1.0");
+            // Orders that are asked for and stay away are lost to the executor until their lease ends.
+            let is_for_orders = subject.contains(".MSG.NEXT.");
+            let bodies = ["", "{\"seq\":1}", "{\"batch\":1,\"no_wait\":true}", "+NXT"];
+            for body in bodies.iter().filter(|body| !is_for_orders || body.contains("no_wait")) {
+                client.publish_with_reply(subject.clone(), LEDGER, (*body).into()).await?;
+                let sent = client.publish_with_reply_and_headers(
+                    subject.clone(),
+                    LEDGER,
+                    traced.clone(),
+                    (*body).into(),
+                );
+                sent.await?;
+            }
+        }
+        client.flush().await?;
+        if role == "executor_lvm" {
+            let context = jetstream::context::ContextBuilder::new().api_prefix("TEPHRA.API").build(client);
+            ensure!(context.get_stream("TEPHRA_LEDGER_main").await.is_err(), "it sees the ledger");
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    // Every message of the stream is a block that a sequencer has appended to the one before.
+    let blocks = all_blocks().await?;
+    let expected: Vec<String> = (0..blocks.len()).map(|before| before.to_string()).collect();
+    ensure!(blocks == expected, "something else was stored in the ledger: {blocks:?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// well below an election of three servers (4 to 9 s): an append that hangs in one is asked about.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Where JetStream answers in its own account.
+pub const USUAL_API: &str = "$JS.API";
+
 /// Everything about the NATS servers of one cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsConfig {
@@ -35,6 +38,9 @@ pub struct NatsConfig {
     pub tls: NatsTls,
     /// The prefix of our inboxes, if our permissions are bound to one.
     pub inbox_prefix: Option<String>,
+    /// Where JetStream of the ledger's account answers us: `$JS.API`, unless we have an account of our
+    /// own, into which it is imported under another name.
+    pub ledger_api: String,
     /// Which ledger.
     pub cell: Cell,
     /// On how many servers each stream is kept: 1, 3 or 5.
@@ -54,6 +60,7 @@ impl Default for NatsConfig {
             auth: NatsAuth::default(),
             tls: NatsTls::default(),
             inbox_prefix: None,
+            ledger_api: USUAL_API.to_owned(),
             cell: Cell::default(),
             replicas: 1,
             placement_tags: Vec::new(),
@@ -240,9 +247,15 @@ fn log_event(connection: &str, event: &Event) {
     }
 }
 
-/// JetStream over a connection, with our time limits.
+/// JetStream of our own account over a connection, with our time limits.
 pub(super) fn jetstream(client: &Client) -> Context {
     ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(client.clone())
+}
+
+/// JetStream of the account that the ledger and the work orders are in, likewise.
+pub(super) fn ledger_jetstream(client: &Client, config: &NatsConfig) -> Context {
+    let builder = ContextBuilder::new().timeout(ANSWER_TIMEOUT);
+    builder.api_prefix(config.ledger_api.clone()).build(client.clone())
 }
 
 #[cfg(test)]

@@ -9,29 +9,25 @@
 //! An answer that does not come is [`AppendOutcome::Unknown`], never a guess: the block may still
 //! arrive, even after later attempts, and then it meets their expectation or fails its own.
 //!
-//! Reads are complete up to the head that the stream's leader names: consumers may run on a replica
-//! that lags, so a read waits for what it knows to be there.
+//! Reads are complete up to the head that the stream's leader names: a replica that lags may answer,
+//! so a read waits for what it knows to be there.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull::Config as PullConfig;
-use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
+use async_nats::Client;
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, Info, Placement, RawMessageErrorKind, RetentionPolicy, StorageType, Stream,
-};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, Placement, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode};
-use async_nats::{Client, StatusCode};
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::checks::{DurabilityProof, LogHealth, check_durability, check_server, check_stream};
-use super::connect::{NatsConfig, NatsError, jetstream};
-use super::tail::Tail;
+use super::connect::{NatsConfig, NatsError, ledger_jetstream};
+use super::reading::Past;
+use super::tail::{Tail, tell};
 use crate::log::{AppendOutcome, BlockNumber, Log, LogError};
 
 /// Room for the headers of a message, which count towards the server's `max_payload`.
@@ -39,26 +35,6 @@ pub const HEADER_BYTES: usize = 1 << 10;
 
 /// The largest block. With its headers it fits the server's default `max_payload`, 1 MiB.
 pub const MAX_BLOCK_BYTES: usize = (1 << 20) - HEADER_BYTES;
-
-/// Blocks in the first fetch of a reader, and in any.
-const FIRST_FETCH_BLOCKS: usize = 64;
-const MAX_FETCH_BLOCKS: usize = 2000;
-
-/// Bytes that a fetch aims at, judging by the blocks before.
-const FETCH_BYTES: usize = 8 << 20;
-
-/// Bytes that one read returns at most, beyond its last fetch.
-const READ_BYTES: usize = 16 << 20;
-
-/// How long a read waits for a block that is known to be there.
-const READ_WAIT: Duration = Duration::from_secs(3);
-
-/// The pause before a replica that lags is asked again.
-const LAG_PAUSE: Duration = Duration::from_millis(5);
-
-/// Readers that are kept for whoever reads on. The server forgets them after [`READER_IDLE`].
-const KEPT_READERS: usize = 8;
-const READER_IDLE: Duration = Duration::from_secs(30);
 
 /// `wait_beyond` returns after this time even if nothing was heard: what a broken subscription
 /// misses is found by asking.
@@ -78,36 +54,15 @@ pub struct JetStreamLog {
 
 struct Shared {
     context: Context,
-    stream: Stream<()>,
     subject: String,
+    /// Where whoever appends tells of it.
+    news_subject: String,
     may_append: bool,
     health: LogHealth,
     tail: Arc<Tail>,
-    readers: Mutex<Vec<Reader>>,
+    past: Arc<Past>,
     stop: CancellationToken,
     _stop_with_log: DropGuard,
-}
-
-/// A consumer, and the block that it gives next.
-struct Reader {
-    consumer: Consumer<PullConfig>,
-    next: u64,
-    fetch_blocks: usize,
-    /// Whether it has given anything. Of several servers, the one that has a new consumer may not be
-    /// known to ours yet: then nobody answers for a moment.
-    has_answered: bool,
-}
-
-/// A consumer that reads on from a block and remembers nothing.
-pub(super) fn reading_from(from: BlockNumber) -> PullConfig {
-    PullConfig {
-        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.0.max(1) },
-        ack_policy: AckPolicy::None,
-        inactive_threshold: READER_IDLE,
-        memory_storage: true,
-        num_replicas: 1,
-        ..PullConfig::default()
-    }
 }
 
 /// What the stream of blocks is to be.
@@ -127,6 +82,7 @@ fn wanted_stream(config: &NatsConfig) -> Config {
         discard: DiscardPolicy::New,
         deny_delete: true,
         deny_purge: true,
+        allow_direct: true,
         ..Config::default()
     }
 }
@@ -140,7 +96,7 @@ impl JetStreamLog {
     /// answer or does not let us.
     pub async fn open(client: &Client, config: &NatsConfig) -> Result<Self, NatsError> {
         check_server(client)?;
-        let context = jetstream(client);
+        let context = ledger_jetstream(client, config);
         let wanted = wanted_stream(config);
         let info = get_or_create(&context, &wanted).await?;
         check_stream(&info, &wanted)?;
@@ -154,7 +110,7 @@ impl JetStreamLog {
     /// As [`JetStreamLog::open`], and if there is no such log yet.
     pub async fn open_to_read(client: &Client, config: &NatsConfig) -> Result<Self, NatsError> {
         check_server(client)?;
-        let context = jetstream(client);
+        let context = ledger_jetstream(client, config);
         let wanted = wanted_stream(config);
         let stream = context
             .get_stream(&wanted.name)
@@ -183,15 +139,20 @@ impl JetStreamLog {
             replicas: info.config.num_replicas,
             durability,
         };
+        if !info.config.allow_direct {
+            tracing::info!("stream {name} has no allow_direct: its blocks are read one by one");
+        }
+        let direct_subject =
+            info.config.allow_direct.then(|| format!("{}.DIRECT.GET.{name}", config.ledger_api));
         let stop = CancellationToken::new();
         let shared = Shared {
             context,
-            stream,
             subject: config.cell.ledger_subject(),
+            news_subject: config.cell.block_subject(),
             may_append,
             health,
             tail: Arc::new(Tail::new(BlockNumber(info.state.last_sequence))),
-            readers: Mutex::default(),
+            past: Arc::new(Past { client: client.clone(), stream, direct_subject }),
             _stop_with_log: stop.clone().drop_guard(),
             stop,
         };
@@ -232,15 +193,6 @@ pub(super) fn code_of(error: &PublishError) -> Option<ErrorCode> {
     source.downcast_ref::<jetstream::Error>().map(jetstream::Error::error_code)
 }
 
-/// Whether a fetch came to nobody. The client says it in words only.
-fn is_nobody_there(error: &async_nats::Error) -> bool {
-    error.to_string().contains(&format!(": {},", StatusCode::NO_RESPONDERS))
-}
-
-fn unavailable(error: impl std::fmt::Display) -> LogError {
-    LogError::Unavailable(error.to_string())
-}
-
 impl Shared {
     async fn publish(&self, expected: BlockNumber, payload: Bytes) -> Result<u64, PublishError> {
         let message = PublishMessage::build().payload(payload).expected_last_sequence(expected.0);
@@ -249,13 +201,13 @@ impl Shared {
     }
 
     /// The expectation was not met: because of this very block, sent before, or of another.
-    async fn conflict(&self, next: BlockNumber, bytes: &[u8]) -> AppendOutcome {
+    async fn conflict(&self, next: BlockNumber, bytes: &Arc<[u8]>, payload: Bytes) -> AppendOutcome {
         let at_next = match self.one(next).await {
             Ok(found) => found,
             Err(error) => return AppendOutcome::Unknown { reason: error.to_string() },
         };
-        if at_next.is_some_and(|found| *found == *bytes) {
-            return AppendOutcome::Appended(next);
+        if at_next.is_some_and(|found| found == *bytes) {
+            return self.appended(next, bytes, payload).await;
         }
         match self.ask_head().await {
             Ok(head) => AppendOutcome::Conflict { head },
@@ -263,123 +215,25 @@ impl Shared {
         }
     }
 
-    /// One block, from the stream's leader.
     async fn one(&self, number: BlockNumber) -> Result<Option<Arc<[u8]>>, LogError> {
-        match self.stream.get_raw_message(number.0).await {
-            Ok(message) => {
-                self.tail.heard_of(number);
-                Ok(Some(message.payload.as_ref().into()))
-            }
-            Err(error) => match error.kind() {
-                RawMessageErrorKind::NoMessageFound => Ok(None),
-                RawMessageErrorKind::JetStream(_)
-                | RawMessageErrorKind::Other
-                | RawMessageErrorKind::InvalidSubject => Err(unavailable(error)),
-            },
+        let found = self.past.one(number).await?;
+        if found.is_some() {
+            self.tail.heard_of(number);
         }
+        Ok(found)
     }
 
-    /// The last block, from the stream's leader.
     async fn ask_head(&self) -> Result<BlockNumber, LogError> {
-        let info = self.stream.get_info().await.map_err(unavailable)?;
-        let head = BlockNumber(info.state.last_sequence);
+        let head = self.past.head().await?;
         self.tail.heard_of(head);
         Ok(head)
     }
 
-    fn take_reader(&self, next: u64) -> Option<Reader> {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = readers.iter().position(|reader| reader.next == next)?;
-        Some(readers.remove(place))
-    }
-
-    fn keep_reader(&self, reader: Reader) {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        if readers.len() >= KEPT_READERS {
-            readers.remove(0);
-        }
-        readers.push(reader);
-    }
-
-    async fn new_reader(&self, from: BlockNumber) -> Result<Reader, LogError> {
-        let consumer = self.stream.create_consumer(reading_from(from)).await.map_err(unavailable)?;
-        Ok(Reader { consumer, next: from.0, fetch_blocks: FIRST_FETCH_BLOCKS, has_answered: false })
-    }
-
-    /// The blocks from `from` to `last`, all of which are there, or the first of them.
-    async fn fetch(
-        &self,
-        from: BlockNumber,
-        last: BlockNumber,
-    ) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {
-        if let Some(mut reader) = self.take_reader(from.0) {
-            // The server may have forgotten it meanwhile, or died: then a new one says more.
-            if let Ok(blocks) = reader.read_to(last).await {
-                self.keep_reader(reader);
-                return Ok(blocks);
-            }
-        }
-        let mut reader = self.new_reader(from).await?;
-        let blocks = reader.read_to(last).await?;
-        self.keep_reader(reader);
-        Ok(blocks)
-    }
-}
-
-impl Reader {
-    async fn read_to(&mut self, last: BlockNumber) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {
-        let mut blocks = Vec::new();
-        let mut bytes = 0_usize;
-        let mut patience = tokio::time::Instant::now() + READ_WAIT;
-        while self.next <= last.0 && bytes < READ_BYTES {
-            let left = usize::try_from(last.0.saturating_sub(self.next)).unwrap_or(usize::MAX);
-            let count = left.saturating_add(1).min(self.fetch_blocks);
-            let (fetched, size) = self.fetch_once(count, &mut blocks).await?;
-            bytes = bytes.saturating_add(size);
-            if fetched > 0 {
-                let average = size.checked_div(fetched).unwrap_or_default().max(1);
-                self.fetch_blocks = (FETCH_BYTES / average).clamp(FIRST_FETCH_BLOCKS, MAX_FETCH_BLOCKS);
-                patience = tokio::time::Instant::now() + READ_WAIT;
-            } else if tokio::time::Instant::now() > patience {
-                let missing = self.next;
-                return Err(LogError::Unavailable(format!("block {missing} is there, but does not arrive")));
-            } else {
-                tokio::time::sleep(LAG_PAUSE).await;
-            }
-        }
-        Ok(blocks)
-    }
-
-    /// Fetches what is there of the next `count` blocks: how many came, and their bytes.
-    async fn fetch_once(
-        &mut self,
-        count: usize,
-        blocks: &mut Vec<(BlockNumber, Arc<[u8]>)>,
-    ) -> Result<(usize, usize), LogError> {
-        let mut messages = self.consumer.fetch().max_messages(count).messages().await.map_err(unavailable)?;
-        let (mut fetched, mut size) = (0_usize, 0_usize);
-        loop {
-            let message = match tokio::time::timeout(READ_WAIT, messages.next()).await {
-                Err(_) => return Err(LogError::Unavailable("the stream does not answer".to_owned())),
-                Ok(None) => return Ok((fetched, size)),
-                Ok(Some(Err(error))) if !self.has_answered && is_nobody_there(&error) => {
-                    return Ok((fetched, size));
-                }
-                Ok(Some(message)) => message.map_err(unavailable)?,
-            };
-            self.has_answered = true;
-            let number = message.info().map_err(unavailable)?.stream_sequence;
-            if number != self.next {
-                return Err(LogError::Corrupt {
-                    number: BlockNumber(self.next),
-                    reason: format!("the stream does not have it; block {number} comes in its place"),
-                });
-            }
-            self.next = self.next.saturating_add(1);
-            fetched = fetched.saturating_add(1);
-            size = size.saturating_add(message.payload.len());
-            blocks.push((BlockNumber(number), message.payload.as_ref().into()));
-        }
+    /// A block of ours is in the stream: readers here and elsewhere need not read it.
+    async fn appended(&self, number: BlockNumber, bytes: &Arc<[u8]>, payload: Bytes) -> AppendOutcome {
+        self.tail.has(number, Arc::clone(bytes));
+        tell(&self.past.client, &self.news_subject, number, payload).await;
+        AppendOutcome::Appended(number)
     }
 }
 
@@ -400,12 +254,11 @@ impl Log for JetStreamLog {
         for _ in 0..IN_PROCESS_ATTEMPTS {
             match shared.publish(expected, payload.clone()).await {
                 Ok(sequence) if sequence == next.0 => {
-                    shared.tail.heard_of(next);
-                    return AppendOutcome::Appended(next);
+                    return shared.appended(next, &bytes, payload).await;
                 }
                 Ok(sequence) => return unknown(format!("the stream put block {} at {sequence}", next.0)),
                 Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                    return shared.conflict(next, &bytes).await;
+                    return shared.conflict(next, &bytes, payload).await;
                 }
                 Err(error) if code_of(&error) == Some(IN_PROCESS) => {
                     tokio::time::sleep(IN_PROCESS_PAUSE).await
@@ -436,7 +289,7 @@ impl Log for JetStreamLog {
         let more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_sub(1);
         let last = head.min(BlockNumber(from.0.saturating_add(more)));
         if from < last {
-            return shared.fetch(from, last).await;
+            return shared.past.fetch(from, last).await;
         }
         match shared.one(from).await? {
             Some(bytes) => Ok(vec![(from, bytes)]),
@@ -451,7 +304,7 @@ impl Log for JetStreamLog {
 
     async fn wait_beyond(&self, known: BlockNumber) {
         let shared = &self.shared;
-        shared.tail.listen(&shared.stream, &shared.stop);
+        shared.tail.listen(&shared.past, &shared.news_subject, &shared.stop);
         // Who is told too early asks again.
         let _heard = tokio::time::timeout(LONGEST_SILENCE, shared.tail.wait_beyond(known)).await.is_ok();
     }

@@ -1,8 +1,8 @@
 //! Everything on NATS: the log, the work queue, commands from afar, leases, pool reports.
 //!
 //! * [`connect`]: how servers are reached, and as whom.
-//! * [`log`]: the log on a JetStream stream. [`tail`]: how readers hear of new blocks. [`checks`]:
-//!   whether a server would lose what it acknowledged.
+//! * [`log`]: the log on a JetStream stream. `reading`: its past. `tail`: how readers hear of new
+//!   blocks. [`checks`]: whether a server would lose what it acknowledged.
 //! * [`work_queue`]: work orders on a stream.
 //! * [`gateway`]: commands by request and reply. [`leadership`]: whose turn it is to decide them.
 //! * [`events`]: public events on a stream.
@@ -18,11 +18,12 @@ pub mod inventory;
 pub mod leadership;
 pub mod log;
 pub mod pools;
+mod reading;
 mod tail;
 pub mod work_queue;
 
 pub use checks::{DurabilityProof, LogHealth, RefusedServer};
-pub use connect::{DurabilityClaim, NatsAuth, NatsConfig, NatsError, NatsTls, connect};
+pub use connect::{DurabilityClaim, NatsAuth, NatsConfig, NatsError, NatsTls, USUAL_API, connect};
 pub use events::JetStreamEvents;
 pub use gateway::{GatewayConfig, NatsGateway, Speaker, serve_commands};
 pub use inventory::{NatsInventory, serve_inventory};

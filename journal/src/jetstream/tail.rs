@@ -1,32 +1,45 @@
-//! How readers hear of new blocks: one subscription a process, with the latest blocks at hand.
+//! How readers hear of new blocks: whoever appends one tells everybody, with the block itself.
+//!
+//! Nothing rests on it. Who missed something notices by the next block's number, or by asking for the
+//! head now and then, and reads the stream. A number that is not the next one is not believed, but
+//! asked about.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::stream::Stream;
+use async_nats::{Client, HeaderMap, Message};
+use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::log::reading_from;
-use crate::log::BlockNumber;
+use super::reading::Past;
+use crate::log::{BlockNumber, LogError};
 
 /// Blocks kept at hand, and their bytes at most. Who is further behind reads the stream.
 const KEPT_BLOCKS: usize = 256;
 const KEPT_BYTES: usize = 16 << 20;
 
-/// The server's sign of life on an idle subscription. After two that fail to come it is made anew.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// How long the server keeps a request for blocks open.
-const REQUEST_TIME: Duration = Duration::from_secs(20);
-
-/// Blocks in one request.
-const REQUEST_BLOCKS: usize = 64;
+/// The number of the block that a message is.
+const BLOCK_HEADER: &str = "Tephra-Block";
 
 /// The wait before a broken subscription is made anew.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Tells whoever listens of a block that is in the stream.
+pub(super) async fn tell(client: &Client, subject: &str, number: BlockNumber, bytes: Bytes) {
+    let mut headers = HeaderMap::new();
+    headers.insert(BLOCK_HEADER, number.0.to_string());
+    if let Err(error) = client.publish_with_headers(subject.to_owned(), headers, bytes).await {
+        tracing::debug!(%error, "nobody is told of a block; it is found by asking");
+    }
+}
+
+fn number_of(message: &Message) -> Option<BlockNumber> {
+    let number = message.headers.as_ref()?.get(BLOCK_HEADER)?.as_str().parse().ok()?;
+    Some(BlockNumber(number))
+}
 
 /// The latest blocks, without gaps.
 #[derive(Default)]
@@ -37,8 +50,11 @@ struct Recent {
 
 impl Recent {
     fn push(&mut self, number: BlockNumber, bytes: Arc<[u8]>) {
-        let follows = self.blocks.back().is_none_or(|(last, _)| last.0.saturating_add(1) == number.0);
-        if !follows {
+        let next = self.blocks.back().map(|(last, _)| last.0.saturating_add(1));
+        if next.is_some_and(|next| number.0 < next) {
+            return;
+        }
+        if next.is_some_and(|next| number.0 > next) {
             self.blocks.clear();
             self.bytes = 0;
         }
@@ -100,38 +116,48 @@ impl Tail {
         drop(self.head.subscribe().wait_for(|head| *head > known).await);
     }
 
+    /// A block that is in the stream: we appended it, or were told of it.
+    pub fn has(&self, number: BlockNumber, bytes: Arc<[u8]>) {
+        self.recent().push(number, bytes);
+        self.heard_of(number);
+    }
+
     /// Starts listening, once, until `stop`.
-    pub fn listen(self: &Arc<Self>, stream: &Stream<()>, stop: &CancellationToken) {
+    pub fn listen(self: &Arc<Self>, past: &Arc<Past>, subject: &str, stop: &CancellationToken) {
         self.started.call_once(|| {
-            let (tail, stream, stop) = (Arc::clone(self), stream.clone(), stop.clone());
-            tokio::spawn(async move { stop.run_until_cancelled(tail.follow(&stream)).await });
+            let (tail, past, subject) = (Arc::clone(self), Arc::clone(past), subject.to_owned());
+            let stop = stop.clone();
+            tokio::spawn(async move { stop.run_until_cancelled(tail.follow(&past, &subject)).await });
         });
     }
 
-    async fn follow(&self, stream: &Stream<()>) {
+    async fn follow(&self, past: &Past, subject: &str) {
         loop {
-            if let Err(reason) = self.follow_once(stream).await {
+            if let Err(reason) = self.follow_once(past, subject).await {
                 tracing::debug!(%reason, "listening for new blocks begins anew");
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    async fn follow_once(&self, stream: &Stream<()>) -> Result<(), async_nats::Error> {
-        let next = self.head().0.saturating_add(1);
-        let consumer = stream.create_consumer(reading_from(BlockNumber(next))).await?;
-        let mut messages = consumer
-            .stream()
-            .max_messages_per_batch(REQUEST_BLOCKS)
-            .expires(REQUEST_TIME)
-            .heartbeat(HEARTBEAT)
-            .messages()
-            .await?;
+    async fn follow_once(&self, past: &Past, subject: &str) -> Result<(), async_nats::Error> {
+        let mut messages = past.client.subscribe(subject.to_owned()).await?;
+        // What was appended before the servers knew that we listen.
+        self.heard_of(past.head().await?);
         while let Some(message) = messages.next().await {
-            let message = message?;
-            let number = BlockNumber(message.info()?.stream_sequence);
-            self.recent().push(number, message.payload.as_ref().into());
-            self.heard_of(number);
+            if let Some(number) = number_of(&message) {
+                self.told(past, number, &message).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn told(&self, past: &Past, number: BlockNumber, message: &Message) -> Result<(), LogError> {
+        if number.0 > self.head().0.saturating_add(1) {
+            self.heard_of(past.head().await?);
+        }
+        if number.0 <= self.head().0.saturating_add(1) {
+            self.has(number, message.payload.as_ref().into());
         }
         Ok(())
     }
@@ -161,6 +187,9 @@ mod tests {
         recent.push(BlockNumber(9), Arc::from(vec![0; 3]));
         assert_eq!(numbers(&recent, 6, 9), [0; 0]);
         assert_eq!(numbers(&recent, 9, 9), [9]);
+        recent.push(BlockNumber(9), Arc::from(vec![1; 7]));
+        recent.push(BlockNumber(8), Arc::from(vec![1; 7]));
+        assert_eq!(recent.from(BlockNumber(9), 9), [(BlockNumber(9), Arc::from(vec![0; 3]))]);
         assert_eq!(recent.bytes, 3);
     }
 

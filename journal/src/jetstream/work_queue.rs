@@ -2,7 +2,9 @@
 //!
 //! Each attempt has a subject of its own and the stream keeps one message a subject, so an order
 //! that is there already is refused: the same attempt twice is one order for as long as it is not
-//! done. Each backend has one durable consumer, whichever hosts take from it.
+//! done. Each backend has one durable consumer, whichever hosts take from it. Who publishes orders
+//! makes it, not who takes them: a consumer says where the server sends messages, and an executor that
+//! could choose that could have them sent into the ledger.
 //!
 //! A delivery is leased: without a sign of life ([`Delivery::keep`]) the server delivers it again,
 //! any number of times, because an order that is due stays due. An order that keeps coming back is
@@ -32,9 +34,10 @@ use futures::StreamExt;
 use tephra_domain::effect::EffectKey;
 use tephra_domain::ids::BackendName;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::{NatsConfig, NatsError, jetstream};
+use super::connect::{NatsConfig, NatsError, ledger_jetstream};
 use super::log::code_of;
 use crate::subjects::{Cell, work_consumer};
 use crate::wire::message::{decode_order, encode_order};
@@ -52,6 +55,14 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// The waits while NATS does not answer.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// The longest wait while there is no consumer: nobody has published an order for the backend yet, and
+/// the first one should not wait long.
+const LOOK_MAX: Duration = Duration::from_millis(500);
+
+/// How long a backend's consumer is taken to be there. After that, the next order makes sure of it, so
+/// that one that somebody has deleted comes back.
+const CONSUMER_KNOWN_FOR: Duration = Duration::from_secs(10);
 
 /// How often it is tried to acknowledge. If none comes through, the order comes again, and the
 /// ledger says that it is done.
@@ -105,7 +116,10 @@ struct Shared {
     context: Context,
     stream: Stream<()>,
     publishing: Arc<Semaphore>,
+    /// Those that orders are taken from.
     consumers: Mutex<BTreeMap<BackendName, Consumer<PullConfig>>>,
+    /// When the consumer of a backend was last known to be there to whoever publishes.
+    made: tokio::sync::Mutex<BTreeMap<BackendName, Instant>>,
     stop: CancellationToken,
 }
 
@@ -142,7 +156,7 @@ impl JetStreamQueue {
     ) -> Result<Self, NatsError> {
         let wanted = wanted_stream(nats);
         let name = wanted.name.clone();
-        jetstream(client)
+        ledger_jetstream(client, nats)
             .get_or_create_stream(wanted)
             .await
             .map_err(|error| NatsError::jetstream(format!("stream {name}"), error))?;
@@ -159,7 +173,7 @@ impl JetStreamQueue {
         config: QueueConfig,
         stop: CancellationToken,
     ) -> Result<Self, NatsError> {
-        let context = jetstream(client);
+        let context = ledger_jetstream(client, nats);
         let name = nats.cell.work_stream();
         let stream = context
             .get_stream_no_info(&name)
@@ -172,16 +186,17 @@ impl JetStreamQueue {
             stream,
             publishing: Arc::new(Semaphore::new(PUBLISHING_ORDERS)),
             consumers: Mutex::default(),
+            made: tokio::sync::Mutex::default(),
             stop,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 }
 
-fn retry_waits() -> impl Iterator<Item = Duration> + Send {
+fn retry_waits(longest: Duration) -> impl Iterator<Item = Duration> + Send {
     ExponentialBuilder::default()
         .with_min_delay(RETRY_MIN)
-        .with_max_delay(RETRY_MAX)
+        .with_max_delay(longest)
         .with_jitter()
         .without_max_times()
         .build()
@@ -213,7 +228,7 @@ impl Shared {
         sent: Result<jetstream::context::PublishAckFuture, PublishError>,
     ) {
         let mut sent = sent;
-        for wait in retry_waits() {
+        for wait in retry_waits(RETRY_MAX) {
             let acknowledged = match sent {
                 Ok(acknowledgement) => acknowledgement.await.map(drop),
                 Err(error) => Err(error),
@@ -228,9 +243,11 @@ impl Shared {
         }
     }
 
-    async fn consumer(&self, backend: &BackendName) -> Result<Consumer<PullConfig>, async_nats::Error> {
-        if let Some(known) = self.consumers.lock().unwrap_or_else(PoisonError::into_inner).get(backend) {
-            return Ok(known.clone());
+    /// Makes the consumer of a backend, unless it was there a moment ago.
+    async fn make_consumer(&self, backend: &BackendName) -> Result<(), async_nats::Error> {
+        let mut made = self.made.lock().await;
+        if made.get(backend).is_some_and(|known| known.elapsed() < CONSUMER_KNOWN_FOR) {
+            return Ok(());
         }
         let name = work_consumer(backend);
         let config = PullConfig {
@@ -244,7 +261,26 @@ impl Shared {
             filter_subject: self.cell.backend_work_subjects(backend),
             ..PullConfig::default()
         };
-        let consumer = self.stream.create_consumer(config).await?;
+        self.stream.create_consumer(config).await?;
+        made.insert(backend.clone(), Instant::now());
+        Ok(())
+    }
+
+    async fn make_consumer_surely(&self, backend: &BackendName) {
+        for wait in retry_waits(RETRY_MAX) {
+            match self.make_consumer(backend).await {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(%backend, %error, "a consumer of orders is not made yet"),
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn consumer(&self, backend: &BackendName) -> Result<Consumer<PullConfig>, async_nats::Error> {
+        if let Some(known) = self.consumers.lock().unwrap_or_else(PoisonError::into_inner).get(backend) {
+            return Ok(known.clone());
+        }
+        let consumer = self.stream.get_consumer::<PullConfig>(&work_consumer(backend)).await?;
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
         consumers.insert(backend.clone(), consumer.clone());
         Ok(consumer)
@@ -281,7 +317,7 @@ impl Shared {
     /// Takes an order for whoever waits. Whoever no longer waits when it comes gives it back: a
     /// request that the server has cannot be taken back without losing an order's lease.
     async fn take_for(&self, backend: &BackendName, mut asker: oneshot::Sender<JetStreamDelivery>) {
-        let mut waits = retry_waits();
+        let mut waits = retry_waits(LOOK_MAX);
         while !asker.is_closed() {
             match self.take(backend).await {
                 Ok(Some(delivery)) => {
@@ -290,11 +326,11 @@ impl Shared {
                     }
                     return;
                 }
-                Ok(None) => waits = retry_waits(),
+                Ok(None) => waits = retry_waits(LOOK_MAX),
                 Err(reason) => {
                     tracing::debug!(%backend, %reason, "no orders can be taken now");
                     self.forget_consumer(backend);
-                    let wait = waits.next().unwrap_or(RETRY_MAX);
+                    let wait = waits.next().unwrap_or(LOOK_MAX);
                     tokio::select! {
                         () = asker.closed() => return,
                         () = tokio::time::sleep(wait) => {}
@@ -310,13 +346,19 @@ impl WorkQueue for JetStreamQueue {
     async fn publish(&self, order: WorkOrder) {
         let shared = Arc::clone(&self.shared);
         let key = order.due.key;
-        let subject = shared.cell.work_subject(&order.due.pool.backend, key);
+        let backend = order.due.pool.backend.clone();
+        let subject = shared.cell.work_subject(&backend, key);
         let payload = Bytes::from(encode_order(&order));
         let Ok(place) = Arc::clone(&shared.publishing).acquire_owned().await else { return };
         // Handed over here, so that orders arrive in their order; waited for elsewhere.
         let sent = shared.send(&subject, payload.clone()).await;
         tokio::spawn(async move {
-            let publishing = shared.publish_surely(key, subject, payload, sent);
+            let publishing = async {
+                tokio::join!(
+                    shared.publish_surely(key, subject, payload, sent),
+                    shared.make_consumer_surely(&backend)
+                )
+            };
             let in_time = tokio::time::timeout(PUBLISH_TIME, publishing);
             if let Some(Err(_elapsed)) = shared.stop.run_until_cancelled(in_time).await {
                 tracing::warn!(%key, "NATS does not take an order; it is published again when it is due again");
@@ -357,7 +399,7 @@ impl Delivery for JetStreamDelivery {
 
     async fn acknowledge(mut self: Box<Self>) {
         let Some(message) = self.message.take() else { return };
-        for wait in retry_waits().take(ACK_ATTEMPTS) {
+        for wait in retry_waits(RETRY_MAX).take(ACK_ATTEMPTS) {
             match message.double_ack().await {
                 Ok(()) => return,
                 Err(error) => {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Config;
 use tephra_journal::hash_chain::verify_chain;
 use tephra_journal::jetstream::{JetStreamLog, MAX_BLOCK_BYTES, NatsConfig};
 use tephra_journal::log::{AppendOutcome, BlockNumber, Log, LogError};
@@ -79,6 +80,61 @@ async fn blocks_of_every_size_come_back_from_a_reader_that_starts_anywhere() {
         }
         assert_eq!(other.read(BlockNumber(151), 1000).await.unwrap(), []);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_was_made_without_direct_requests_is_read_too() {
+    let cluster = Cluster::start(1);
+    let log = open(&cluster).await;
+    let context = async_nats::jetstream::new(cluster.client().await);
+    let stream = context.get_stream(cluster.config().cell.ledger_stream()).await.unwrap();
+    assert!(stream.cached_info().config.allow_direct);
+    let before = Config { allow_direct: false, ..stream.cached_info().config.clone() };
+    context.update_stream(before).await.unwrap();
+    let blocks = chain(50);
+    for (expected, block) in (0..).zip(&blocks) {
+        append_surely(&log, expected, Arc::clone(&block.bytes)).await;
+    }
+    let other = open(&cluster).await;
+    let read = other.read(BlockNumber(1), 1000).await.unwrap();
+    assert!(read.iter().map(|(_, bytes)| bytes).eq(blocks.iter().map(|block| &block.bytes)));
+    verify_chain(&other, |_, _| Ok(())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_is_told_nothing_or_too_much_finds_what_is_there() {
+    let cluster = Cluster::start(1);
+    let (log, reader) = (open(&cluster).await, open(&cluster).await);
+    let blocks = chain(3);
+    reader.wait_beyond(BlockNumber(0)).await;
+    let client = cluster.client().await;
+    let told = |number: &str| {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Tephra-Block", number);
+        client.publish_with_headers("tephra.block.main", headers, "no block".into())
+    };
+    for number in ["7", "x", "18446744073709551615"] {
+        told(number).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    assert_eq!(reader.read(BlockNumber(1), 9).await.unwrap(), []);
+    // Somebody appends who tells nobody.
+    let context = async_nats::jetstream::new(client.clone());
+    for block in &blocks[..2] {
+        let payload = bytes::Bytes::from_owner(Arc::clone(&block.bytes));
+        context.publish("tephra.ledger.main", payload).await.unwrap().await.unwrap();
+    }
+    append_surely(&log, 2, Arc::clone(&blocks[2].bytes)).await;
+    let mut read = Vec::new();
+    soon("all blocks", async {
+        while read.len() < 3 {
+            let known = BlockNumber(u64::try_from(read.len()).unwrap());
+            reader.wait_beyond(known).await;
+            read.extend(reader.read(BlockNumber(known.0 + 1), 9).await.unwrap());
+        }
+    })
+    .await;
+    assert!(read.iter().map(|(_, bytes)| bytes).eq(blocks.iter().map(|block| &block.bytes)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,23 +1,26 @@
 //! The example of permissions, as it stands, on a real server: each role can do its work, and no
-//! other's.
+//! other's, not even by having the server send something for it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
+use async_nats::{Client, HeaderMap};
 use futures::StreamExt;
 use nkeys::KeyPair;
+use serde_json::json;
 use tephra_domain::drift::{FoundKind, FoundObject};
 use tephra_domain::effect::{Failure, FailureKind};
 use tephra_domain::ids::{BackendName, PoolId, PoolName};
+use tephra_journal::event_stream::EventStream;
 use tephra_journal::inventory::Inventory;
 use tephra_journal::jetstream::{
-    DurabilityClaim, DurabilityProof, JetStreamLog, JetStreamQueue, Leadership, LeadershipConfig, NatsAuth,
-    NatsConfig, NatsGateway, NatsInventory, QueueConfig, Speaker, connect, serve_commands, serve_inventory,
+    DurabilityClaim, DurabilityProof, JetStreamEvents, JetStreamLog, JetStreamQueue, Leadership,
+    LeadershipConfig, NatsAuth, NatsConfig, NatsGateway, NatsInventory, QueueConfig, Speaker, USUAL_API,
+    connect, serve_commands, serve_inventory,
 };
 use tephra_journal::log::{BlockNumber, Log};
 use tephra_journal::work_queue::WorkQueue;
@@ -30,6 +33,11 @@ use crate::support::{Running, create_volume};
 
 /// How long it is waited for something that must not happen.
 const SILENCE: Duration = Duration::from_millis(700);
+
+const EXAMPLE: &str = include_str!("../../../deploy/nats/permissions.conf.example");
+
+/// Under which name roles with an account of their own reach JetStream of the ledger's account.
+const IMPORTED_API: &str = "TEPHRA.API";
 
 pub struct Roles {
     cluster: Cluster,
@@ -46,14 +54,16 @@ impl Roles {
             std::fs::write(seeds.path().join(role), key.seed().unwrap()).unwrap();
             environment.insert(format!("TEPHRA_{}_NKEY", role.to_uppercase()), key.public_key());
         }
-        let include = Some(include_str!("../../../deploy/nats/permissions.conf.example").to_owned());
+        let include = Some(EXAMPLE.to_owned());
         Self { cluster: Cluster::with(Options { include, environment, ..Options::default() }), seeds }
     }
 
     pub fn config(&self, role: &str) -> NatsConfig {
+        let ledger_api = if role == "sequencer" { USUAL_API } else { IMPORTED_API };
         NatsConfig {
             auth: NatsAuth::NkeyFile(self.seed(role)),
             inbox_prefix: Some(format!("_INBOX_{role}")),
+            ledger_api: ledger_api.to_owned(),
             durability: DurabilityClaim::Ask,
             ..self.cluster.config()
         }
@@ -194,8 +204,14 @@ pub async fn can_append(client: &Client, subject: &str) -> bool {
 
 /// Whether a consumer can be made that reads what it should not.
 pub async fn can_read(client: &Client, stream: &str, config: PullConfig) -> bool {
-    let context = jetstream::context::ContextBuilder::new().timeout(SILENCE).build(client.clone());
-    context.create_consumer_on_stream(config, stream).await.is_ok()
+    for api in [USUAL_API, IMPORTED_API] {
+        let context = jetstream::context::ContextBuilder::new().timeout(SILENCE);
+        let context = context.api_prefix(api).build(client.clone());
+        if context.create_consumer_on_stream(config.clone(), stream).await.is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether anything arrives on a subject while somebody else speaks.
@@ -234,7 +250,11 @@ async fn no_role_can_do_another_s_work() {
         // Work orders and answers go past everybody on the wire.
         let other = if role == "api" { "sequencer" } else { "api" };
         let answered = roles.client(other).await;
-        let ask = async || drop(jetstream::new(answered.clone()).get_stream(&ledger).await.unwrap());
+        let ask = async || {
+            let api = roles.config(other).ledger_api;
+            let context = jetstream::context::ContextBuilder::new().api_prefix(api);
+            drop(context.build(answered.clone()).get_stream(&ledger).await.unwrap());
+        };
         let inboxes = format!("_INBOX_{other}.>");
         assert!(can_hear(&answered, &inboxes, ask).await, "{other} hears its own answers");
         assert!(!can_hear(&client, &inboxes, ask).await, "{role} hears the answers of {other}");
@@ -249,9 +269,126 @@ async fn no_role_can_do_another_s_work() {
     // Its own consumer's name with another's orders.
     let disguised = PullConfig { filter_subject: "tephra.work.main.rbd.>".into(), ..orders("lvm") };
     assert!(!can_read(&executor, &work, disguised).await, "an executor widens its own consumer");
-    assert!(can_read(&executor, &work, orders("lvm")).await, "an executor reads its own orders");
+    // Nor its own consumer: who makes one says where the server sends its messages.
+    assert!(!can_read(&executor, &work, orders("lvm")).await, "an executor makes a consumer");
 
     // The other way round: the sequencer's credentials do not delete the ledger either.
     let context = jetstream::context::ContextBuilder::new().timeout(SILENCE).build(sequencer);
     assert!(context.delete_stream(&ledger).await.is_err());
+}
+
+/// Has the server send something to the ledger's subject in every way that there is: the answer to
+/// whatever may be asked, the messages of a consumer, a stream's, and the trace of a message.
+async fn try_everything(client: &Client, subjects: &[String]) {
+    const LEDGER: &str = "tephra.ledger.main";
+    let bodies = ["", "x", "{}", "{\"seq\":1}", "{\"seq\":1,\"batch\":2}", "{\"batch\":1}", "+NXT", "+ACK"];
+    let mut traced = HeaderMap::new();
+    traced.insert("Nats-Trace-Dest", LEDGER);
+    for subject in subjects {
+        for body in bodies {
+            let (to, body) = (subject.clone(), bytes::Bytes::from_static(body.as_bytes()));
+            client.publish_with_reply(to.clone(), LEDGER, body.clone()).await.unwrap();
+            client.publish_with_headers(to.clone(), traced.clone(), body.clone()).await.unwrap();
+            client.publish_with_reply_and_headers(to, LEDGER, traced.clone(), body).await.unwrap();
+        }
+    }
+    for api in [USUAL_API, IMPORTED_API] {
+        for stream in ["TEPHRA_LEDGER_main", "TEPHRA_WORK_main", "TEPHRA_EVENTS", "KV_TEPHRA_LEASE_main"] {
+            let config = json!({"deliver_subject": LEDGER, "ack_policy": "none", "name": "stolen"});
+            let consumer = json!({"stream_name": stream, "config": config}).to_string();
+            let filtered = ["", ".stolen", ".lvm.tephra.work.main.lvm.>", ".stolen.tephra.event.>"];
+            for name in filtered {
+                let to = format!("{api}.CONSUMER.CREATE.{stream}{name}");
+                client.publish_with_reply(to, LEDGER, consumer.clone().into()).await.unwrap();
+            }
+            let republish = json!({"src": ">", "dest": LEDGER});
+            let subjects = ["tephra.event.>"];
+            let made = json!({"name": stream, "subjects": subjects, "republish": republish}).to_string();
+            for action in ["CREATE", "UPDATE"] {
+                let to = format!("{api}.STREAM.{action}.{stream}");
+                client.publish_with_reply(to, LEDGER, made.clone().into()).await.unwrap();
+            }
+        }
+    }
+    // What a republishing stream has to republish.
+    client.publish("tephra.event.a.b.c.d", "x".into()).await.unwrap();
+    client.flush().await.unwrap();
+}
+
+/// What the example lets a role publish, with something in the place of each wildcard.
+fn may_publish(role: &str) -> Vec<String> {
+    let key = format!("$TEPHRA_{}_NKEY", role.to_uppercase());
+    let own = EXAMPLE.split(&key).nth(1).unwrap().split("nkey:").next().unwrap();
+    let Some(list) = own.split("publish: { allow: [").nth(1) else { return Vec::new() };
+    let quoted = list.split(']').next().unwrap().split('"').skip(1).step_by(2);
+    let concrete = |subject: &str| subject.replace('*', "lvm").replace('>', "1.1.1.1.0");
+    quoted.map(concrete).collect()
+}
+
+async fn messages_in(client: &Client, stream: &str) -> u64 {
+    let stream = jetstream::new(client.clone()).get_stream(stream).await.unwrap();
+    stream.cached_info().state.last_sequence
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_gets_into_the_ledger_with_anybody_s_key_but_the_sequencer_s() {
+    let roles = Roles::start();
+    let sequencer = roles.client("sequencer").await;
+    let config = roles.config("sequencer");
+    let log = JetStreamLog::open(&sequencer, &config).await.unwrap();
+    log.append(BlockNumber(0), crate::support::small_block(1, [0; 32]).bytes).await;
+    let queue = roles.queue("sequencer").await;
+    for operation in 1..=3 {
+        queue.publish(order("lvm", operation)).await;
+    }
+    drop(soon("an order", roles.queue("executor_lvm").await.next(&BackendName::new("lvm"))).await.unwrap());
+    let publisher = JetStreamEvents::new(&roles.client("events").await, &roles.config("events"));
+    publisher.end().await.unwrap();
+    let named = LeadershipConfig::named("events");
+    let (events, events_config) = (roles.client("events").await, roles.config("events"));
+    let leadership = Leadership::open_for_events(&events, &events_config, named).await.unwrap();
+    let _term = soon("the turn", leadership.campaign()).await;
+
+    for role in ["api", "executor_lvm", "events", "operator", "consumer_alpha"] {
+        let client = roles.client(role).await;
+        let mut subjects = may_publish(role);
+        subjects.extend(["tephra.ledger.main", "tephra.block.main"].map(str::to_owned));
+        subjects.extend(
+            ["NEXT.TEPHRA_EVENTS.alpha", "NEXT.TEPHRA_WORK_main.lvm"]
+                .iter()
+                .flat_map(|next| [USUAL_API, IMPORTED_API].map(|api| format!("{api}.CONSUMER.MSG.{next}"))),
+        );
+        try_everything(&client, &subjects).await;
+    }
+    tokio::time::sleep(SILENCE).await;
+    let ledger = config.cell.ledger_stream();
+    assert_eq!(messages_in(&sequencer, &ledger).await, 1, "something was sent into the ledger");
+    // Readers are not told of what is not there either.
+    let reader = JetStreamLog::open_to_read(&roles.client("api").await, &roles.config("api")).await.unwrap();
+    assert_eq!(reader.read(BlockNumber(1), 9).await.unwrap().len(), 1);
+}
+
+/// The same attempts where a list of subjects is all that holds them back: so they are worth trying.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_ledger_s_own_account_a_list_of_subjects_does_not_hold_that_back() {
+    let include = r#"
+        accounts { TEPHRA: { jetstream: enabled, users: [
+            { user: sequencer, password: s }
+            { user: api, password: a, permissions: {
+                publish: { allow: ["$JS.API.STREAM.INFO.TEPHRA_LEDGER_main", "tephra.command.main"] }
+                subscribe: { allow: ["_INBOX.>"] }
+            } }
+        ] } }
+    "#;
+    let cluster = Cluster::with(Options { include: Some(include.to_owned()), ..Options::default() });
+    let config = |user: &str| NatsConfig {
+        auth: NatsAuth::Password { user: user.to_owned(), password: user[..1].to_owned() },
+        ..cluster.config()
+    };
+    let sequencer = connect(&config("sequencer"), "sequencer").await.unwrap();
+    let log = JetStreamLog::open(&sequencer, &config("sequencer")).await.unwrap();
+    let api = connect(&config("api"), "api").await.unwrap();
+    assert!(!can_append(&api, "tephra.ledger.main").await, "the list holds back what it can");
+    try_everything(&api, &["$JS.API.STREAM.INFO.TEPHRA_LEDGER_main".to_owned()]).await;
+    crate::until("junk in the ledger", async || log.head().await.unwrap() > BlockNumber(0)).await;
 }
