@@ -17,12 +17,14 @@ use crate::roles::RoleKind;
 
 mod backend;
 mod images;
+mod iscsi;
 mod lvm;
 mod nats;
 mod rbd;
 
 pub use backend::{BackendConfig, Driver};
 pub use images::{ImagesSection, StoreKind};
+pub use iscsi::IscsiSection;
 pub use lvm::LvmSection;
 pub use nats::NatsSection;
 pub use rbd::RbdSection;
@@ -62,6 +64,8 @@ pub struct Config {
     pub nats: NatsSection,
     /// Where images are.
     pub images: ImagesSection,
+    /// What secrets are derived from.
+    pub secrets: SecretsConfig,
     /// Where volumes live.
     pub backends: Vec<BackendConfig>,
 }
@@ -79,6 +83,7 @@ impl Default for Config {
             log: LogConfig::default(),
             nats: NatsSection::default(),
             images: ImagesSection::default(),
+            secrets: SecretsConfig::default(),
             backends: Vec::new(),
         }
     }
@@ -118,6 +123,17 @@ impl AuthMode {
             Self::Tokens => "tokens",
         }
     }
+}
+
+/// `[secrets]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecretsConfig {
+    /// The file with the key that the passwords of exports are derived from: 64 hexadecimal digits,
+    /// readable by its owner alone, the same for every process of the deployment. Default on one
+    /// machine: `<data_dir>/master.key`, which is made at the first start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master_key_file: Option<PathBuf>,
 }
 
 /// `[limits]`.
@@ -437,6 +453,7 @@ mod tests {
             host: Some(String::new()),
             public_endpoint: Some(String::new()),
             auth: AuthConfig { token_file: Some(PathBuf::new()), ..AuthConfig::default() },
+            secrets: SecretsConfig { master_key_file: Some(PathBuf::new()) },
             nats: NatsSection {
                 credentials_file: Some(PathBuf::new()),
                 nkey_file: Some(PathBuf::new()),
@@ -452,6 +469,7 @@ mod tests {
                 export: Some(String::new()),
                 rbd: Some(RbdSection::with_every_key()),
                 lvm: Some(toml::from_str("volume_group = \"vg\"\nthin_pool = \"pool\"").unwrap()),
+                iscsi: Some(toml::from_str("portal = \"p\"\nsocket = \"s\"").unwrap()),
                 ..BackendConfig::default_directory()
             }],
             ..Config::default()

@@ -14,6 +14,7 @@ mod lock;
 mod moment;
 mod output;
 mod roles;
+mod secrets;
 mod serve;
 
 use std::process::ExitCode;

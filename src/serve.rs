@@ -1,5 +1,6 @@
 //! `tephra serve`: how the server's roles are wired together, how it starts, and how it stops.
 
+mod backends;
 mod events;
 mod images;
 mod nats;
@@ -16,14 +17,10 @@ use tephra_api::auth::{Authenticator, NoAuth, TokenFile, check_listen};
 use tephra_api::images::ImageCatalog;
 use tephra_api::server::{ServerLimits, router};
 use tephra_api::state::{ApiSettings, App, AppState};
-use tephra_domain::ids::{BackendName, PoolName, ZoneName};
+use tephra_domain::ids::BackendName;
 use tephra_executors::backend::Backend;
-use tephra_executors::backend::directory::{self, DirectoryBackend, DirectoryConfig};
-use tephra_executors::backend::lvm::{LvmBackend, LvmConfig};
-use tephra_executors::backend::rbd::{RbdBackend, RbdConfig};
 use tephra_executors::image::{ImageStore, Images};
 use tephra_executors::inventory::BackendInventory;
-use tephra_executors::process::Spawner;
 use tephra_executors::runner::{Runner, RunnerConfig};
 use tephra_journal::clock::{Clock, SystemClock};
 use tephra_journal::embedded::EmbeddedLog;
@@ -35,6 +32,7 @@ use tephra_journal::in_process_queue::InProcessQueue;
 use tephra_journal::inventory::{Inventory, InventoryDesk};
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::secrets::MasterKey;
 use tephra_journal::sequencer::{
     CaughtUp, Sequencer, SequencerConfig, SequencerHandle, SequencerParts, bootstrap, catch_up,
 };
@@ -44,12 +42,14 @@ use tephra_projector::runner::{Health, Projector};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{AuthMode, BackendConfig, Config, Driver};
+use crate::config::{AuthMode, BackendConfig, Config};
 use crate::failure::{CommandError, CommandResult, Exit, WithExit as _};
 use crate::files::{SoundViews, journal_error, journal_file, open_views, verify_journal_hashes, views_file};
 use crate::lock::{DataDirLock, ServerInfo};
 use crate::output::Output;
 use crate::roles::{RoleDied, RoleKind, Roles};
+use crate::secrets::master_key;
+use crate::serve::backends::open_backend;
 use crate::serve::nats::NatsStage;
 
 /// How long the backends may take to say how full they are before the server is ready without them.
@@ -147,7 +147,8 @@ async fn start_roles(
     let (views, state) = loaded?;
     let clock = Arc::new(SystemClock::not_before(state.head.time));
     let pools = PoolBoard::with_down_after(config.limits.service_down_time());
-    let stage = Stage { clock, log, views, feed: Feed::new(), pools, desk: InventoryDesk::default() };
+    let (desk, key) = (InventoryDesk::default(), master_key(config)?);
+    let stage = Stage { clock, log, views, feed: Feed::new(), pools, desk, key };
     stage.start(config, state, api, roles).await?;
     Ok(Some(verified))
 }
@@ -160,6 +161,7 @@ struct Stage {
     pools: PoolBoard,
     desk: InventoryDesk,
     clock: Arc<dyn Clock>,
+    key: Option<MasterKey>,
 }
 
 impl Stage {
@@ -178,7 +180,7 @@ impl Stage {
         let store = images::open_store(config)?;
         let images = store.clone().map(|store| images::open_worker(config, store)).transpose()?;
         for backend in &config.backends {
-            let opened = open_backend(config, backend).await?;
+            let opened = open_backend(config, backend, self.key.as_ref()).await?;
             let images = images.clone();
             let inventory = Arc::new(BackendInventory::new(Arc::clone(&opened)));
             self.desk.open(opened.name().clone(), inventory);
@@ -193,10 +195,10 @@ impl Stage {
         }
         self.wait_for_backends(&config.backends).await;
         if let Some((listener, auth)) = api {
-            let Self { log, views, pools, clock, desk, .. } = self;
+            let Self { log, views, pools, clock, desk, key, .. } = self;
             let (inventory, images) = (Arc::new(desk), catalog(store));
             let parts =
-                ApiParts { gateway, views, log, pools, inventory, clock, auth, warning: None, images };
+                ApiParts { gateway, views, log, pools, inventory, clock, auth, warning: None, images, key };
             start_api(config, listener, parts, roles);
         }
         Ok(())
@@ -310,6 +312,7 @@ struct ApiParts {
     auth: Authenticator,
     warning: Option<String>,
     images: Option<Arc<dyn ImageCatalog>>,
+    key: Option<MasterKey>,
 }
 
 fn catalog(store: Option<Arc<dyn ImageStore>>) -> Option<Arc<dyn ImageCatalog>> {
@@ -317,7 +320,7 @@ fn catalog(store: Option<Arc<dyn ImageStore>>) -> Option<Arc<dyn ImageCatalog>> 
 }
 
 fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mut Roles) {
-    let ApiParts { gateway, views, log, pools, inventory, clock, auth, warning, images } = parts;
+    let ApiParts { gateway, views, log, pools, inventory, clock, auth, warning, images, key } = parts;
     let state = AppState::new(App {
         gateway,
         views,
@@ -326,7 +329,12 @@ fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mu
         inventory,
         clock: Arc::new(move || clock.now()),
         auth,
-        settings: ApiSettings { public_endpoint: config.public_endpoint.clone(), warning, images },
+        settings: ApiSettings {
+            public_endpoint: config.public_endpoint.clone(),
+            warning,
+            images,
+            master_key: key,
+        },
     });
     let limits = ServerLimits {
         connections: config.limits.connections,
@@ -412,45 +420,6 @@ fn open_to_all(address: SocketAddr) -> CommandError {
     CommandError::new(Exit::Usage, message).hint(
         "listen at 127.0.0.1, configure tokens ([auth] mode = \"tokens\"), or set [auth] i_know_that_noauth_lets_everybody_in = true",
     )
-}
-
-async fn open_backend(config: &Config, backend: &BackendConfig) -> CommandResult<Arc<dyn Backend>> {
-    let unusable = || format!("the backend {} cannot be used", backend.name);
-    let name = BackendName::new(&*backend.name);
-    if let Some(lvm) = &backend.lvm {
-        let settings = LvmConfig {
-            availability_zone: ZoneName::new(&*backend.availability_zone),
-            max_over_subscription_ratio: backend.max_over_subscription_ratio,
-            reserved_percentage: backend.reserved_percentage,
-            ..LvmConfig::new(name, config.host(), &*lvm.volume_group)
-        };
-        let opened = LvmBackend::open(lvm.apply(settings), Arc::new(Spawner)).await;
-        return Ok(Arc::new(opened.with_context(unusable)?));
-    }
-    if let Some(rbd) = &backend.rbd {
-        let first = PoolName::new(rbd.pools.first().map_or("", String::as_str));
-        let settings = RbdConfig {
-            availability_zone: ZoneName::new(&*backend.availability_zone),
-            max_over_subscription_ratio: backend.max_over_subscription_ratio,
-            reserved_percentage: backend.reserved_percentage,
-            native_revert: backend.native_revert,
-            ..RbdConfig::new(name, config.host(), first)
-        };
-        return Ok(Arc::new(RbdBackend::new(rbd.apply(settings), Arc::new(Spawner))));
-    }
-    let driver = match (backend.driver, &backend.export) {
-        (Driver::Nfs, Some(export)) => directory::Driver::Nfs { export: export.clone() },
-        (Driver::Nfs | Driver::Directory | Driver::Lvm | Driver::Rbd, _) => directory::Driver::Directory,
-    };
-    let settings = DirectoryConfig {
-        driver,
-        availability_zone: ZoneName::new(&*backend.availability_zone),
-        max_over_subscription_ratio: backend.max_over_subscription_ratio,
-        reserved_percentage: backend.reserved_percentage,
-        native_revert: backend.native_revert,
-        ..DirectoryConfig::new(name, config.host(), config.backend_directory(backend))
-    };
-    Ok(Arc::new(DirectoryBackend::open(settings).with_context(unusable)?))
 }
 
 /// The data directory in full, for messages.

@@ -186,6 +186,7 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::TypeAccessNotFound { .. }
         | Rejection::VolumeMetadataNotFound { .. }
         | Rejection::ImageMetadataNotFound { .. }
+        | Rejection::AttachmentNotFound { .. }
         | Rejection::SnapshotMetadataNotFound { .. } => StatusCode::NOT_FOUND,
 
         Rejection::PolicyNotAuthorized { .. } => StatusCode::FORBIDDEN,
@@ -196,6 +197,10 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::TypeAccessExists { .. }
         | Rejection::VolumeNotRevertable { .. }
         | Rejection::SnapshotNotRestorable { .. }
+        | Rejection::AttachmentExists { .. }
+        | Rejection::VolumeInErrorNotConnectable { .. }
+        | Rejection::AttachmentBusy { .. }
+        | Rejection::DuplicateConnectors { .. }
         | Rejection::StaleReport => StatusCode::CONFLICT,
 
         Rejection::VolumeNotDeletable { .. }
@@ -224,6 +229,19 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::VolumeTypeIsPublic { .. }
         | Rejection::StatusNotResettable { .. }
         | Rejection::NothingToVerify { .. }
+        | Rejection::VolumeHasAttachments
+        | Rejection::VolumeInErrorNotAttachable { .. }
+        | Rejection::VolumeNotReservable { .. }
+        | Rejection::VolumeNotReservableByAction { .. }
+        | Rejection::VolumeNotDetachable
+        | Rejection::VolumeNotConnectable { .. }
+        | Rejection::VolumeInMaintenance { .. }
+        | Rejection::VolumeConnectionInMaintenance
+        | Rejection::VolumeAlreadyAttached
+        | Rejection::AttachModeInvalid { .. }
+        | Rejection::AttachmentNotNamed
+        | Rejection::ConnectorIncomplete { .. }
+        | Rejection::ReadonlyNeedsAvailable { .. }
         | Rejection::SnapshotHeldByVolume { .. }
         | Rejection::ObjectAlreadyManaged { .. }
         | Rejection::BackendNotInService { .. }

@@ -22,6 +22,7 @@ ledger's own API. Every route below `/v3` is also there below `/v3/{project_id}`
 const TAGS: &[(&str, &str)] = &[
     ("volumes", "Volumes, their actions and metadata."),
     ("snapshots", "Snapshots, their actions and metadata."),
+    ("attachments", "What servers use, and how they reach it."),
     ("metadata", "Keys and values that users put on volumes and snapshots."),
     ("types", "Volume types, extra specs and access."),
     ("quotas", "Quotas and limits."),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tephra_domain::event::Idempotency;
-use tephra_domain::ids::{IdempotencyKey, RequestId, SnapshotId, VolumeId};
+use tephra_domain::ids::{AttachmentId, IdempotencyKey, RequestId, SnapshotId, VolumeId};
 use uuid::Uuid;
 
 use crate::error::Fault;
@@ -84,6 +84,18 @@ impl PathId for SnapshotId {
 
     fn parse(text: &str) -> Result<Self, Fault> {
         text.parse().map_err(|_| Fault::not_found(format!("Snapshot {text} could not be found.")))
+    }
+}
+
+impl PathId for AttachmentId {
+    const PARAM: &'static str = "attachment_id";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        text.parse().map_err(|_| {
+            Fault::not_found(format!(
+                "Volume attachment could not be found with filter: attachment_id = {text}."
+            ))
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use tephra_journal::gateway::CommandGateway;
 use tephra_journal::inventory::Inventory;
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::secrets::MasterKey;
 use tephra_projector::Views;
 use tokio::sync::Semaphore;
 
@@ -32,6 +33,8 @@ pub struct ApiSettings {
     pub warning: Option<String>,
     /// Where images are looked up; nothing if no image store is configured.
     pub images: Option<Arc<dyn ImageCatalog>>,
+    /// What the passwords of exports are derived from. Nothing: no export that needs one is shown.
+    pub master_key: Option<MasterKey>,
 }
 
 /// The parts of [`AppState`].

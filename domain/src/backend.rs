@@ -25,6 +25,50 @@ pub struct BackendDescription {
     pub capabilities: BTreeMap<String, String>,
 }
 
+/// Prefix of the capabilities that say how volumes are reached: for answers to clients that attach,
+/// and of no interest to volume types.
+pub const EXPORT_PREFIX: &str = "export:";
+
+/// How servers reach volumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportProtocol {
+    /// Through a target of our own making.
+    Iscsi,
+    /// Straight from the Ceph cluster.
+    Rbd,
+    /// As a file of a mounted export.
+    Nfs,
+    /// As a file or device of the same host.
+    Local,
+}
+
+impl ExportProtocol {
+    /// The word for it in capabilities; Cinder's `driver_volume_type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Iscsi => "iscsi",
+            Self::Rbd => "rbd",
+            Self::Nfs => "nfs",
+            Self::Local => "local",
+        }
+    }
+}
+
+impl BackendDescription {
+    /// What it says about exports under a name.
+    pub fn export(&self, name: &str) -> Option<&str> {
+        self.capabilities.get(&format!("{EXPORT_PREFIX}{name}")).map(String::as_str)
+    }
+
+    /// How servers reach its volumes; nothing if they cannot.
+    pub fn protocol(&self) -> Option<ExportProtocol> {
+        let word = self.export("protocol")?;
+        [ExportProtocol::Iscsi, ExportProtocol::Rbd, ExportProtocol::Nfs, ExportProtocol::Local]
+            .into_iter()
+            .find(|protocol| protocol.as_str() == word)
+    }
+}
+
 /// What happens to a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendEvent {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::actor::Actor;
+use crate::attachment::{AttachMode, Connector};
 use crate::backend::BackendDescription;
 use crate::drift::FoundKind;
 use crate::effect::{EffectKey, Outcome};
 use crate::event::Idempotency;
 use crate::ids::{
-    BackendName, CommandId, DebtId, PoolId, ProjectId, RequestId, SnapshotId, VolumeId, VolumeTypeId,
-    ZoneName,
+    AttachmentId, BackendName, CommandId, DebtId, PoolId, ProjectId, RequestId, SnapshotId, VolumeId,
+    VolumeTypeId, ZoneName,
 };
 use crate::image::ImageFacts;
 use crate::quota::QuotaLimits;
@@ -155,6 +156,40 @@ pub struct CleanObject {
     pub kind: FoundKind,
 }
 
+/// The content of [`Command::CreateAttachment`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateAttachment {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The id it will have.
+    pub attachment: AttachmentId,
+    /// The server.
+    pub instance: Option<Box<str>>,
+    /// Whether the server may write; nothing leaves it to the connector.
+    pub mode: Option<AttachMode>,
+    /// The host, if it is known.
+    pub connector: Option<Connector>,
+    /// The mode that the connector asks for.
+    pub connector_mode: Option<AttachMode>,
+}
+
+/// The content of [`Command::AttachVolume`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachVolume {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The id of the attachment, if none waits for this.
+    pub attachment: AttachmentId,
+    /// The server.
+    pub instance: Option<Box<str>>,
+    /// The host.
+    pub host: Option<Box<str>>,
+    /// Where the volume appears there.
+    pub mountpoint: Box<str>,
+    /// Whether it may write.
+    pub mode: AttachMode,
+}
+
 /// Something that is asked. Imperative; the answer is events or a rejection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -178,12 +213,14 @@ pub enum Command {
         /// In any status.
         force: bool,
     },
-    /// Grows a volume.
+    /// Grows a volume. `online`: also while it is in use (3.42).
     ExtendVolume {
         /// The volume.
         volume: VolumeId,
         /// Its new size.
         to: SizeGib,
+        /// Also while it is in use.
+        online: bool,
     },
     /// Puts the latest snapshot's data back. `snapshot` must be the latest.
     RevertVolume {
@@ -323,6 +360,95 @@ pub enum Command {
     SetQuotaDefaults {
         /// Limits by resource.
         limits: QuotaLimits,
+    },
+    /// Reserves a volume for a server, and connects it if the host is known.
+    CreateAttachment(Box<CreateAttachment>),
+    /// Says from which host a server connects; the export is made for it.
+    UpdateAttachment {
+        /// The volume.
+        volume: VolumeId,
+        /// The attachment.
+        attachment: AttachmentId,
+        /// The host.
+        connector: Connector,
+        /// The mode that the host asks for, where the attachment has none.
+        mode: Option<AttachMode>,
+    },
+    /// Says that the server has connected.
+    CompleteAttachment {
+        /// The volume.
+        volume: VolumeId,
+        /// The attachment.
+        attachment: AttachmentId,
+    },
+    /// Ends an attachment.
+    DeleteAttachment {
+        /// The volume.
+        volume: VolumeId,
+        /// The attachment.
+        attachment: AttachmentId,
+    },
+    /// `os-reserve`: a client is about to connect the volume.
+    ReserveVolume {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// `os-unreserve`: it is not, after all.
+    UnreserveVolume {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// `os-begin_detaching`: a client is about to disconnect the volume.
+    BeginDetaching {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// `os-roll_detaching`: it is not, after all.
+    RollDetaching {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// `os-initialize_connection`: makes an export for a host.
+    InitializeConnection {
+        /// The volume.
+        volume: VolumeId,
+        /// The id of the attachment that is made for it.
+        attachment: AttachmentId,
+        /// The host.
+        connector: Connector,
+        /// The mode that the host asks for.
+        mode: Option<AttachMode>,
+    },
+    /// `os-terminate_connection`: removes the exports of a host, or all of them.
+    TerminateConnection {
+        /// The volume.
+        volume: VolumeId,
+        /// The host.
+        connector: Option<Connector>,
+    },
+    /// `os-attach`: says that a server or a host has connected.
+    AttachVolume(Box<AttachVolume>),
+    /// `os-detach`; `force` is `os-force_detach` (administrators).
+    DetachVolume {
+        /// The volume.
+        volume: VolumeId,
+        /// Which attachment; nothing for the only one.
+        attachment: Option<AttachmentId>,
+        /// At an administrator's word.
+        force: bool,
+    },
+    /// Ends all attachments of a volume (administrators).
+    DetachAll {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// An executor finds itself before an export daemon that knows none of its exports: those that
+    /// should be there are made again.
+    RestoreExports {
+        /// Whose.
+        backend: BackendName,
+        /// The last volume that was looked after; nothing to begin.
+        after: Option<VolumeId>,
     },
     /// An executor presents its backend. Without a difference to what is known, nothing happens.
     RegisterBackend {

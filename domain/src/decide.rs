@@ -12,15 +12,17 @@ use crate::ids::{BackendName, Position, SnapshotId, VolumeId, VolumeTypeId};
 use crate::ledger::Ledger;
 use crate::operation::{Operation, decide_report, retry_delay_ms};
 use crate::operations::{
-    object_clean, snapshot_create, snapshot_delete, snapshot_manage, snapshot_unmanage, status_verify,
-    volume_create, volume_delete, volume_extend, volume_manage, volume_recover, volume_revert,
+    export_restore, object_clean, snapshot_create, snapshot_delete, snapshot_manage, snapshot_unmanage,
+    status_verify, volume_create, volume_delete, volume_extend, volume_manage, volume_recover, volume_revert,
     volume_unmanage,
 };
 use crate::quota::QuotaEvent;
 use crate::rejection::Rejection;
 use crate::snapshot::SnapshotEvent;
-use crate::volume::VolumeEvent;
+use crate::volume::{VolumeEvent, VolumeState};
 use crate::volume_type::{DEFAULT_TYPE_ID, VolumeTypeEvent};
+
+mod attachments;
 
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +106,9 @@ pub fn decide(ledger: &Ledger, command: &Command, ctx: &Context) -> Result<Vec<E
         Command::DeleteVolume { volume, cascade, force } => {
             volume_delete::decide(ledger, *volume, *cascade, *force, ctx)
         }
-        Command::ExtendVolume { volume, to } => volume_extend::decide(ledger, *volume, *to, ctx),
+        Command::ExtendVolume { volume, to, online } => {
+            volume_extend::decide(ledger, *volume, *to, *online, ctx)
+        }
         Command::RevertVolume { volume, snapshot } => volume_revert::decide(ledger, *volume, *snapshot, ctx),
         Command::RecoverVolume { volume } => volume_recover::decide(ledger, *volume, ctx),
         Command::UpdateVolume { volume, name, description, metadata } => {
@@ -120,7 +124,10 @@ pub fn decide(ledger: &Ledger, command: &Command, ctx: &Context) -> Result<Vec<E
         }
         Command::SetVolumeReadonly { volume, readonly } => {
             ctx.actor.require_member("volume:update_readonly_flag")?;
-            ledger.visible_volume(*volume, &ctx.actor)?;
+            let status = ledger.visible_volume(*volume, &ctx.actor)?.status.wire_name();
+            if status != VolumeState::Available.as_str() {
+                return Err(Rejection::ReadonlyNeedsAvailable { volume: *volume, status });
+            }
             Ok(vec![Event::Volume(*volume, VolumeEvent::ReadonlyChanged { readonly: *readonly })])
         }
         Command::ResetVolumeStatus { volume, to } => status_verify::decide_volume(ledger, *volume, *to, ctx),
@@ -190,6 +197,32 @@ pub fn decide(ledger: &Ledger, command: &Command, ctx: &Context) -> Result<Vec<E
             let event = QuotaEvent::DefaultsSet { limits: limits.clone() };
             Ok(if limits.is_empty() { Vec::new() } else { vec![Event::Quota(event)] })
         }
+        Command::CreateAttachment(create) => attachments::create(ledger, create, ctx),
+        Command::UpdateAttachment { volume, attachment, connector, mode } => {
+            attachments::update(ledger, *volume, *attachment, connector, *mode, ctx)
+        }
+        Command::CompleteAttachment { volume, attachment } => {
+            attachments::complete(ledger, *volume, *attachment, ctx)
+        }
+        Command::DeleteAttachment { volume, attachment } => {
+            attachments::delete(ledger, *volume, *attachment, ctx)
+        }
+        Command::ReserveVolume { volume } => attachments::reserve(ledger, *volume, ctx),
+        Command::UnreserveVolume { volume } => attachments::unreserve(ledger, *volume, ctx),
+        Command::BeginDetaching { volume } => attachments::begin_detaching(ledger, *volume, ctx),
+        Command::RollDetaching { volume } => attachments::roll_detaching(ledger, *volume, ctx),
+        Command::InitializeConnection { volume, attachment, connector, mode } => {
+            attachments::initialize(ledger, *volume, *attachment, connector, *mode, ctx)
+        }
+        Command::TerminateConnection { volume, connector } => {
+            attachments::terminate(ledger, *volume, connector.as_ref(), ctx)
+        }
+        Command::AttachVolume(attach) => attachments::attach(ledger, attach, ctx),
+        Command::DetachVolume { volume, attachment, force } => {
+            attachments::detach(ledger, *volume, *attachment, *force, ctx)
+        }
+        Command::DetachAll { volume } => attachments::detach_all(ledger, *volume, ctx),
+        Command::RestoreExports { backend, after } => export_restore::decide(ledger, backend, *after, ctx),
         Command::RegisterBackend { backend, description } => {
             ctx.actor.require_admin("tephra:backend:register")?;
             let known = ledger.backends.get(backend).is_some_and(|row| row.description == **description);

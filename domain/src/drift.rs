@@ -166,7 +166,12 @@ impl Expectation {
         let object = BackendObject::Volume(volume.id);
         let size = volume.size;
         let entry = match volume.status.state() {
-            VolumeState::Available | VolumeState::Maintenance => Entry::Kept { object, size },
+            VolumeState::Available
+            | VolumeState::Maintenance
+            | VolumeState::Reserved
+            | VolumeState::Attaching
+            | VolumeState::InUse
+            | VolumeState::Detaching => Entry::Kept { object, size },
             VolumeState::ErrorExtending | VolumeState::ErrorRestoring | VolumeState::ErrorBackingUp => {
                 Entry::KeptAnySize { object, size }
             }

@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use crate::ids::{DebtId, ImageId, OperationId, PoolId, SnapshotId, VolumeId};
+use crate::attachment::{AttachMode, Connector};
+use crate::ids::{AttachmentId, DebtId, ImageId, OperationId, PoolId, SnapshotId, VolumeId};
 use crate::units::{SizeGib, Timestamp};
 
 /// Something that exists, or should, or must not, on a backend.
@@ -81,6 +82,27 @@ impl fmt::Display for BackendObject {
             Self::SafetySnapshot { operation, .. } => write!(f, "safety-{operation}"),
             Self::TemporaryVolume { operation, .. } => write!(f, "temporary-{operation}"),
         }
+    }
+}
+
+/// How a volume is to be reached by one host. Secrets are not in it: they follow from the
+/// attachment's id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// The attachment that it belongs to, and that its target is named after.
+    pub attachment: AttachmentId,
+    /// The host's iSCSI name.
+    pub initiator: Option<Box<str>>,
+    /// The host's address.
+    pub address: Option<Box<str>>,
+    /// Whether the host may write.
+    pub mode: AttachMode,
+}
+
+impl Export {
+    /// The export that a host needs.
+    pub fn of(attachment: AttachmentId, connector: &Connector, mode: AttachMode) -> Self {
+        Self { attachment, initiator: connector.initiator.clone(), address: connector.ip.clone(), mode }
     }
 }
 
@@ -189,6 +211,20 @@ pub enum Effect {
         /// Its name from now on.
         to: Box<str>,
     },
+    /// The volume can be reached by one host, in its present size.
+    ExportVolume {
+        /// The volume.
+        volume: BackendObject,
+        /// By whom, and how.
+        export: Export,
+    },
+    /// The volume can no longer be reached through an attachment.
+    UnexportVolume {
+        /// The volume.
+        volume: BackendObject,
+        /// The attachment.
+        attachment: AttachmentId,
+    },
 }
 
 impl Effect {
@@ -212,7 +248,9 @@ impl Effect {
             | Self::ExtendVolume { volume, .. }
             | Self::ShrinkVolume { volume, .. }
             | Self::RevertToSnapshot { volume, .. }
-            | Self::OverwriteVolume { volume, .. } => *volume,
+            | Self::OverwriteVolume { volume, .. }
+            | Self::ExportVolume { volume, .. }
+            | Self::UnexportVolume { volume, .. } => *volume,
             Self::CreateSnapshot { snapshot } | Self::DeleteSnapshot { snapshot } => *snapshot,
             Self::Verify { object, .. } | Self::Adopt { object, .. } | Self::Disown { object, .. } => *object,
         }
@@ -233,7 +271,9 @@ impl Effect {
             | Self::DeleteSnapshot { .. }
             | Self::RevertToSnapshot { .. }
             | Self::OverwriteVolume { .. }
-            | Self::Verify { .. } => None,
+            | Self::Verify { .. }
+            | Self::ExportVolume { .. }
+            | Self::UnexportVolume { .. } => None,
         }
     }
 
@@ -253,7 +293,9 @@ impl Effect {
             | Self::DeleteSnapshot { .. }
             | Self::Verify { .. }
             | Self::Adopt { .. }
-            | Self::Disown { .. } => None,
+            | Self::Disown { .. }
+            | Self::ExportVolume { .. }
+            | Self::UnexportVolume { .. } => None,
         }
     }
 
@@ -274,6 +316,8 @@ impl Effect {
             Self::Verify { .. } => "Verify",
             Self::Adopt { .. } => "Adopt",
             Self::Disown { .. } => "Disown",
+            Self::ExportVolume { .. } => "ExportVolume",
+            Self::UnexportVolume { .. } => "UnexportVolume",
         }
     }
 }

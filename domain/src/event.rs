@@ -1,6 +1,7 @@
 //! Everything that can happen, and the commit that it happens in.
 
 use crate::actor::Actor;
+use crate::attachment::AttachmentEvent;
 use crate::backend::BackendEvent;
 use crate::debt::DebtEvent;
 use crate::ids::{
@@ -66,6 +67,19 @@ impl Event {
                 VolumeEvent::UnmanageAccepted { .. } => "VolumeUnmanageAccepted",
                 VolumeEvent::Unmanaged => "VolumeUnmanaged",
                 VolumeEvent::UnmanageFailed { .. } => "VolumeUnmanageFailed",
+                VolumeEvent::UseChanged { .. } => "VolumeUseChanged",
+                VolumeEvent::Attachment { event, .. } => match event {
+                    AttachmentEvent::Reserved { .. } => "AttachmentReserved",
+                    AttachmentEvent::ConnectAccepted { .. } => "AttachmentConnectAccepted",
+                    AttachmentEvent::Connected => "AttachmentConnected",
+                    AttachmentEvent::ConnectFailed { .. } => "AttachmentConnectFailed",
+                    AttachmentEvent::Attached { .. } => "AttachmentAttached",
+                    AttachmentEvent::Completed => "AttachmentCompleted",
+                    AttachmentEvent::DisconnectAccepted { .. } => "AttachmentDisconnectAccepted",
+                    AttachmentEvent::Disconnected => "AttachmentDisconnected",
+                    AttachmentEvent::DisconnectFailed { .. } => "AttachmentDisconnectFailed",
+                    AttachmentEvent::Deleted => "AttachmentDeleted",
+                },
             },
             Self::Snapshot(_, event) => match event {
                 SnapshotEvent::CreateAccepted(_) => "SnapshotCreateAccepted",

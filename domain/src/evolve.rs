@@ -153,7 +153,9 @@ const fn changes_share(event: &VolumeEvent) -> bool {
         | VolumeEvent::ImageMetadataReplaced { .. }
         | VolumeEvent::Managed
         | VolumeEvent::ManageFailed { .. }
-        | VolumeEvent::UnmanageFailed { .. } => false,
+        | VolumeEvent::UnmanageFailed { .. }
+        | VolumeEvent::UseChanged { .. }
+        | VolumeEvent::Attachment { .. } => false,
     }
 }
 
@@ -185,7 +187,9 @@ fn volume(ledger: &mut Ledger, at: Timestamp, id: VolumeId, event: &VolumeEvent)
         | VolumeEvent::ManageFailed { .. }
         | VolumeEvent::UnmanageAccepted { .. }
         | VolumeEvent::Unmanaged
-        | VolumeEvent::UnmanageFailed { .. } => None,
+        | VolumeEvent::UnmanageFailed { .. }
+        | VolumeEvent::UseChanged { .. }
+        | VolumeEvent::Attachment { .. } => None,
     };
     if let Some(row) = accepted {
         if ledger.volumes.contains_key(&id) {
@@ -199,7 +203,12 @@ fn volume(ledger: &mut Ledger, at: Timestamp, id: VolumeId, event: &VolumeEvent)
         return Err(illegal(id, "absent", &Event::Volume(id, event.clone())));
     };
     if !changes_share(event) {
-        return row.apply(at, event).map(|_| ());
+        row.apply(at, event)?;
+        if let VolumeEvent::Attachment { .. } = event {
+            let exports = row.has_exports();
+            note_exports(ledger, id, exports);
+        }
+        return Ok(());
     }
     let before = Share::of_volume(row);
     let stays = row.apply(at, event)?;
@@ -210,6 +219,14 @@ fn volume(ledger: &mut Ledger, at: Timestamp, id: VolumeId, event: &VolumeEvent)
         None => ledger.volumes.remove(&id),
     }
     Ok(())
+}
+
+fn note_exports(ledger: &mut Ledger, id: VolumeId, has_exports: bool) {
+    if has_exports {
+        ledger.exported.insert(id, ());
+    } else {
+        ledger.exported.remove(&id);
+    }
 }
 
 /// What a resource takes of totals.

@@ -55,9 +55,12 @@ uuid_ids! {
     VolumeTypeId,
     /// An image in an image store (random, version 4).
     ImageId,
+    /// One server's use of a volume (random, version 4).
+    AttachmentId,
     /// One command. The operation that it opens carries the same UUID.
     CommandId,
-    /// A long-running piece of work; equal to the id of the command that opened it.
+    /// A long-running piece of work; equal to the id of the command that opened it, or derived from
+    /// it where one command opens several.
     OperationId,
 }
 
@@ -128,6 +131,13 @@ pub struct PoolId {
 impl fmt::Display for PoolId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", self.backend, self.pool)
+    }
+}
+
+impl OperationId {
+    /// The id of a further operation of the same command, about this attachment.
+    pub fn beside(self, attachment: AttachmentId) -> Self {
+        Self::from_uuid(Uuid::from_u128(self.as_uuid().as_u128() ^ attachment.as_uuid().as_u128()))
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Ledger {
     pub idempotency: Table<IdempotencyScope, RememberedCommand>,
     /// Who is waiting for whom; derived from `operations`.
     pub claims: Table<ResourceKey, Vec<Claim>>,
+    /// Volumes of which an export exists, or may; derived from `volumes`.
+    pub exported: Table<VolumeId, ()>,
     /// Limits that were set for everybody; row 0 or none.
     pub default_limits: Table<(), QuotaLimits>,
     /// The last commit taken in; row 0 or none.
@@ -84,6 +86,7 @@ macro_rules! each_table {
         $ledger.pools.$method();
         $ledger.idempotency.$method();
         $ledger.claims.$method();
+        $ledger.exported.$method();
         $ledger.default_limits.$method();
         $ledger.head.$method();
     }};
@@ -120,6 +123,25 @@ impl Ledger {
         for operation in open {
             self.claim(&operation);
         }
+    }
+
+    /// Takes a saved volume in, with what is derived from it.
+    pub fn load_volume(&mut self, volume: Volume) {
+        if volume.has_exports() {
+            self.exported.insert(volume.id, ());
+        }
+        self.volumes.insert(volume.id, volume);
+    }
+
+    /// Volumes on a backend of which an export exists, or may, by id, after one of them.
+    pub fn volumes_exported_on(
+        &self,
+        backend: &BackendName,
+        after: Option<VolumeId>,
+    ) -> impl Iterator<Item = &Volume> {
+        let later = self.exported.sorted().into_iter().filter(move |(id, ())| Some(**id) > after);
+        let rows = later.filter_map(|(id, ())| self.volumes.get(id));
+        rows.filter(|volume| volume.pool.as_ref().is_some_and(|pool| pool.backend == *backend))
     }
 
     pub(crate) fn claim(&mut self, operation: &Operation) {

@@ -6,7 +6,7 @@
 //!
 //! Rooms:
 //! * [`ids`], [`units`], [`actor`]: the nouns that everything else is made of.
-//! * [`volume`], [`snapshot`], [`volume_type`], [`quota`], [`backend`], [`debt`]: one aggregate
+//! * [`volume`], [`attachment`], [`snapshot`], [`volume_type`], [`quota`], [`backend`], [`debt`]: one aggregate
 //!   each, opened by its statuses and its transition table.
 //! * [`command`] (what is asked), [`rejection`] (the business says no), [`event`] (what happened),
 //!   [`effect`] (work for an executor).
@@ -17,6 +17,7 @@
 //! * [`ledger`]: the whole state; [`mod@decide`] and [`evolve`]: the two functions over it.
 
 pub mod actor;
+pub mod attachment;
 pub mod backend;
 pub mod command;
 pub mod debt;

@@ -33,6 +33,8 @@ pub enum IfItFails {
     Undo,
     /// The work is done but for tidying up: note what stays behind as a debt and go on.
     OweCleanup,
+    /// The work is done, and nothing is left behind: note the failure and go on.
+    GoOn,
 }
 
 /// What follows when an undo will not be done.
@@ -398,6 +400,10 @@ impl Saga<'_> {
                 self.operation_event(OperationEvent::StepWaived { step, failure: failure.clone() });
                 self.go_on_after(step);
             }
+            IfItFails::GoOn => {
+                self.operation_event(OperationEvent::StepWaived { step, failure: failure.clone() });
+                self.go_on_after(step);
+            }
             IfItFails::Undo => {
                 if let Some((kind, events)) =
                     self.operation.kind.rescheduled(self.ledger, self.operation, failure)
@@ -454,6 +460,7 @@ impl Saga<'_> {
     fn end_failed(&mut self, restored: bool, failure: &Failure, step: u16) {
         let ended = self.operation.kind.failed(self.operation.id, step, failure, restored);
         self.events.extend(ended);
+        self.events.extend(self.operation.kind.after_failure(self.ledger, restored));
         self.operation_event(OperationEvent::Closed { end: OperationEnd::Failed });
     }
 
@@ -484,7 +491,9 @@ impl Saga<'_> {
                     | Effect::OverwriteVolume { .. }
                     | Effect::Verify { .. }
                     | Effect::Adopt { .. }
-                    | Effect::Disown { .. },
+                    | Effect::Disown { .. }
+                    | Effect::ExportVolume { .. }
+                    | Effect::UnexportVolume { .. },
                 )
                 | None => {}
             }

@@ -5,7 +5,8 @@
 //! HTTP status it becomes is said in the api's `error.rs`.
 
 use crate::ids::{
-    BackendName, DebtId, ImageId, OperationId, ProjectId, SnapshotId, VolumeId, VolumeTypeId, ZoneName,
+    AttachmentId, BackendName, DebtId, ImageId, OperationId, ProjectId, SnapshotId, VolumeId, VolumeTypeId,
+    ZoneName,
 };
 use crate::quota::QuotaResource;
 use crate::units::SizeGib;
@@ -178,6 +179,61 @@ rejections! {
     /// Its volume's operation holds the snapshot.
     SnapshotHeldByVolume { snapshot: SnapshotId } =>
         "Invalid snapshot: Snapshot {snapshot} is held by an operation on its volume; reset the volume's state instead.";
+    /// No such attachment, or it belongs to another project's volume.
+    AttachmentNotFound { attachment: AttachmentId } =>
+        "Volume attachment could not be found with filter: attachment_id = {attachment}.";
+    /// The id that the command brings is taken.
+    AttachmentExists { attachment: AttachmentId } => "Attachment {attachment} already exists.";
+    /// Attachments must go first.
+    VolumeHasAttachments =>
+        "Invalid volume: Volume status must be available or error or error_restoring or error_extending or error_managing and must not be migrating, attached, belong to a group, have snapshots, awaiting a transfer, or be disassociated from snapshots after volume transfer.";
+    /// The volume is in an error status.
+    VolumeInErrorNotAttachable { volume: VolumeId, status: &'static str } =>
+        "Invalid volume: Volume attachments can not be created if the volume is in an error state. The Volume {volume} currently has a status of: {status} ";
+    /// The volume is in an error status.
+    VolumeInErrorNotConnectable { volume: VolumeId, status: &'static str } =>
+        "Resource conflict: Volume attachments can not be updated if the volume is in an error state. The Volume {volume} currently has a status of: {status} ";
+    /// The status forbids another attachment.
+    VolumeNotReservable { volume: VolumeId, status: &'static str, multiattach: bool } =>
+        "Invalid volume: Volume {volume} status must be {} to reserve, but the current status is {status}.",
+        if *multiattach { "available or in-use or downloading" } else { "available or downloading" };
+    /// The status forbids `os-reserve`.
+    VolumeNotReservableByAction { status: &'static str, multiattach: bool } =>
+        "Invalid volume: Volume status must be {} to reserve, but the status is {status}.",
+        if *multiattach { "available or in-use" } else { "available" };
+    /// `os-begin_detaching` needs a volume in use.
+    VolumeNotDetachable =>
+        "Invalid volume: Unable to detach volume. Volume status must be 'in-use' and attach_status must be 'attached' to detach.";
+    /// An operation or an operator has the volume, or it never was on a backend.
+    VolumeNotConnectable { status: &'static str } =>
+        "Invalid volume: The volume cannot be connected while its status is {status}.";
+    /// Set aside by an operator.
+    VolumeInMaintenance { verb: &'static str } =>
+        "Invalid volume: The volume cannot be {verb} in maintenance mode.";
+    /// Set aside by an operator.
+    VolumeConnectionInMaintenance =>
+        "Invalid volume: The volume connection cannot be initialized in maintenance mode.";
+    /// Another server has it, and its type does not allow several.
+    VolumeAlreadyAttached =>
+        "Error attaching volume - InvalidVolume: Invalid volume: volume is already attached and multiple attachments are not enabled";
+    /// The readonly flag allows only `ro`.
+    AttachModeInvalid { volume: VolumeId, mode: &'static str } =>
+        "Invalid attaching mode '{mode}' for volume {volume}.";
+    /// There are several attachments.
+    AttachmentNotNamed =>
+        "Error detaching volume - InvalidVolume: Invalid volume: Detach volume failed: More than one attachment, but no attachment_id provided.";
+    /// An export is being made or removed, or could not be.
+    AttachmentBusy { attachment: AttachmentId, status: &'static str } =>
+        "Resource conflict: Attachment {attachment} is {status}.";
+    /// Another server is connected, and the type does not allow several.
+    DuplicateConnectors { volume: VolumeId } =>
+        "Resource conflict: duplicate connectors detected on volume {volume}";
+    /// The backend needs to know more of the host.
+    ConnectorIncomplete { missing: &'static str } =>
+        "Invalid input received: Connector doesn't have required information: {missing}";
+    /// The flag changes what attachments may do.
+    ReadonlyNeedsAvailable { volume: VolumeId, status: &'static str } =>
+        "Invalid volume: Volume {volume} status must be available to update readonly flag, but current status is: {status}.";
     /// The key was used for another request.
     IdempotencyKeyReused => "The Idempotency-Key was used before with a different request.";
     /// The report is about an attempt that the ledger no longer waits for.
@@ -210,6 +266,14 @@ impl Rejection {
                 | Self::SnapshotNotRestorable { .. }
                 | Self::SourceSnapshotNotUsable
                 | Self::SourceVolumeNotUsable
+                | Self::VolumeHasAttachments
+                | Self::VolumeNotReservable { .. }
+                | Self::VolumeNotReservableByAction { .. }
+                | Self::VolumeNotConnectable { .. }
+                | Self::VolumeAlreadyAttached
+                | Self::AttachmentBusy { .. }
+                | Self::DuplicateConnectors { .. }
+                | Self::ReadonlyNeedsAvailable { .. }
                 | Self::VolumeLimitExceeded { .. }
                 | Self::SnapshotLimitExceeded { .. }
                 | Self::GigabytesQuotaExceeded { .. }

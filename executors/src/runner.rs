@@ -17,6 +17,7 @@
 
 pub mod limits;
 
+mod exports;
 mod ledger;
 mod orders;
 mod pools;
@@ -133,7 +134,13 @@ impl Runner {
         let reporting = tokio::spawn(stop_reporting.clone().run_until_cancelled_owned(pools.run()));
         let registering = tokio::spawn(cancel.clone().run_until_cancelled_owned({
             let ledger = Arc::clone(&ledger);
-            async move { ledger.register().await }
+            let exporter = desk.backend.exporter();
+            async move {
+                ledger.register().await;
+                if let Some(exporter) = exporter {
+                    exports::watch(exporter, ledger).await;
+                }
+            }
         }));
 
         let orders = TaskTracker::new();

@@ -169,7 +169,11 @@ async fn answers_wait_for_the_block_that_they_rest_on() {
     let again = submission(member(), Command::CreateVolume(content.clone()));
     let extend = submission(
         member(),
-        Command::ExtendVolume { volume: content.volume, to: tephra_domain::units::SizeGib::new(2).unwrap() },
+        Command::ExtendVolume {
+            volume: content.volume,
+            to: tephra_domain::units::SizeGib::new(2).unwrap(),
+            online: false,
+        },
     );
     let mut answers = all_at_once(&running, vec![create, again, extend]).await.into_iter();
     position(answers.next().unwrap());

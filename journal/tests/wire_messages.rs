@@ -9,18 +9,19 @@ use std::sync::Arc;
 
 use support::{member, pool_stats, register_backend, submission, uuid};
 use tephra_domain::actor::Actor;
+use tephra_domain::attachment::{AttachMode, Connector};
 use tephra_domain::command::{
-    CleanObject, Command, CreateSnapshot, CreateVolume, CreateVolumeType, ManageSnapshot, ManageVolume,
-    MetadataChange, VolumeTypeRef,
+    AttachVolume, CleanObject, Command, CreateAttachment, CreateSnapshot, CreateVolume, CreateVolumeType,
+    ManageSnapshot, ManageVolume, MetadataChange, VolumeTypeRef,
 };
 use tephra_domain::drift::FoundKind;
 use tephra_domain::effect::{
-    BackendObject, Direction, DueEffect, Effect, EffectKey, Failure, FailureKind, Outcome,
+    BackendObject, Direction, DueEffect, Effect, EffectKey, Export, Failure, FailureKind, Outcome,
 };
 use tephra_domain::event::{Commit, Event, Idempotency};
 use tephra_domain::ids::{
-    BackendName, CommandId, DebtId, IdempotencyKey, OperationId, PoolId, PoolName, Position, ProjectId,
-    RequestId, SnapshotId, VolumeId, VolumeTypeId, ZoneName,
+    AttachmentId, BackendName, CommandId, DebtId, IdempotencyKey, OperationId, PoolId, PoolName, Position,
+    ProjectId, RequestId, SnapshotId, VolumeId, VolumeTypeId, ZoneName,
 };
 use tephra_domain::quota::QuotaResource;
 use tephra_domain::rejection::Rejection;
@@ -85,7 +86,7 @@ fn commands() -> Vec<Command> {
             metadata: values(),
         })),
         Command::DeleteVolume { volume: volume(), cascade: true, force: false },
-        Command::ExtendVolume { volume: volume(), to: size(300) },
+        Command::ExtendVolume { volume: volume(), to: size(300), online: false },
         Command::RevertVolume { volume: volume(), snapshot: Some(snapshot()) },
         Command::RecoverVolume { volume: volume() },
         Command::UpdateVolume {
@@ -193,6 +194,82 @@ fn later_commands() -> Vec<Command> {
     ]
 }
 
+fn attachment() -> AttachmentId {
+    AttachmentId::from_uuid(uuid(0xa))
+}
+
+fn connector() -> Connector {
+    Connector {
+        host: Some("compute-1".into()),
+        initiator: Some("iqn.1993-08.org.debian:01:abc".into()),
+        ip: Some("192.0.2.7".into()),
+        mountpoint: Some("/dev/vdb".into()),
+        multipath: true,
+        enforce_multipath: false,
+    }
+}
+
+fn attachment_commands() -> Vec<Command> {
+    let (volume, attachment) = (volume(), attachment());
+    let mode = Some(AttachMode::ReadOnly);
+    vec![
+        Command::CreateAttachment(Box::new(CreateAttachment {
+            volume,
+            attachment,
+            instance: Some("server".into()),
+            mode,
+            connector: Some(connector()),
+            connector_mode: Some(AttachMode::ReadWrite),
+        })),
+        Command::UpdateAttachment { volume, attachment, connector: connector(), mode },
+        Command::CompleteAttachment { volume, attachment },
+        Command::DeleteAttachment { volume, attachment },
+        Command::ReserveVolume { volume },
+        Command::UnreserveVolume { volume },
+        Command::BeginDetaching { volume },
+        Command::RollDetaching { volume },
+        Command::InitializeConnection { volume, attachment, connector: connector(), mode: None },
+        Command::TerminateConnection { volume, connector: Some(connector()) },
+        Command::TerminateConnection { volume, connector: None },
+        Command::AttachVolume(Box::new(AttachVolume {
+            volume,
+            attachment,
+            instance: Some("server".into()),
+            host: Some("compute-1".into()),
+            mountpoint: "/dev/vdc".into(),
+            mode: AttachMode::ReadWrite,
+        })),
+        Command::DetachVolume { volume, attachment: Some(attachment), force: true },
+        Command::DetachAll { volume },
+        Command::ExtendVolume { volume, to: size(301), online: true },
+        Command::RestoreExports { backend: BackendName::new("b"), after: Some(volume) },
+    ]
+}
+
+fn attachment_rejections() -> Vec<Rejection> {
+    let (volume, attachment) = (volume(), attachment());
+    vec![
+        Rejection::AttachmentNotFound { attachment },
+        Rejection::AttachmentExists { attachment },
+        Rejection::VolumeHasAttachments,
+        Rejection::VolumeInErrorNotAttachable { volume, status: "error" },
+        Rejection::VolumeInErrorNotConnectable { volume, status: "error" },
+        Rejection::VolumeNotReservable { volume, status: "in-use", multiattach: false },
+        Rejection::VolumeNotReservableByAction { status: "in-use", multiattach: true },
+        Rejection::VolumeNotDetachable,
+        Rejection::VolumeNotConnectable { status: "deleting" },
+        Rejection::VolumeInMaintenance { verb: "attached" },
+        Rejection::VolumeConnectionInMaintenance,
+        Rejection::VolumeAlreadyAttached,
+        Rejection::AttachModeInvalid { volume, mode: "rw" },
+        Rejection::AttachmentNotNamed,
+        Rejection::AttachmentBusy { attachment, status: "attaching" },
+        Rejection::DuplicateConnectors { volume },
+        Rejection::ConnectorIncomplete { missing: "initiator" },
+        Rejection::ReadonlyNeedsAvailable { volume, status: "in-use" },
+    ]
+}
+
 /// Rejections that came later.
 fn later_rejections() -> Vec<Rejection> {
     vec![
@@ -212,7 +289,7 @@ fn submitted(command: Command) -> Submission {
 
 #[test]
 fn every_command_arrives_as_it_was_sent() {
-    for command in commands().into_iter().chain(later_commands()) {
+    for command in commands().into_iter().chain(later_commands()).chain(attachment_commands()) {
         let sent = submitted(command);
         let arrived = decode_submission(&encode_submission(&sent)).unwrap();
         assert_eq!(format!("{arrived:?}"), format!("{sent:?}"));
@@ -240,6 +317,8 @@ fn every_effect_arrives_as_it_was_sent() {
         Effect::Verify { object: snapshot, size: size(6) },
         Effect::Adopt { object: volume, from: "legacy.img".into(), size: Some(size(7)) },
         Effect::Disown { object: snapshot, to: "unmanaged".into() },
+        Effect::ExportVolume { volume, export: Export::of(attachment(), &connector(), AttachMode::ReadOnly) },
+        Effect::UnexportVolume { volume, attachment: attachment() },
     ];
     for effect in effects {
         let pool = PoolId { backend: BackendName::new("b"), pool: PoolName::new("p") };
@@ -279,7 +358,7 @@ fn rejections() -> Vec<Rejection> {
 
 #[test]
 fn rejections_arrive_with_their_code_and_their_words() {
-    for sent in rejections().into_iter().chain(later_rejections()) {
+    for sent in rejections().into_iter().chain(later_rejections()).chain(attachment_rejections()) {
         match decode_answer(&encode_answer(&Err(SubmitError::Rejected(sent.clone())))).unwrap() {
             Err(SubmitError::Rejected(arrived)) => {
                 assert_eq!(arrived, sent);
@@ -390,6 +469,12 @@ fn version_1_has_these_bytes() {
         all.extend(encode_answer(&Err(SubmitError::Rejected(rejection))));
     }
     all.extend(encode_answer(&too_large()));
+    for command in attachment_commands() {
+        all.extend(encode_submission(&submitted(command)));
+    }
+    for rejection in attachment_rejections() {
+        all.extend(encode_answer(&Err(SubmitError::Rejected(rejection))));
+    }
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/messages-v1.hex");
     let text: String = hex::encode(&all).as_bytes().chunks(100).fold(String::new(), |mut text, line| {
         text.push_str(std::str::from_utf8(line).unwrap());

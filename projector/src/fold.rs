@@ -91,6 +91,7 @@ impl Fold {
         self.ledger.merge();
         for id in &batch.volumes {
             self.ledger.volumes.remove(id);
+            self.ledger.exported.remove(id);
         }
         for id in &batch.snapshots {
             self.ledger.snapshots.remove(id);

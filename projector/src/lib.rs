@@ -7,6 +7,7 @@
 //! [`reactors`] follow the log and tell others. [`render`] has the ledger's words for people and programs, in which all readers are answered.
 
 pub mod as_of;
+pub mod attachments;
 mod drift;
 pub mod error;
 pub mod events;

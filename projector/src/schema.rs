@@ -45,6 +45,11 @@ pub const VOLUME_INDEX: Index = Index("volume_index");
 /// (order, scope, field, created, id); see [`crate::listed`]
 pub const SNAPSHOT_INDEX: Index = Index("snapshot_index");
 
+/// attachment id → volume id
+pub const ATTACHMENTS: Rows = Rows("attachments");
+/// (scope or instance, created, attachment id); see [`crate::attachments`]
+pub const ATTACHMENT_INDEX: Index = Index("attachment_index");
+
 /// scope → how many volumes, their GiB, how many snapshots
 pub const TOTALS: Rows = Rows("totals");
 /// (scope, key, value) → how many volumes have this metadata
@@ -84,6 +89,7 @@ pub const ALL_ROWS: &[Rows] = &[
     META,
     VOLUMES,
     SNAPSHOTS,
+    ATTACHMENTS,
     TOTALS,
     METADATA,
     VOLUME_TYPES,
@@ -99,4 +105,4 @@ pub const ALL_ROWS: &[Rows] = &[
     BLOCKS,
 ];
 /// Every table of keys.
-pub const ALL_INDEXES: &[Index] = &[VOLUME_INDEX, SNAPSHOT_INDEX, OPERATION_INDEX, HISTORY];
+pub const ALL_INDEXES: &[Index] = &[VOLUME_INDEX, SNAPSHOT_INDEX, ATTACHMENT_INDEX, OPERATION_INDEX, HISTORY];

@@ -168,7 +168,7 @@ impl Views {
         load_small_tables(&txn, &mut ledger)?;
         for row in RowTable::open(&txn, schema::VOLUMES)?.all::<Volume>()? {
             let (_, row) = row?;
-            ledger.volumes.insert(row.id, row);
+            ledger.load_volume(row);
         }
         for row in RowTable::open(&txn, schema::SNAPSHOTS)?.all::<Snapshot>()? {
             let (_, row) = row?;

@@ -11,6 +11,7 @@ use tephra_domain::table::Change;
 use tephra_domain::volume::Volume;
 use tephra_journal::log::Block;
 
+use crate::attachments::write_attachments;
 use crate::error::ViewsError;
 use crate::fold::{Batch, Fold};
 use crate::key::{self, Key};
@@ -73,7 +74,7 @@ impl Views {
     }
 }
 
-fn write_rows<'a, K: AsRef<[u8]>, R: Row + 'a>(
+pub(crate) fn write_rows<'a, K: AsRef<[u8]>, R: Row + 'a>(
     txn: &WriteTransaction,
     rows: Rows,
     changes: impl Iterator<Item = (K, Option<&'a R>)>,
@@ -93,7 +94,7 @@ fn write_rows<'a, K: AsRef<[u8]>, R: Row + 'a>(
     Ok(())
 }
 
-fn write_entries<'a>(
+pub(crate) fn write_entries<'a>(
     txn: &WriteTransaction,
     index: Index,
     entries: impl Iterator<Item = (&'a Key, bool)>,
@@ -138,6 +139,7 @@ fn write_listed<'a, K: 'a, R: Listed + PartialEq + 'a>(
 
 fn write_ledger(txn: &WriteTransaction, ledger: &Ledger) -> Result<(), ViewsError> {
     write_listed(txn, ledger.volumes.changes())?;
+    write_attachments(txn, ledger.volumes.changes())?;
     write_listed(txn, ledger.snapshots.changes())?;
     let types = ledger.volume_types.changes().map(|(id, _, row)| (id.as_uuid().into_bytes(), row));
     write_rows(txn, schema::VOLUME_TYPES, types)?;

@@ -175,7 +175,14 @@ fn command(world: &mut World, one: Move) -> Option<(Actor, Command)> {
             )
         }
         16 => (admin, Command::DeleteSnapshot { snapshot: snapshot?, force: how.is_multiple_of(5) }),
-        17 => (admin, Command::ExtendVolume { volume: volume?, to: gib(2 + u32::from(how % 5)) }),
+        17 => (
+            admin,
+            Command::ExtendVolume {
+                volume: volume?,
+                to: gib(2 + u32::from(how % 5)),
+                online: how.is_multiple_of(2),
+            },
+        ),
         18 => {
             let latest = world.ledger.volumes.get(&volume?)?.snapshots.last().copied();
             (admin, Command::RevertVolume { volume: volume?, snapshot: latest })

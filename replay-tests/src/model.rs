@@ -364,7 +364,7 @@ impl State {
             }))
         };
         match ask {
-            Ask::Extend => Command::ExtendVolume { volume, to: gib(2) },
+            Ask::Extend => Command::ExtendVolume { volume, to: gib(2), online: false },
             Ask::Snapshot => Command::CreateSnapshot(Box::new(CreateSnapshot {
                 snapshot: SnapshotId::from_uuid(fresh),
                 volume,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
-use tephra_domain::ids::{ImageId, PoolId};
+use tephra_domain::ids::{AttachmentId, ImageId, PoolId};
 use tephra_domain::units::SizeGib;
 
 /// What an object holds.
@@ -28,6 +28,8 @@ pub struct SimBackend {
     pub objects: BTreeMap<(PoolId, BackendObject), Contents>,
     /// What exists under names that are none of ours.
     pub strangers: BTreeMap<(PoolId, Box<str>), Contents>,
+    /// What hosts can reach, and the size that they see.
+    pub exports: BTreeMap<(PoolId, AttachmentId), (BackendObject, SizeGib)>,
 }
 
 impl SimBackend {
@@ -107,6 +109,15 @@ impl SimBackend {
                         put(*object, contents)
                     }
                 }
+            }
+            Effect::ExportVolume { volume, export } => {
+                let contents = self.existing(pool, *volume)?;
+                self.exports.insert((pool.clone(), export.attachment), (*volume, contents.size));
+                return Ok(());
+            }
+            Effect::UnexportVolume { attachment, .. } => {
+                self.exports.remove(&(pool.clone(), *attachment));
+                return Ok(());
             }
             Effect::Disown { object, to } => {
                 if let Some(contents) = self.objects.remove(&(pool.clone(), *object)) {

@@ -105,7 +105,7 @@ impl Walk {
             }
             3 => {
                 let Some(volume) = self.any_volume() else { return };
-                Command::ExtendVolume { volume, to: gib(self.random.u32(1..8)) }
+                Command::ExtendVolume { volume, to: gib(self.random.u32(1..8)), online: self.random.bool() }
             }
             4 | 5 => {
                 let Some(volume) = self.any_volume() else { return };

@@ -1,20 +1,22 @@
 //! A whole control plane in memory, one call at a time: commands go in, effects come out, and the
 //! history is kept. Time and ids are the world's own, so that the same calls give the same history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tephra_domain::actor::{Actor, Role};
+use tephra_domain::attachment::{AttachmentState, Connector};
 use tephra_domain::backend::BackendDescription;
 use tephra_domain::command::{
-    Command, Context, CreateSnapshot, CreateVolume, CreateVolumeType, ManageSnapshot, ManageVolume,
+    Command, Context, CreateAttachment, CreateSnapshot, CreateVolume, CreateVolumeType, ManageSnapshot,
+    ManageVolume,
 };
 use tephra_domain::decide::{Verdict, submit};
 use tephra_domain::effect::{BackendObject, DueEffect, EffectKey, Failure, Outcome};
 use tephra_domain::event::Commit;
 use tephra_domain::evolve::apply_commit;
 use tephra_domain::ids::{
-    BackendName, CommandId, OperationId, PoolId, PoolName, Position, ProjectId, RequestId, SnapshotId,
-    UserId, VolumeId, ZoneName,
+    AttachmentId, BackendName, CommandId, OperationId, PoolId, PoolName, Position, ProjectId, RequestId,
+    SnapshotId, UserId, VolumeId, ZoneName,
 };
 use tephra_domain::ledger::Ledger;
 use tephra_domain::quota::{Usage, UsageCount};
@@ -22,7 +24,7 @@ use tephra_domain::rejection::Rejection;
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::snapshot::SnapshotState;
 use tephra_domain::units::{SizeGib, Timestamp};
-use tephra_domain::volume::{VolumeSource, VolumeState};
+use tephra_domain::volume::{Volume, VolumeSource, VolumeState};
 use tephra_domain::volume_type::{DEFAULT_TYPE_ID, DEFAULT_TYPE_NAME};
 use uuid::Uuid;
 
@@ -349,6 +351,24 @@ impl World {
         (id, Command::ManageSnapshot(Box::new(manage)))
     }
 
+    /// Begins to connect a volume to a server, with an export of its own.
+    ///
+    /// # Panics
+    /// If that is refused.
+    pub fn connect(&mut self, volume: VolumeId) -> AttachmentId {
+        let attachment = AttachmentId::from_uuid(self.fresh());
+        let connector = Connector { host: Some("host".into()), ..Connector::default() };
+        self.must(Command::CreateAttachment(Box::new(CreateAttachment {
+            volume,
+            attachment,
+            instance: Some(attachment.to_string().into()),
+            mode: None,
+            connector: Some(connector),
+            connector_mode: None,
+        })));
+        attachment
+    }
+
     /// A volume's status.
     pub fn volume_state(&self, id: VolumeId) -> VolumeState {
         self.ledger.volumes.get(&id).map_or(VolumeState::Absent, |volume| volume.status.state())
@@ -431,9 +451,55 @@ impl World {
                 expected.push((snapshot.pool.clone(), object));
             }
         }
+        self.check_exports();
         expected.sort();
         let actual: Vec<_> = self.storage.objects.keys().cloned().collect();
         assert_eq!(actual, expected, "objects on backends against ledger and held debts");
+    }
+
+    /// Exports are what attachments say; where one failed, it may be there or not.
+    fn check_exports(&self) {
+        let mut unsure = BTreeSet::new();
+        let mut expected = BTreeSet::new();
+        for (_, volume) in self.ledger.volumes.sorted() {
+            for attachment in volume.attachments.iter().filter(|attachment| attachment.has_export()) {
+                let Some(pool) = &volume.pool else { continue };
+                let entry = (pool.clone(), attachment.id);
+                match attachment.status.state() {
+                    AttachmentState::ErrorAttaching | AttachmentState::ErrorDetaching => {
+                        unsure.insert(entry);
+                    }
+                    AttachmentState::Absent
+                    | AttachmentState::Reserved
+                    | AttachmentState::Connecting
+                    | AttachmentState::Attaching
+                    | AttachmentState::Attached
+                    | AttachmentState::Disconnecting => {
+                        expected.insert(entry);
+                    }
+                }
+            }
+        }
+        let actual: BTreeSet<_> = self.storage.exports.keys().cloned().collect();
+        let actual: BTreeSet<_> = actual.difference(&unsure).cloned().collect();
+        assert_eq!(actual, expected, "exports on backends against attachments");
+    }
+
+    fn check_attachments(&self, volume: &Volume) {
+        for attachment in &volume.attachments {
+            let state = attachment.status.state();
+            let operation = attachment.status.operation();
+            let open = operation.is_some_and(|op| self.ledger.operations.contains_key(&op));
+            assert_eq!(state.is_transitional(), open, "attachment {} is {}", attachment.id, state.as_str());
+        }
+        let used = Volume::use_of(volume.attachments.iter());
+        let state = volume.status.state();
+        if state == VolumeState::Available {
+            assert_eq!(used, VolumeState::Available, "{volume:?}");
+        }
+        assert!(state != VolumeState::InUse || !volume.attachments.is_empty(), "{volume:?}");
+        assert!(state != VolumeState::Deleting || !volume.is_held(), "{volume:?}");
+        assert_eq!(self.ledger.exported.contains_key(&volume.id), volume.has_exports(), "{volume:?}");
     }
 
     fn check_statuses_have_operations(&self) {
@@ -441,6 +507,7 @@ impl World {
             let state = volume.status.state();
             let open = volume.status.operation().is_some_and(|op| self.ledger.operations.contains_key(&op));
             assert_eq!(state.is_transitional(), open, "volume {id} is {}", state.as_str());
+            self.check_attachments(volume);
         }
         for (id, snapshot) in self.ledger.snapshots.sorted() {
             let state = snapshot.status.state();

@@ -109,7 +109,14 @@ async fn actions_on_volumes_are_refused_in_cinders_words() {
         (json!([]), malformed.clone()),
         (json!("os-extend"), malformed.clone()),
         (json!({"os-extend": {"new_size": 3}, "revert": {}}), malformed),
-        (json!({"os-attach": {"mountpoint": "/dev/vdb"}}), no_action("os-attach")),
+        (
+            json!({"os-attach": {"mountpoint": "/dev/vdb"}}),
+            invalid(
+                "os-attach",
+                "{'mountpoint': '/dev/vdb'}",
+                "'instance_uuid' or 'host_name' is a required property",
+            ),
+        ),
         (json!({"os-retype": {"new_type": "gold"}}), no_action("os-retype")),
         (json!({"explode": null}), no_action("explode")),
         (json!({"os-extend": null}), invalid("os-extend", "None", "None is not of type 'object'")),
@@ -143,7 +150,7 @@ async fn actions_on_volumes_are_refused_in_cinders_words() {
             json!({"os-reset_status": {"attach_status": "loose"}}),
             "Volume attach status: loose is invalid, valid statuses are: ('attached', 'detached').".into(),
         ),
-        (json!({"os-reset_status": {"attach_status": "attached"}}), "Attaching volumes is not supported yet.".into()),
+        (json!({"os-reset_status": {"attach_status": "attached"}}), "Invalid input received: attach_status 'attached' cannot be set by hand: it belongs to attachments.".into()),
     ];
     let action = format!("/volumes/{id}/action");
     for (body, message) in cases {

@@ -5,16 +5,18 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use tephra_domain::effect::{BackendObject, Effect};
-use tephra_domain::ids::{DebtId, OperationId, SnapshotId, VolumeId};
+use tephra_domain::attachment::AttachMode;
+use tephra_domain::effect::{BackendObject, Effect, Export};
+use tephra_domain::ids::{AttachmentId, DebtId, OperationId, SnapshotId, VolumeId};
 use tephra_domain::operation::{IfItFails, IfUndoFails, Step};
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
-    ObjectClean, OperationKind, SnapshotCreate, SnapshotDelete, SnapshotManage, SnapshotUnmanage,
-    StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend, VolumeManage, VolumeRecover, VolumeRevert,
-    VolumeUnmanage, object_clean, snapshot_create, snapshot_delete, snapshot_manage, snapshot_unmanage,
-    status_verify, volume_create, volume_delete, volume_extend, volume_manage, volume_recover, volume_revert,
-    volume_unmanage,
+    AttachmentConnect, AttachmentDisconnect, ExportRestore, ObjectClean, OperationKind, SnapshotCreate,
+    SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
+    VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage, attachment_connect,
+    attachment_disconnect, export_restore, object_clean, snapshot_create, snapshot_delete, snapshot_manage,
+    snapshot_unmanage, status_verify, volume_create, volume_delete, volume_extend, volume_extend_attached,
+    volume_manage, volume_recover, volume_revert, volume_unmanage,
 };
 use tephra_replay_tests::docs::{check_document, repository};
 use tephra_replay_tests::world::{gib, pool};
@@ -24,6 +26,12 @@ const VOLUME: VolumeId = VolumeId::from_uuid(Uuid::from_u128(1));
 const SOURCE: VolumeId = VolumeId::from_uuid(Uuid::from_u128(2));
 const SNAPSHOT: SnapshotId = SnapshotId::from_uuid(Uuid::from_u128(3));
 const OPERATION: OperationId = OperationId::from_uuid(Uuid::from_u128(4));
+
+const ATTACHMENT: AttachmentId = AttachmentId::from_uuid(Uuid::from_u128(5));
+
+const fn export() -> Export {
+    Export { attachment: ATTACHMENT, initiator: None, address: None, mode: AttachMode::ReadWrite }
+}
 
 fn describe(effect: &Effect) -> String {
     let short = |object: BackendObject| match object {
@@ -58,6 +66,7 @@ fn table<P>(name: &str, title: &str, steps: &[Step<P>], samples: &[P]) -> String
             }
             IfItFails::Undo => "undo",
             IfItFails::OweCleanup => "owe cleanup, go on",
+            IfItFails::GoOn => "go on",
         };
         let undo_fails = match (undo.is_some(), step.if_undo_fails) {
             (false, _) => "",
@@ -238,6 +247,45 @@ fn the_step_tables_are_true() {
                     },
                     ObjectClean { pool: one(), name: "stray".into(), object: safety },
                 ],
+            ),
+        ),
+        (
+            "volume_extend_attached",
+            table(
+                "volume_extend_attached",
+                "Grows a volume while servers use it. What an export does not show yet is a failure on record.",
+                volume_extend_attached::STEPS,
+                &[VolumeExtendAttached {
+                    extend: VolumeExtend { volume: VOLUME, pool: one(), from: gib(1), to: gib(2) },
+                    exports: vec![export()],
+                }],
+            ),
+        ),
+        (
+            "attachment_connect",
+            table(
+                "attachment_connect",
+                "Makes the export of an attachment. If it fails, the attachment is `error_attaching`.",
+                attachment_connect::STEPS,
+                &[AttachmentConnect { volume: VOLUME, pool: one(), export: export() }],
+            ),
+        ),
+        (
+            "attachment_disconnect",
+            table(
+                "attachment_disconnect",
+                "Removes the export of an attachment. If it fails, the attachment is `error_detaching`.",
+                attachment_disconnect::STEPS,
+                &[AttachmentDisconnect { volume: VOLUME, pool: one(), attachment: ATTACHMENT, keep: false }],
+            ),
+        ),
+        (
+            "export_restore",
+            table(
+                "export_restore",
+                "Makes an export again that its host has lost. No status changes.",
+                export_restore::STEPS,
+                &[ExportRestore { volume: VOLUME, pool: one(), export: export() }],
             ),
         ),
     ];

@@ -6,8 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use tephra_domain::attachment::{
+    self, AttachMode, Attachment, AttachmentEvent, AttachmentEventKind, AttachmentState, AttachmentStatus,
+    Connector,
+};
 use tephra_domain::effect::{Failure, FailureKind};
-use tephra_domain::ids::{OperationId, SnapshotId};
+use tephra_domain::ids::{AttachmentId, OperationId, SnapshotId};
 use tephra_domain::scheduler::PlacementDecision;
 use tephra_domain::snapshot::{self, SnapshotEvent, SnapshotEventKind, SnapshotState, SnapshotStatus};
 use tephra_domain::units::Timestamp;
@@ -61,6 +65,7 @@ fn volume_events() -> Vec<VolumeEvent> {
         events.push(VolumeEvent::UnmanageFailed { operation, failure: failure(), restored });
     }
     events.extend(VolumeState::ALL.iter().map(|to| VolumeEvent::StatusReset { to: *to }));
+    events.extend(volume::USES.iter().map(|to| VolumeEvent::UseChanged { to: *to }));
     events
 }
 
@@ -87,7 +92,11 @@ fn volume_statuses(state: VolumeState) -> Vec<VolumeStatus> {
         | VolumeState::ErrorRestoring
         | VolumeState::ErrorManaging
         | VolumeState::ErrorBackingUp
-        | VolumeState::Maintenance => VolumeStatus::at_rest(state).into_iter().collect(),
+        | VolumeState::Maintenance
+        | VolumeState::Reserved
+        | VolumeState::Attaching
+        | VolumeState::InUse
+        | VolumeState::Detaching => VolumeStatus::at_rest(state).into_iter().collect(),
     }
 }
 
@@ -206,6 +215,68 @@ fn a_snapshot_goes_exactly_where_its_table_says() {
     }
 }
 
+const ATTACHMENT: AttachmentId = AttachmentId::from_uuid(Uuid::from_u128(3));
+
+fn attachment_events() -> Vec<AttachmentEvent> {
+    let operation = OPERATION;
+    let (connector, mode) = (Connector::default(), AttachMode::ReadWrite);
+    let failure = || failure(FailureKind::BackendError);
+    vec![
+        AttachmentEvent::Reserved { instance: None, mode: None },
+        AttachmentEvent::ConnectAccepted { operation, connector, mode },
+        AttachmentEvent::Connected,
+        AttachmentEvent::ConnectFailed { operation, failure: failure(), restored: true },
+        AttachmentEvent::ConnectFailed { operation, failure: failure(), restored: false },
+        AttachmentEvent::Attached { instance: None, host: None, mountpoint: None, mode },
+        AttachmentEvent::Completed,
+        AttachmentEvent::DisconnectAccepted { operation },
+        AttachmentEvent::Disconnected,
+        AttachmentEvent::DisconnectFailed { operation, failure: failure() },
+        AttachmentEvent::Deleted,
+    ]
+}
+
+fn attachment_status(state: AttachmentState) -> Option<AttachmentStatus> {
+    let operation = OPERATION;
+    match state {
+        AttachmentState::Absent => None,
+        AttachmentState::Reserved => Some(AttachmentStatus::Reserved),
+        AttachmentState::Connecting => Some(AttachmentStatus::Connecting { operation }),
+        AttachmentState::Attaching => Some(AttachmentStatus::Attaching),
+        AttachmentState::Attached => Some(AttachmentStatus::Attached),
+        AttachmentState::Disconnecting => {
+            Some(AttachmentStatus::Disconnecting { operation, from: AttachmentState::Attached })
+        }
+        AttachmentState::ErrorAttaching => Some(AttachmentStatus::ErrorAttaching),
+        AttachmentState::ErrorDetaching => Some(AttachmentStatus::ErrorDetaching),
+    }
+}
+
+#[test]
+fn an_attachment_goes_exactly_where_its_table_says() {
+    let mut taken: BTreeSet<(AttachmentState, AttachmentEventKind, AttachmentState)> = BTreeSet::new();
+    for from in AttachmentState::ALL {
+        let Some(status) = attachment_status(*from) else { continue };
+        for event in attachment_events() {
+            let mut row = Attachment::reserved(ATTACHMENT, Timestamp(0), None, None);
+            row.status = status.clone();
+            let before = row.clone();
+            match row.apply(Timestamp(1), &event) {
+                Ok(stays) => {
+                    let to = if stays { row.status.state() } else { AttachmentState::Absent };
+                    assert!(attachment::is_transition(*from, event.kind(), to), "{from:?} {event:?} {to:?}");
+                    taken.insert((*from, event.kind(), to));
+                }
+                Err(_) => assert_eq!(row, before, "what is refused changes nothing: {from:?} {event:?}"),
+            }
+        }
+    }
+    taken.insert((AttachmentState::Absent, AttachmentEventKind::Reserved, AttachmentState::Reserved));
+    for row in attachment::TRANSITIONS {
+        assert!(taken.contains(row), "nothing takes {row:?}");
+    }
+}
+
 fn diagram<S: Copy + Ord, K: std::fmt::Debug>(
     rows: &[(S, K, S)],
     absent: S,
@@ -225,4 +296,6 @@ fn the_state_diagrams_are_true() {
     check_document("docs/states/volume.mmd", &volumes);
     let snapshots = diagram(snapshot::TRANSITIONS, SnapshotState::Absent, SnapshotState::as_str);
     check_document("docs/states/snapshot.mmd", &snapshots);
+    let attachments = diagram(attachment::TRANSITIONS, AttachmentState::Absent, AttachmentState::as_str);
+    check_document("docs/states/attachment.mmd", &attachments);
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_BACKEND, LvmSection, RbdSection, is_reserved, refuse};
+use super::{DEFAULT_BACKEND, IscsiSection, LvmSection, RbdSection, is_reserved, refuse};
 use crate::failure::CommandResult;
 
 /// One of `[[backends]]`.
@@ -42,6 +42,9 @@ pub struct BackendConfig {
     /// `rbd`: its pools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rbd: Option<RbdSection>,
+    /// Exports volumes over iSCSI, by a tgtd on the executor's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iscsi: Option<IscsiSection>,
 }
 
 fn default_zone() -> String {
@@ -75,6 +78,7 @@ impl BackendConfig {
             parallelism: default_parallelism(),
             lvm: None,
             rbd: None,
+            iscsi: None,
         }
     }
 }
@@ -117,6 +121,7 @@ pub fn check_backend(backend: &BackendConfig, key: &impl Fn(&str) -> String) -> 
     }
     check_lvm(backend, key)?;
     check_rbd(backend, key)?;
+    check_iscsi(backend, key)?;
     match (backend.driver, &backend.export) {
         (Driver::Nfs, None) => Err(refuse(&key("export"), "the driver `nfs` needs it: `server:/path`")),
         (Driver::Directory | Driver::Lvm | Driver::Rbd, Some(_)) => {
@@ -163,6 +168,24 @@ fn check_rbd(backend: &BackendConfig, key: &impl Fn(&str) -> String) -> CommandR
             None => return Ok(()),
         },
         (Driver::Directory | Driver::Nfs | Driver::Lvm, None) => return Ok(()),
+    };
+    Err(refuse(&key(&refused), reason))
+}
+
+fn check_iscsi(backend: &BackendConfig, key: &impl Fn(&str) -> String) -> CommandResult {
+    let Some(iscsi) = &backend.iscsi else { return Ok(()) };
+    let (refused, reason) = match backend.driver {
+        Driver::Nfs => {
+            ("iscsi".to_owned(), "clients mount what the driver `nfs` keeps; it is not exported besides")
+        }
+        Driver::Rbd => (
+            "iscsi".to_owned(),
+            "clients reach what the driver `rbd` keeps by themselves; it is not exported besides",
+        ),
+        Driver::Directory | Driver::Lvm => match iscsi.refused() {
+            Some((name, reason)) => (format!("iscsi.{name}"), reason),
+            None => return Ok(()),
+        },
     };
     Err(refuse(&key(&refused), reason))
 }

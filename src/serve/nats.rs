@@ -33,6 +33,7 @@ use crate::failure::{CommandError, CommandResult, Exit};
 use crate::files::{SoundViews, open_views, views_file};
 use crate::output::Output;
 use crate::roles::{RoleKind, Roles};
+use crate::secrets::master_key;
 
 /// The pause before something is tried again that was not there.
 const PATIENT_PAUSE: Duration = Duration::from_millis(500);
@@ -122,6 +123,7 @@ impl<'a> NatsStage<'a> {
                 auth,
                 warning: ledger.warning,
                 images: catalog(open_store(self.config)?),
+                key: master_key(self.config)?,
             };
             start_api(self.config, listener, parts, roles);
         }
@@ -210,7 +212,7 @@ impl<'a> NatsStage<'a> {
         images: Option<Arc<Images>>,
         roles: &mut Roles,
     ) -> CommandResult {
-        let opened = open_backend(self.config, backend).await?;
+        let opened = open_backend(self.config, backend, master_key(self.config)?.as_ref()).await?;
         let name = BackendName::new(&*backend.name);
         let queue =
             JetStreamQueue::open_to_take(&self.client, &self.nats, order_queue(), CancellationToken::new())

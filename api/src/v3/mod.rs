@@ -1,6 +1,8 @@
 //! Cinder's v3 API: one file per resource.
 
 mod action;
+mod attach_actions;
+pub mod attachments;
 pub mod availability_zones;
 pub mod extensions;
 pub mod limits;
@@ -31,6 +33,7 @@ use crate::state::AppState;
 /// The routes below `/v3`, which all exist below `/v3/{project_id}` too.
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
+        .merge(attachments::routes())
         .merge(availability_zones::routes())
         .merge(extensions::routes())
         .merge(limits::routes())

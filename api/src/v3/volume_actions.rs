@@ -2,7 +2,9 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde_json::Value;
+use tephra_domain::attachment::AttachmentState;
 use tephra_domain::command::Command;
 use tephra_domain::ids::{SnapshotId, VolumeId};
 use tephra_domain::volume::VolumeState;
@@ -10,6 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::action::{name_of, not_resettable, tuple, unknown};
+use super::attach_actions;
 use super::wire::check::Object;
 use super::wire::requests::VolumeActionBody;
 use crate::auth::Identity;
@@ -18,6 +21,8 @@ use crate::microversion::Microversion;
 use crate::request::{InPath, JsonBody};
 use crate::state::AppState;
 
+/// From here on a volume can grow while it is in use.
+const EXTEND_IN_USE: u16 = 42;
 /// From here on there is `revert`.
 const REVERT: u16 = 40;
 
@@ -65,20 +70,31 @@ async fn act(
     version: Microversion,
     InPath(volume): InPath<VolumeId>,
     body: JsonBody,
-) -> Result<StatusCode, Fault> {
+) -> Result<Response, Fault> {
     let (name, json) = name_of(&body)?;
+    if let Some(done) =
+        attach_actions::act(&state, &identity, body.idempotency.clone(), volume, name, json).await?
+    {
+        return Ok(done);
+    }
     let mut answer = StatusCode::ACCEPTED;
     let command = match name {
-        "os-extend" => extend(volume, json)?,
+        "os-extend" => extend(volume, json, version)?,
         "revert" => {
             version.require(REVERT)?;
             revert(&state, &identity, volume, json)?
         }
-        "os-reset_status" => match reset(&state, &identity, volume, json)? {
-            Some(to) => Command::ResetVolumeStatus { volume, to },
-            None => return Ok(answer),
-        },
         "os-unmanage" => Command::UnmanageVolume { volume },
+        "os-reset_status" => {
+            let reset = reset(&state, &identity, volume, json)?;
+            if reset.detaches {
+                state.submit(&identity, None, Command::DetachAll { volume }).await?;
+            }
+            match reset.status {
+                Some(to) => Command::ResetVolumeStatus { volume, to },
+                None => return Ok(answer.into_response()),
+            }
+        }
         "os-force_delete" => Command::DeleteVolume { volume, cascade: false, force: true },
         "os-set_bootable" => {
             answer = StatusCode::OK;
@@ -90,14 +106,14 @@ async fn act(
         name => return Err(unknown(name)),
     };
     state.submit(&identity, body.idempotency.clone(), command).await?;
-    Ok(answer)
+    Ok(answer.into_response())
 }
 
-fn extend(volume: VolumeId, json: &Value) -> Result<Command, Fault> {
+fn extend(volume: VolumeId, json: &Value, version: Microversion) -> Result<Command, Fault> {
     let fields = Object::only(json, "os-extend")?;
     let to = fields.required("new_size")?.size()?;
     fields.deny_unknown(&["new_size"])?;
-    Ok(Command::ExtendVolume { volume, to })
+    Ok(Command::ExtendVolume { volume, to, online: version.is_at_least(EXTEND_IN_USE) })
 }
 
 fn flag(json: &Value, action: &str, name: &'static str) -> Result<bool, Fault> {
@@ -124,14 +140,16 @@ fn revert(state: &AppState, identity: &Identity, volume: VolumeId, json: &Value)
     Ok(Command::RevertVolume { volume, snapshot })
 }
 
-/// The status to set; nothing if only attach or migration status are named and are so already:
-/// nothing is ever attached or migrating here.
-fn reset(
-    state: &AppState,
-    identity: &Identity,
-    volume: VolumeId,
-    json: &Value,
-) -> Result<Option<VolumeState>, Fault> {
+/// What a reset asks for.
+struct Reset {
+    /// The status to set; nothing if only attach or migration status are named.
+    status: Option<VolumeState>,
+    /// Whether all attachments are to go.
+    detaches: bool,
+}
+
+/// Reads a reset. Nothing is ever migrating here.
+fn reset(state: &AppState, identity: &Identity, volume: VolumeId, json: &Value) -> Result<Reset, Fault> {
     let fields = Object::only(json, "os-reset_status")?;
     let word = |name, kind: &str, known: &[&str]| -> Result<Option<String>, Fault> {
         let text = fields.field(name).map(|field| field.any_text()).transpose()?.flatten();
@@ -156,22 +174,30 @@ fn reset(
         ));
     }
     identity.actor.require_admin("volume_extension:volume_admin_actions:reset_status")?;
-    state.visible_volume(identity, volume)?;
-    if attach.as_deref() == Some("attached") {
-        return Err(Fault::bad_request("Attaching volumes is not supported yet."));
+    let found = state.visible_volume(identity, volume)?;
+    let is_attached = found.attachments.iter().any(|one| one.status.state() == AttachmentState::Attached);
+    if attach.as_deref() == Some("attached") && !is_attached {
+        return Err(Fault::bad_request(
+            "Invalid input received: attach_status 'attached' cannot be set by hand: it belongs to attachments.",
+        ));
     }
     if migration.is_some_and(|migration| migration != "none") {
         return Err(Fault::bad_request("Migrating volumes is not supported yet."));
     }
-    match status.as_deref() {
-        None => Ok(None),
-        Some("deleting") => Err(Fault::bad_request("Cannot reset-state to deleting")),
-        Some("in-use") => Err(Fault::bad_request(
-            "Cannot reset-state to in-use because volume does not have any attachments.",
-        )),
+    let status = match status.as_deref() {
+        None => None,
+        Some("deleting") => return Err(Fault::bad_request("Cannot reset-state to deleting")),
+        Some("in-use") if found.attachments.is_empty() => {
+            return Err(Fault::bad_request(
+                "Cannot reset-state to in-use because volume does not have any attachments.",
+            ));
+        }
+        // what is verified is then used as its attachments say
+        Some("in-use") => Some(VolumeState::Available),
         Some(status) => {
             let known = VolumeState::ALL.iter().find(|state| state.as_str() == status);
-            known.copied().map(Some).ok_or_else(|| not_resettable(status))
+            Some(known.copied().ok_or_else(|| not_resettable(status))?)
         }
-    }
+    };
+    Ok(Reset { status, detaches: attach.as_deref() == Some("detached") })
 }

@@ -1,6 +1,9 @@
 //! One file per operation: what the command checks and in which order, the events, the step table,
 //! and what its end means for the resources.
 
+pub mod attachment_connect;
+pub mod attachment_disconnect;
+pub mod export_restore;
 pub mod object_clean;
 pub mod snapshot_create;
 pub mod snapshot_delete;
@@ -10,6 +13,7 @@ pub mod status_verify;
 pub mod volume_create;
 pub mod volume_delete;
 pub mod volume_extend;
+pub mod volume_extend_attached;
 pub mod volume_manage;
 pub mod volume_recover;
 pub mod volume_revert;
@@ -21,6 +25,9 @@ use crate::ids::{OperationId, PoolId, ProjectId};
 use crate::ledger::Ledger;
 use crate::operation::{Access, Operation, OperationEvent, PlannedStep, ResourceKey};
 
+pub use attachment_connect::AttachmentConnect;
+pub use attachment_disconnect::AttachmentDisconnect;
+pub use export_restore::ExportRestore;
 pub use object_clean::ObjectClean;
 pub use snapshot_create::SnapshotCreate;
 pub use snapshot_delete::SnapshotDelete;
@@ -30,6 +37,7 @@ pub use status_verify::StatusVerify;
 pub use volume_create::VolumeCreate;
 pub use volume_delete::VolumeDelete;
 pub use volume_extend::VolumeExtend;
+pub use volume_extend_attached::VolumeExtendAttached;
 pub use volume_manage::VolumeManage;
 pub use volume_recover::VolumeRecover;
 pub use volume_revert::VolumeRevert;
@@ -64,6 +72,14 @@ pub enum OperationKind {
     SnapshotUnmanage(SnapshotUnmanage),
     /// Removes what the ledger knows nothing of.
     ObjectClean(ObjectClean),
+    /// Grows a volume that is attached.
+    VolumeExtendAttached(VolumeExtendAttached),
+    /// Makes the export of an attachment.
+    AttachmentConnect(AttachmentConnect),
+    /// Removes the export of an attachment.
+    AttachmentDisconnect(AttachmentDisconnect),
+    /// Makes an export again that its host has lost.
+    ExportRestore(ExportRestore),
 }
 
 /// What every operation says of itself. The engine needs no more than this.
@@ -85,6 +101,10 @@ trait Saga {
     /// What its failure at `step` means, once what could be undone is undone. `restored` is false
     /// if something could not, and an operator is needed.
     fn failed(&self, id: OperationId, step: u16, failure: &Failure, restored: bool) -> Vec<Event>;
+    /// What its failure means besides, which depends on what else is so now.
+    fn after_failure(&self, _ledger: &Ledger, _restored: bool) -> Vec<Event> {
+        Vec::new()
+    }
     /// What else must be let go when an operator ends it.
     fn abandoned(&self) -> Vec<Event> {
         Vec::new()
@@ -107,6 +127,10 @@ macro_rules! each {
             OperationKind::SnapshotManage($saga) => $body,
             OperationKind::SnapshotUnmanage($saga) => $body,
             OperationKind::ObjectClean($saga) => $body,
+            OperationKind::VolumeExtendAttached($saga) => $body,
+            OperationKind::AttachmentConnect($saga) => $body,
+            OperationKind::AttachmentDisconnect($saga) => $body,
+            OperationKind::ExportRestore($saga) => $body,
         }
     };
 }
@@ -127,6 +151,10 @@ impl OperationKind {
         SnapshotManage::NAME,
         SnapshotUnmanage::NAME,
         ObjectClean::NAME,
+        VolumeExtendAttached::NAME,
+        AttachmentConnect::NAME,
+        AttachmentDisconnect::NAME,
+        ExportRestore::NAME,
     ];
 
     /// Its name in the API and in documents, for example `volume_revert`.
@@ -167,6 +195,11 @@ impl OperationKind {
         each!(self, saga => saga.failed(id, step, failure, restored))
     }
 
+    /// What its failure means besides, which depends on what else is so now.
+    pub fn after_failure(&self, ledger: &Ledger, restored: bool) -> Vec<Event> {
+        each!(self, saga => saga.after_failure(ledger, restored))
+    }
+
     /// What else must be let go when an operator ends it.
     pub fn abandoned(&self) -> Vec<Event> {
         each!(self, saga => saga.abandoned())
@@ -194,7 +227,11 @@ impl OperationKind {
             | Self::VolumeUnmanage(_)
             | Self::SnapshotManage(_)
             | Self::SnapshotUnmanage(_)
-            | Self::ObjectClean(_) => None,
+            | Self::ObjectClean(_)
+            | Self::VolumeExtendAttached(_)
+            | Self::AttachmentConnect(_)
+            | Self::AttachmentDisconnect(_)
+            | Self::ExportRestore(_) => None,
         }
     }
 }

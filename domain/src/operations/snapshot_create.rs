@@ -47,8 +47,9 @@ pub const STEPS: &[Step<SnapshotCreate>] = &[Step {
     if_undo_fails: IfUndoFails::LeaveToOwner,
 }];
 
-/// Checks, in this order: role; id not taken; the volume exists and is visible; its
-/// backend is not frozen; it is available; quota (number, gigabytes, each also by type).
+/// Checks, in this order: role; id not taken; the volume exists and is visible; its backend is not
+/// frozen; it is available, or in use with `force` (the snapshot is then what a power failure would
+/// leave); quota (number, gigabytes, each also by type).
 ///
 /// # Errors
 /// The first of these that does not hold.
@@ -59,7 +60,9 @@ pub fn decide(ledger: &Ledger, command: &CreateSnapshot, ctx: &Context) -> Resul
     }
     let volume = ledger.visible_volume(command.volume, &ctx.actor)?;
     ledger.require_not_frozen(volume.pool.as_ref())?;
-    let (VolumeState::Available, Some(pool)) = (volume.status.state(), &volume.pool) else {
+    let state = volume.status.state();
+    let is_free = state == VolumeState::Available || (command.force && state == VolumeState::InUse);
+    let Some(pool) = volume.pool.as_ref().filter(|_| is_free) else {
         return Err(Rejection::VolumeNotSnapshottable {
             volume: volume.id,
             status: volume.status.wire_name(),

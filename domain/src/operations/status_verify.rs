@@ -6,7 +6,8 @@
 //!
 //! Cinder writes any status unconditionally, which can corrupt the truth. Here an error status or
 //! `maintenance` is set at once; `available` only after the backend has shown the object with its
-//! size; a transitional status never, because those belong to operations. An operation that is open
+//! size, and then the volume is used as its attachments say (`in-use` and the like cannot be set by
+//! hand); a transitional status never, because those belong to operations. An operation that is open
 //! on the resource is ended, and what it may have left behind is owed.
 
 use crate::command::Context;
@@ -20,6 +21,7 @@ use crate::snapshot::{self, SnapshotEvent, SnapshotState};
 use crate::units::SizeGib;
 use crate::volume::{self, VolumeEvent, VolumeState};
 
+use super::volume_extend_attached::used_again;
 use super::{OperationKind, Saga, open};
 
 /// The parameters of the operation.
@@ -145,7 +147,7 @@ impl Saga for StatusVerify {
         uses
     }
 
-    fn completed(&self, _ledger: &Ledger) -> Vec<Event> {
+    fn completed(&self, ledger: &Ledger) -> Vec<Event> {
         match self.object {
             BackendObject::Snapshot { snapshot, .. } => {
                 vec![Event::Snapshot(snapshot, SnapshotEvent::StatusReset { to: SnapshotState::Available })]
@@ -153,7 +155,9 @@ impl Saga for StatusVerify {
             BackendObject::Volume(volume)
             | BackendObject::SafetySnapshot { volume, .. }
             | BackendObject::TemporaryVolume { volume, .. } => {
-                vec![Event::Volume(volume, VolumeEvent::StatusReset { to: VolumeState::Available })]
+                let reset = VolumeEvent::StatusReset { to: VolumeState::Available };
+                let used = used_again(ledger, volume);
+                std::iter::once(Event::Volume(volume, reset)).chain(used).collect()
             }
         }
     }

@@ -265,7 +265,7 @@ fn usable_source(
         }
         VolumeSource::Volume(id) => {
             let volume = ledger.visible_volume(id, &ctx.actor)?;
-            if volume.status.state() != VolumeState::Available {
+            if !matches!(volume.status.state(), VolumeState::Available | VolumeState::InUse) {
                 return Err(Rejection::SourceVolumeNotUsable);
             }
             Ok(Source {

@@ -10,6 +10,7 @@
 //! `available` if the backend refused because it is in use, and what was not reached is `available`
 //! as before. Deleting again goes on where it stopped.
 
+use crate::attachment::AttachmentEvent;
 use crate::command::Context;
 use crate::debt::DebtEvent;
 use crate::effect::{BackendObject, Effect, Failure, FailureKind};
@@ -83,7 +84,8 @@ pub const STEPS: &[Step<VolumeDelete>] = &[
 ];
 
 /// Checks, in this order: role (administrator for `force`); the volume exists and is visible; its
-/// backend is not frozen; its status (not with `force`); it has no snapshots, or with `cascade` all of them can be deleted.
+/// backend is not frozen; its status (not with `force`); nobody has it attached; it has no
+/// snapshots, or with `cascade` all of them can be deleted.
 /// Forcing a volume that is being deleted already changes nothing.
 ///
 /// # Errors
@@ -108,6 +110,9 @@ pub fn decide(
     }
     if !force && !DELETABLE.contains(&state) {
         return Err(Rejection::VolumeNotDeletable { status: volume.status.wire_name() });
+    }
+    if volume.is_held() {
+        return Err(Rejection::VolumeHasAttachments);
     }
     if !volume.snapshots.is_empty() && !cascade {
         return Err(Rejection::VolumeHasSnapshots);
@@ -147,6 +152,12 @@ pub fn decide(
     // whoever gives the volume up gives up what was held for it
     let held = kept.iter().filter(|(debt, _)| ledger.debts.get(debt).is_some_and(|debt| debt.held));
     events.extend(held.map(|(debt, _)| Event::Debt(*debt, DebtEvent::Released)));
+    // attachments that never had an export hold nothing
+    for attachment in &volume.attachments {
+        let event = VolumeEvent::Attachment { attachment: attachment.id, event: AttachmentEvent::Deleted };
+        events.push(Event::Volume(id, event));
+    }
+    events.extend(volume.used_as(VolumeState::Available).map(|event| Event::Volume(id, event)));
     events.push(Event::Volume(id, VolumeEvent::DeleteAccepted { operation }));
     let params = VolumeDelete { volume: id, pool: volume.pool.clone(), snapshots, kept };
     events.extend(open(ledger, operation, &volume.project, OperationKind::VolumeDelete(params)));

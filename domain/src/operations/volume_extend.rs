@@ -8,6 +8,7 @@
 //! size back and the volume is `available` with the failure on record; only if the backend cannot
 //! say so for certain is it `error_extending`, as always in Cinder.
 
+use crate::attachment::Attachment;
 use crate::command::Context;
 use crate::effect::{BackendObject, Effect, Failure};
 use crate::event::Event;
@@ -19,7 +20,7 @@ use crate::rejection::Rejection;
 use crate::units::SizeGib;
 use crate::volume::{VolumeEvent, VolumeState};
 
-use super::{OperationKind, Saga, open};
+use super::{OperationKind, Saga, VolumeExtendAttached, open};
 
 /// The parameters of the operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,17 +47,25 @@ pub const STEPS: &[Step<VolumeExtend>] = &[Step {
 }];
 
 /// Checks, in this order: role; the volume exists and is visible; the new size is larger; the
-/// volume is available; quota (largest volume, gigabytes, also by type).
+/// volume is available, or in use with `online`; quota (largest volume, gigabytes, also by type).
 ///
 /// # Errors
 /// The first of these that does not hold.
-pub fn decide(ledger: &Ledger, id: VolumeId, to: SizeGib, ctx: &Context) -> Result<Vec<Event>, Rejection> {
+pub fn decide(
+    ledger: &Ledger,
+    id: VolumeId,
+    to: SizeGib,
+    online: bool,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
     ctx.actor.require_member("volume:extend")?;
     let volume = ledger.visible_volume(id, &ctx.actor)?;
     if to <= volume.size {
         return Err(Rejection::ExtendNotLarger { size: volume.size, new_size: to });
     }
-    let (VolumeState::Available, Some(pool)) = (volume.status.state(), &volume.pool) else {
+    let state = volume.status.state();
+    let is_free = state == VolumeState::Available || (online && state == VolumeState::InUse);
+    let Some(pool) = volume.pool.as_ref().filter(|_| is_free) else {
         return Err(Rejection::VolumeNotExtendable { volume: id, status: volume.status.wire_name() });
     };
     let grows_by = i64::from(to.gib()) - i64::from(volume.size.gib());
@@ -69,8 +78,14 @@ pub fn decide(ledger: &Ledger, id: VolumeId, to: SizeGib, ctx: &Context) -> Resu
     )?;
     let operation = OperationId::from(ctx.command);
     let params = VolumeExtend { volume: id, pool: pool.clone(), from: volume.size, to };
+    let kind = if state == VolumeState::InUse {
+        let exports = volume.attachments.iter().filter_map(Attachment::export).collect();
+        OperationKind::VolumeExtendAttached(VolumeExtendAttached { extend: params, exports })
+    } else {
+        OperationKind::VolumeExtend(params)
+    };
     let mut events = vec![Event::Volume(id, VolumeEvent::ExtendAccepted { operation, to })];
-    events.extend(open(ledger, operation, &volume.project, OperationKind::VolumeExtend(params)));
+    events.extend(open(ledger, operation, &volume.project, kind));
     Ok(events)
 }
 

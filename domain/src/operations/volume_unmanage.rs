@@ -59,6 +59,9 @@ pub fn decide(ledger: &Ledger, id: VolumeId, ctx: &Context) -> Result<Vec<Event>
     if !DELETABLE.contains(&volume.status.state()) {
         return Err(Rejection::VolumeNotDeletable { status: volume.status.wire_name() });
     }
+    if volume.is_held() {
+        return Err(Rejection::VolumeHasAttachments);
+    }
     if !volume.snapshots.is_empty() || !ledger.owed_snapshots_of(id, volume.pool.as_ref()).is_empty() {
         return Err(Rejection::VolumeHasSnapshots);
     }

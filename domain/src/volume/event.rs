@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::attachment::AttachmentEvent;
 use crate::effect::Failure;
-use crate::ids::{OperationId, PoolId, ProjectId, SnapshotId, UserId, VolumeTypeId, ZoneName};
+use crate::ids::{AttachmentId, OperationId, PoolId, ProjectId, SnapshotId, UserId, VolumeTypeId, ZoneName};
 use crate::scheduler::PlacementDecision;
 use crate::units::SizeGib;
 
@@ -41,6 +42,8 @@ pub enum VolumeEventKind {
     UnmanageAccepted,
     Unmanaged,
     UnmanageFailed,
+    UseChanged,
+    Attachment,
 }
 
 /// The content of [`VolumeEvent::CreateAccepted`].
@@ -172,6 +175,15 @@ pub enum VolumeEvent {
         failure: Failure,
         restored: bool,
     },
+    /// Clients hold it, connect it, use it or let it go.
+    UseChanged {
+        to: VolumeState,
+    },
+    /// Something happened to one of its attachments.
+    Attachment {
+        attachment: AttachmentId,
+        event: AttachmentEvent,
+    },
 }
 
 impl VolumeEvent {
@@ -205,6 +217,8 @@ impl VolumeEvent {
             Self::UnmanageAccepted { .. } => VolumeEventKind::UnmanageAccepted,
             Self::Unmanaged => VolumeEventKind::Unmanaged,
             Self::UnmanageFailed { .. } => VolumeEventKind::UnmanageFailed,
+            Self::UseChanged { .. } => VolumeEventKind::UseChanged,
+            Self::Attachment { .. } => VolumeEventKind::Attachment,
         }
     }
 }

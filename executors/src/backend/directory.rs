@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
-use tephra_domain::backend::BackendDescription;
+use tephra_domain::backend::{BackendDescription, ExportProtocol};
 use tephra_domain::drift::FoundObject;
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, PoolName, ZoneName};
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::files::{Files, Refusal};
 use self::plan::{Action, Observed};
 use super::{Backend, Content};
+use crate::export;
 
 pub(crate) mod copy;
 mod files;
@@ -148,6 +149,25 @@ impl DirectoryBackend {
         capabilities
     }
 
+    /// How hosts that attach reach the files.
+    fn how_to_reach(&self) -> Vec<(String, String)> {
+        let directory = || self.absolute_directory().map(|path| path.display().to_string()).ok();
+        match &self.config.driver {
+            Driver::Nfs { export } => {
+                export::capabilities(ExportProtocol::Nfs, [("share", export.clone())]).collect()
+            }
+            Driver::Directory => {
+                let facts = directory().map(|directory| ("directory", directory));
+                export::capabilities(ExportProtocol::Local, facts).collect()
+            }
+        }
+    }
+
+    fn absolute_directory(&self) -> Result<PathBuf, Failure> {
+        std::path::absolute(&self.config.directory)
+            .map_err(|error| Failure::new(FailureKind::BackendError, error.to_string()))
+    }
+
     /// Runs something that blocks. It is told to stop when the caller no longer waits for it.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -264,7 +284,7 @@ impl Backend for DirectoryBackend {
             availability_zone: self.config.availability_zone.clone(),
             pools: vec![self.config.pool.clone()],
             native_revert: self.config.native_revert,
-            capabilities: self.capabilities(),
+            capabilities: self.capabilities().into_iter().chain(self.how_to_reach()).collect(),
         }
     }
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tephra_domain::backend::BackendDescription;
 use tephra_domain::drift::FoundObject;
-use tephra_domain::effect::{Effect, Failure};
+use tephra_domain::effect::{BackendObject, Effect, Failure};
 use tephra_domain::ids::{BackendName, PoolName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
 use tokio::sync::Notify;
 
-use super::Backend;
+use super::{Backend, Content};
+use crate::export::Exporter;
 
 /// When a fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,5 +173,13 @@ impl Backend for FaultyBackend {
             Some(failure) => Err(failure),
             None => self.inner.list(pool).await,
         }
+    }
+
+    async fn content(&self, pool: &PoolName, object: BackendObject) -> Result<Content, Failure> {
+        self.inner.content(pool, object).await
+    }
+
+    fn exporter(&self) -> Option<Arc<dyn Exporter>> {
+        self.inner.exporter()
     }
 }

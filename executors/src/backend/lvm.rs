@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tephra_domain::backend::BackendDescription;
+use tephra_domain::backend::{BackendDescription, ExportProtocol};
 use tephra_domain::drift::{FoundKind, FoundObject};
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, PoolName, ZoneName};
@@ -39,6 +39,7 @@ use self::plan::{Observed, Settings};
 use self::report::{Lv, Vg};
 use self::step::{Commands, Plan, Step, Then};
 use super::{Backend, Content};
+use crate::export;
 use crate::process::{Launcher, Program};
 
 pub use self::open::OpenError;
@@ -291,6 +292,9 @@ impl LvmBackend {
         let word = |yes: bool| if yes { "True" } else { "False" }.to_owned();
         capabilities.insert("thin_provisioning_support".to_owned(), word(self.is_thin()));
         capabilities.insert("thick_provisioning_support".to_owned(), word(!self.is_thin()));
+        // without an exporter before it, processes of this host alone reach the devices
+        let devices = format!("/dev/{}", self.config.volume_group);
+        capabilities.extend(export::capabilities(ExportProtocol::Local, [("directory", devices)]));
         capabilities
     }
 }

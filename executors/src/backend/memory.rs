@@ -14,7 +14,7 @@ use tephra_domain::ids::{BackendName, ImageId, PoolName, ZoneName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::{SizeGib, Timestamp};
 
-use super::Backend;
+use super::{Backend, Content};
 
 /// The unit in which contents are kept.
 pub const BLOCK_BYTES: u64 = 4096;
@@ -191,6 +191,8 @@ impl MemoryBackend {
             Effect::Verify { object, size } => same_size(*object, present(&objects, *object)?, *size),
             Effect::Adopt { object, from, size } => self.adopt(&mut objects, *object, from, *size),
             Effect::Disown { object, to } => self.disown(&mut objects, *object, to),
+            Effect::ExportVolume { volume, .. } => present(&objects, *volume).map(|_| ()),
+            Effect::UnexportVolume { .. } => Ok(()),
         }
     }
 
@@ -343,6 +345,10 @@ impl Backend for MemoryBackend {
             return Err(Failure::new(FailureKind::ObjectMissing, message));
         }
         self.act(effect)
+    }
+
+    async fn content(&self, _pool: &PoolName, object: BackendObject) -> Result<Content, Failure> {
+        present(&self.lock(), object).map(|_| Content { location: format!("/memory/{object}").into() })
     }
 
     async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {

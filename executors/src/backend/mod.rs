@@ -18,6 +18,7 @@ pub mod rbd;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tephra_domain::backend::BackendDescription;
@@ -33,6 +34,7 @@ pub struct Content {
     /// As `qemu-img` and `tgtd` name it: the path of a file or a block device, or `rbd:…`.
     pub location: OsString,
 }
+use crate::export::Exporter;
 
 /// A kind of storage, configured.
 #[async_trait]
@@ -61,6 +63,10 @@ pub trait Backend: Send + Sync {
     async fn content(&self, pool: &PoolName, object: BackendObject) -> Result<Content, Failure> {
         let message = format!("{}#{pool} cannot show the bytes of {object}", self.name());
         Err(Failure::new(FailureKind::Unsupported, message))
+    }
+    /// What makes its volumes reachable, where they are not by themselves.
+    fn exporter(&self) -> Option<Arc<dyn Exporter>> {
+        None
     }
 }
 

@@ -9,12 +9,13 @@
 //! * Clones are of version 2 where the cluster lets no client in that is older than Mimic, and of
 //!   version 1 otherwise, as Ceph itself decides. Deleting looks at what is there, not at that.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tephra_domain::backend::BackendDescription;
+use tephra_domain::backend::{BackendDescription, ExportProtocol};
 use tephra_domain::drift::{FoundKind, FoundObject};
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, PoolName, ZoneName};
@@ -30,6 +31,7 @@ use self::plan::{Observed, Step, plan};
 use self::removal::Sweeper;
 use self::report::{Image, capacity};
 use super::{Backend, Content};
+use crate::export;
 use crate::process::Launcher;
 
 mod cli;
@@ -152,6 +154,17 @@ impl RbdBackend {
         self.cluster.sweep().await
     }
 
+    /// How hosts reach images, which they do by themselves, besides what every backend says.
+    fn capabilities(&self) -> BTreeMap<String, String> {
+        let mut capabilities = super::capabilities(&self.config.name, "ceph");
+        let facts = [
+            Some(("user", self.config.user.clone())),
+            self.config.cluster.clone().map(|cluster| ("cluster_name", cluster)),
+        ];
+        capabilities.extend(export::capabilities(ExportProtocol::Rbd, facts.into_iter().flatten()));
+        capabilities
+    }
+
     fn known(&self, pool: &PoolName) -> Result<(), Failure> {
         if self.config.pools.contains(pool) {
             return Ok(());
@@ -197,7 +210,9 @@ impl Cluster {
             | Effect::OverwriteVolume { .. }
             | Effect::Verify { .. }
             | Effect::Adopt { .. }
-            | Effect::Disown { .. } => effect.source().is_some(),
+            | Effect::Disown { .. }
+            | Effect::ExportVolume { .. }
+            | Effect::UnexportVolume { .. } => effect.source().is_some(),
         };
         let source = match effect.source().filter(|_| needs_source) {
             Some(source) => self.seen(pool, &Place::of(source)).await?,
@@ -383,7 +398,7 @@ impl Backend for RbdBackend {
             availability_zone: self.config.availability_zone.clone(),
             pools: self.config.pools.clone(),
             native_revert: self.config.native_revert,
-            capabilities: super::capabilities(&self.config.name, "ceph"),
+            capabilities: self.capabilities(),
         }
     }
 

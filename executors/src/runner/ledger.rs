@@ -7,7 +7,10 @@ use sha2::{Digest, Sha256};
 use tephra_domain::actor::Actor;
 use tephra_domain::command::Command;
 use tephra_domain::effect::{EffectKey, Outcome};
-use tephra_domain::ids::{CommandId, RequestId};
+use tephra_domain::event::Event;
+use tephra_domain::ids::{CommandId, RequestId, VolumeId};
+use tephra_domain::operation::OperationEvent;
+use tephra_domain::operations::OperationKind;
 use tephra_domain::rejection::Rejection;
 use tephra_journal::clock::Clock;
 use tephra_journal::gateway::{CommandGateway, Receipt, Submission, SubmitError};
@@ -35,6 +38,17 @@ impl Fate {
             Self::Stale => "stale",
             Self::Rejected => "rejected",
         }
+    }
+}
+
+/// The volume whose export an event says is to be restored.
+const fn restored_volume(event: &Event) -> Option<VolumeId> {
+    if let Event::Operation(_, OperationEvent::Opened { kind: OperationKind::ExportRestore(restore), .. }) =
+        event
+    {
+        Some(restore.volume)
+    } else {
+        None
     }
 }
 
@@ -69,6 +83,35 @@ impl LedgerClient {
         match self.submit(submission).await {
             Ok(_) => tracing::info!(%backend, "the ledger knows the backend"),
             Err(rejection) => tracing::error!(%backend, %rejection, "the ledger refuses the backend"),
+        }
+    }
+
+    /// Has every export of the backend made sure of. Whether the ledger took it.
+    pub async fn restore_exports(&self) -> bool {
+        let backend = self.backend.name().clone();
+        let mut after = None;
+        loop {
+            let at = self.clock.now().micros().to_string();
+            let last = after.map_or_else(String::new, |volume: VolumeId| volume.to_string());
+            let id = command_id(&["restore", backend.as_str(), &at, &last]);
+            let submission = Submission {
+                id,
+                request: RequestId::new(format!("req-{}", id.as_uuid())),
+                actor: Actor::system(),
+                idempotency: None,
+                command: Command::RestoreExports { backend: backend.clone(), after },
+            };
+            match self.submit(submission).await {
+                Ok(Receipt::Accepted { commit, .. }) => {
+                    tracing::info!(%backend, exports = commit.events.len(), "making sure of exports");
+                    after = commit.events.iter().filter_map(restored_volume).next_back();
+                }
+                Ok(Receipt::NothingToDo { .. } | Receipt::Repeated { .. }) => return true,
+                Err(rejection) => {
+                    tracing::error!(%backend, %rejection, "the ledger refuses to restore exports");
+                    return false;
+                }
+            }
         }
     }
 

@@ -69,7 +69,9 @@ impl EffectLimits {
             | Effect::ShrinkVolume { .. }
             | Effect::Verify { .. }
             | Effect::Adopt { .. }
-            | Effect::Disown { .. } => self.metadata,
+            | Effect::Disown { .. }
+            | Effect::ExportVolume { .. }
+            | Effect::UnexportVolume { .. } => self.metadata,
             Effect::DeleteVolume { .. } | Effect::DeleteSnapshot { .. } => self.remove,
             Effect::CreateVolumeFromSnapshot { .. }
             | Effect::CloneVolume { .. }

@@ -30,8 +30,11 @@ fn times_interrupted(effect: &Effect) -> u32 {
         | Effect::CreateSnapshot { .. }
         | Effect::DeleteSnapshot { .. }
         | Effect::OverwriteVolume { .. } => 1,
-        // made of images by `executors::image`, not by a backend
-        Effect::CreateVolumeFromImage { .. } | Effect::Verify { .. } => 0,
+        // made of images by `executors::image` and exported by `executors::export`, not by a backend
+        Effect::CreateVolumeFromImage { .. }
+        | Effect::Verify { .. }
+        | Effect::ExportVolume { .. }
+        | Effect::UnexportVolume { .. } => 0,
     }
 }
 

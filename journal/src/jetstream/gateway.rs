@@ -245,7 +245,7 @@ impl Server {
     fn may_report(&self, message: &Message, submission: &Submission) -> bool {
         let is_report = match &submission.command {
             Command::ReportOutcome { .. } | Command::CheckAttempt { .. } => true,
-            Command::RegisterBackend { backend, .. } => {
+            Command::RegisterBackend { backend, .. } | Command::RestoreExports { backend, .. } => {
                 message.subject.as_str() == self.cell.report_subject(backend)
             }
             Command::CreateVolume(_)
@@ -283,7 +283,20 @@ impl Server {
             | Command::UnmanageSnapshot { .. }
             | Command::CleanObject(_)
             | Command::FreezeBackend { .. }
-            | Command::ThawBackend { .. } => false,
+            | Command::ThawBackend { .. }
+            | Command::CreateAttachment(_)
+            | Command::UpdateAttachment { .. }
+            | Command::CompleteAttachment { .. }
+            | Command::DeleteAttachment { .. }
+            | Command::ReserveVolume { .. }
+            | Command::UnreserveVolume { .. }
+            | Command::BeginDetaching { .. }
+            | Command::RollDetaching { .. }
+            | Command::InitializeConnection { .. }
+            | Command::TerminateConnection { .. }
+            | Command::AttachVolume(_)
+            | Command::DetachVolume { .. }
+            | Command::DetachAll { .. } => false,
         };
         is_report && submission.actor == Actor::system()
     }

@@ -67,6 +67,7 @@ kinds! {
     118 VolumeMetadataReplaced;
     119 VolumeBootableChanged;
     120 VolumeReadonlyChanged;
+    121 VolumeUseChanged;
     141 VolumeImageMetadataReplaced;
     151 VolumeManageAccepted;
     152 VolumeManaged;
@@ -124,6 +125,17 @@ kinds! {
     702 CleanupAttemptFailed;
     703 CleanupDebtReleased;
     704 CleanupDebtPaid;
+    // attachments
+    801 AttachmentReserved;
+    802 AttachmentConnectAccepted;
+    803 AttachmentConnected;
+    804 AttachmentConnectFailed;
+    805 AttachmentAttached;
+    806 AttachmentCompleted;
+    807 AttachmentDisconnectAccepted;
+    808 AttachmentDisconnected;
+    809 AttachmentDisconnectFailed;
+    810 AttachmentDeleted;
     // backends, continued
     951 BackendFrozen;
     952 BackendThawed;

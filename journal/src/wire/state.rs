@@ -4,6 +4,7 @@
 //! reason to rebuild them from the log, never to guess. The first byte is the encoding's version.
 
 use sha2::{Digest as _, Sha256};
+use tephra_domain::attachment::Attachment;
 use tephra_domain::backend::{Backend, PoolUsage};
 use tephra_domain::debt::CleanupDebt;
 use tephra_domain::ids::{DebtId, PoolId};
@@ -19,12 +20,13 @@ use super::Invalid;
 use super::v1::codec::{Digest, Id, Map, Wire, wire_struct};
 use super::v1::sagas::OperationKindV1;
 use super::v1::values::{
-    BackendDescriptionV1, BackendObjectV1, DebtIdV1, FailureRecordV1, FailureV1, PhaseV1, PoolIdV1,
-    QuotaResourceV1, SnapshotStatusV1, UsageV1, VolumeSourceV1, VolumeStatusV1,
+    AttachModeV1, AttachmentStatusV1, BackendDescriptionV1, BackendObjectV1, ConnectorV1, DebtIdV1,
+    FailureRecordV1, FailureV1, PhaseV1, PoolIdV1, QuotaResourceV1, SnapshotStatusV1, UsageV1,
+    VolumeSourceV1, VolumeStatusV1,
 };
 
 /// The version of every row encoding: the first byte.
-pub const ROW_VERSION: u8 = 2;
+pub const ROW_VERSION: u8 = 3;
 
 wire_struct! {
     /// A volume's row.
@@ -33,7 +35,14 @@ wire_struct! {
         size: u32, status: VolumeStatusV1, volume_type: Id, availability_zone: &'a str,
         pool: Option<PoolIdV1<'a>>, source: VolumeSourceV1, metadata: Map<'a>, image_metadata: Map<'a>, multiattach: bool,
         bootable: bool, readonly: Option<bool>, created_at: i64, updated_at: Option<i64>,
-        launched_at: Option<i64>, snapshots: Vec<Id>, last_failure: Option<FailureRecordV1<'a>>,
+        launched_at: Option<i64>, snapshots: Vec<Id>, attachments: Vec<AttachmentRow<'a>>,
+        last_failure: Option<FailureRecordV1<'a>>,
+    }
+    /// An attachment within its volume's row.
+    AttachmentRow<'a> for Attachment {
+        id: Id, status: AttachmentStatusV1, instance: Option<&'a str>, host: Option<&'a str>,
+        mountpoint: Option<&'a str>, mode: Option<AttachModeV1>, connector: Option<ConnectorV1<'a>>,
+        created_at: i64, attached_at: Option<i64>, last_failure: Option<FailureRecordV1<'a>>,
     }
     /// A snapshot's row.
     SnapshotRow<'a> for Snapshot {

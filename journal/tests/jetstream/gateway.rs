@@ -95,8 +95,10 @@ async fn answers_from_afar_are_those_of_the_sequencer() {
     assert_eq!(same.commit, commit);
 
     let missing = VolumeId::from_uuid(uuid(404));
-    let refused =
-        submission(member(), Command::ExtendVolume { volume: missing, to: SizeGib::new(9).unwrap() });
+    let refused = submission(
+        member(),
+        Command::ExtendVolume { volume: missing, to: SizeGib::new(9).unwrap(), online: false },
+    );
     match api.submit(refused).await {
         Err(SubmitError::Rejected(rejection)) => {
             assert_eq!(rejection, Rejection::VolumeNotFound { volume: missing });

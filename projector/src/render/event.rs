@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
+use tephra_domain::attachment::{AttachMode, AttachmentEvent};
 use tephra_domain::backend::{BackendDescription, BackendEvent};
 use tephra_domain::debt::DebtEvent;
 use tephra_domain::effect::Failure;
@@ -120,6 +121,42 @@ fn volume(event: &VolumeEvent) -> Value {
         VolumeEvent::BootableChanged { bootable } => json!({ "bootable": bootable }),
         VolumeEvent::ReadonlyChanged { readonly } => json!({ "readonly": readonly }),
         VolumeEvent::ImageMetadataReplaced { metadata } => json!({ "image_metadata": metadata }),
+        VolumeEvent::UseChanged { to } => json!({ "status": to.as_str() }),
+        VolumeEvent::Attachment { attachment: id, event } => {
+            let mut data = attachment(event);
+            if let Value::Object(fields) = &mut data {
+                fields.insert("attachment_id".to_owned(), id.to_string().into());
+            }
+            data
+        }
+    }
+}
+
+fn attachment(event: &AttachmentEvent) -> Value {
+    match event {
+        AttachmentEvent::Reserved { instance, mode } => {
+            json!({ "instance": instance, "mode": mode.map(AttachMode::as_str) })
+        }
+        AttachmentEvent::ConnectAccepted { operation, connector, mode } => json!({
+            "operation_id": operation.to_string(),
+            "connector": super::state::connector(connector),
+            "mode": mode.as_str(),
+        }),
+        AttachmentEvent::Attached { instance, host, mountpoint, mode } => json!({
+            "instance": instance,
+            "host": host,
+            "mountpoint": mountpoint,
+            "mode": mode.as_str(),
+        }),
+        AttachmentEvent::DisconnectAccepted { operation } => by(*operation),
+        AttachmentEvent::ConnectFailed { operation, failure, restored } => {
+            failed_after_undo(*operation, failure, *restored)
+        }
+        AttachmentEvent::DisconnectFailed { operation, failure } => failed(*operation, failure),
+        AttachmentEvent::Connected
+        | AttachmentEvent::Completed
+        | AttachmentEvent::Disconnected
+        | AttachmentEvent::Deleted => nothing(),
     }
 }
 

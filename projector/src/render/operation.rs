@@ -2,11 +2,13 @@
 
 use crate::operations::OperationRecord;
 use serde_json::{Value, json};
-use tephra_domain::effect::{Direction, Effect, EffectKey};
+use tephra_domain::effect::{Direction, Effect, EffectKey, Export};
 use tephra_domain::ids::{BackendName, OperationId, PoolId, SnapshotId};
 use tephra_domain::operation::{Access, Operation, ResourceKey};
 use tephra_domain::operations::volume_create::CreateSource;
-use tephra_domain::operations::{OperationKind, VolumeCreate, VolumeDelete, VolumeRevert};
+use tephra_domain::operations::{
+    OperationKind, VolumeCreate, VolumeDelete, VolumeExtendAttached, VolumeRevert,
+};
 use tephra_domain::units::Timestamp;
 
 use super::event::operation_end;
@@ -75,7 +77,43 @@ pub fn parameters(kind: &OperationKind) -> Value {
             "source_name": clean.name,
             "object": object(&clean.object),
         }),
+        OperationKind::VolumeExtendAttached(extend) => volume_extend_attached(extend),
+        OperationKind::AttachmentConnect(connect) => json!({
+            "volume_id": connect.volume.to_string(),
+            "pool": connect.pool.to_string(),
+            "export": export(&connect.export),
+        }),
+        OperationKind::AttachmentDisconnect(disconnect) => json!({
+            "volume_id": disconnect.volume.to_string(),
+            "pool": disconnect.pool.to_string(),
+            "attachment_id": disconnect.attachment.to_string(),
+            "keep": disconnect.keep,
+        }),
+        OperationKind::ExportRestore(restore) => json!({
+            "volume_id": restore.volume.to_string(),
+            "pool": restore.pool.to_string(),
+            "export": export(&restore.export),
+        }),
     }
+}
+
+fn export(export: &Export) -> Value {
+    json!({
+        "attachment_id": export.attachment.to_string(),
+        "initiator": export.initiator,
+        "address": export.address,
+        "mode": export.mode.as_str(),
+    })
+}
+
+fn volume_extend_attached(VolumeExtendAttached { extend, exports }: &VolumeExtendAttached) -> Value {
+    json!({
+        "volume_id": extend.volume.to_string(),
+        "pool": extend.pool.to_string(),
+        "size_gib": extend.from.gib(),
+        "new_size_gib": extend.to.gib(),
+        "exports": exports.iter().map(export).collect::<Vec<_>>(),
+    })
 }
 
 fn volume_create(create: &VolumeCreate) -> Value {
@@ -136,7 +174,9 @@ pub fn effect(effect: &Effect) -> Value {
         | Effect::DeleteSnapshot { .. }
         | Effect::RevertToSnapshot { .. }
         | Effect::OverwriteVolume { .. }
-        | Effect::Disown { .. } => None,
+        | Effect::Disown { .. }
+        | Effect::ExportVolume { .. }
+        | Effect::UnexportVolume { .. } => None,
     };
     json!({
         "name": effect.name(),

@@ -1,8 +1,10 @@
 //! What happened, in a sentence that needs no other field to be understood by a person.
 
+use tephra_domain::attachment::AttachmentEvent;
 use tephra_domain::backend::BackendEvent;
 use tephra_domain::debt::DebtEvent;
 use tephra_domain::event::Event;
+use tephra_domain::ids::AttachmentId;
 use tephra_domain::operation::{OperationEnd, OperationEvent};
 use tephra_domain::quota::QuotaEvent;
 use tephra_domain::snapshot::SnapshotEvent;
@@ -98,6 +100,42 @@ fn volume(event: &VolumeEvent) -> String {
         VolumeEvent::UnmanageFailed { failure, restored, .. } => {
             format!("The volume could not be given up: {failure}; {}.", restored_or_not(*restored))
         }
+        VolumeEvent::UseChanged { to } => format!("The volume is now {}.", to.as_str()),
+        VolumeEvent::Attachment { attachment: id, event } => attachment(*id, event),
+    }
+}
+
+fn attachment(id: AttachmentId, event: &AttachmentEvent) -> String {
+    let server = |instance: Option<&str>, host: Option<&str>| match (instance, host) {
+        (Some(instance), _) => format!("server {instance}"),
+        (None, Some(host)) => format!("host {host}"),
+        (None, None) => "somebody who gives no name".to_owned(),
+    };
+    match event {
+        AttachmentEvent::Reserved { instance, .. } => {
+            format!("The volume is held for {} by attachment {id}.", server(instance.as_deref(), None))
+        }
+        AttachmentEvent::ConnectAccepted { connector, .. } => {
+            let host = server(None, connector.host.as_deref());
+            format!("The export of attachment {id} is to be made, for {host}.")
+        }
+        AttachmentEvent::Connected => format!("The export of attachment {id} is there."),
+        AttachmentEvent::ConnectFailed { failure, .. } => {
+            format!("The export of attachment {id} could not be made: {failure}.")
+        }
+        AttachmentEvent::Attached { instance, host, mode, .. } => {
+            let server = server(instance.as_deref(), host.as_deref());
+            format!("The volume is attached ({}) to {server} by attachment {id}.", mode.as_str())
+        }
+        AttachmentEvent::Completed => format!("The server of attachment {id} has connected."),
+        AttachmentEvent::DisconnectAccepted { .. } => {
+            format!("The export of attachment {id} is to be removed.")
+        }
+        AttachmentEvent::Disconnected => format!("The export of attachment {id} is gone."),
+        AttachmentEvent::DisconnectFailed { failure, .. } => {
+            format!("The export of attachment {id} could not be removed: {failure}.")
+        }
+        AttachmentEvent::Deleted => format!("Attachment {id} is over."),
     }
 }
 

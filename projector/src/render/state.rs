@@ -1,6 +1,7 @@
 //! Volumes and snapshots as they were at some position, with what Cinder's API has no word for.
 
 use serde_json::{Value, json};
+use tephra_domain::attachment::{AttachMode, Attachment, Connector};
 use tephra_domain::snapshot::{Snapshot, SnapshotStatus};
 use tephra_domain::volume::{FailureRecord, Volume, VolumeStatus};
 
@@ -32,7 +33,11 @@ pub fn volume(volume: &Volume) -> Value {
         | VolumeStatus::ErrorRestoring
         | VolumeStatus::ErrorManaging
         | VolumeStatus::ErrorBackingUp
-        | VolumeStatus::Maintenance => None,
+        | VolumeStatus::Maintenance
+        | VolumeStatus::Reserved
+        | VolumeStatus::Attaching
+        | VolumeStatus::InUse
+        | VolumeStatus::Detaching => None,
     };
     json!({
         "id": volume.id.to_string(),
@@ -57,7 +62,37 @@ pub fn volume(volume: &Volume) -> Value {
         "updated_at": volume.updated_at.map(moment),
         "launched_at": volume.launched_at.map(moment),
         "snapshot_ids": volume.snapshots.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "attachments": volume.attachments.iter().map(attachment).collect::<Vec<_>>(),
         "last_failure": volume.last_failure.as_deref().map(last_failure),
+    })
+}
+
+/// A host that connects.
+pub(super) fn connector(connector: &Connector) -> Value {
+    json!({
+        "host": connector.host,
+        "initiator": connector.initiator,
+        "ip": connector.ip,
+        "mountpoint": connector.mountpoint,
+        "multipath": connector.multipath,
+        "enforce_multipath": connector.enforce_multipath,
+    })
+}
+
+/// An attachment: its true status, the operation that owns it, and the failure on record.
+fn attachment(attachment: &Attachment) -> Value {
+    json!({
+        "id": attachment.id.to_string(),
+        "status": attachment.status.state().as_str(),
+        "operation_id": attachment.status.operation().map(|id| id.to_string()),
+        "instance": attachment.instance,
+        "host": attachment.host,
+        "mountpoint": attachment.mountpoint,
+        "mode": attachment.mode.map(AttachMode::as_str),
+        "connector": attachment.connector.as_ref().map(connector),
+        "created_at": moment(attachment.created_at),
+        "attached_at": attachment.attached_at.map(moment),
+        "last_failure": attachment.last_failure.as_deref().map(last_failure),
     })
 }
 

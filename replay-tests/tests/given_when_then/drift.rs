@@ -97,7 +97,7 @@ fn what_happened_while_the_backend_was_looked_at_is_no_drift() {
     let gone = world.given_volume(1, 0);
     let before = expected(&world.ledger);
     let fresh = world.given_volume(1, 0);
-    world.when(Command::ExtendVolume { volume: kept, to: gib(2) }).unwrap();
+    world.when(Command::ExtendVolume { volume: kept, to: gib(2), online: false }).unwrap();
     world.when(Command::DeleteVolume { volume: gone, cascade: false, force: false }).unwrap();
     world.settle();
     let after = expected(&world.ledger);

@@ -132,7 +132,7 @@ fn a_volume_with_snapshots_or_at_work_is_not_given_up() {
     assert_eq!(code(world.when_admin(unmanage())), "VolumeHasSnapshots");
     world.when(Command::DeleteSnapshot { snapshot, force: false }).unwrap();
     world.settle();
-    world.when(Command::ExtendVolume { volume, to: gib(2) }).unwrap();
+    world.when(Command::ExtendVolume { volume, to: gib(2), online: false }).unwrap();
     assert_eq!(code(world.when_admin(unmanage())), "VolumeNotDeletable");
     let missing = VolumeId::from_uuid(world.fresh());
     assert_eq!(code(world.when_admin(Command::UnmanageVolume { volume: missing })), "VolumeNotFound");

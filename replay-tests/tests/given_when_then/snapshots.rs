@@ -106,7 +106,7 @@ fn rejections_of_create_come_in_their_documented_order() {
     assert_eq!(code(world.when_as(actor("other", Role::Member), create.clone())), "VolumeNotFound");
     let limits = [(QuotaResource::Snapshots, 1)].into();
     world.must(Command::SetQuotaLimits { project: ProjectId::new(PROJECT), limits });
-    world.when(Command::ExtendVolume { volume, to: gib(2) }).unwrap();
+    world.when(Command::ExtendVolume { volume, to: gib(2), online: false }).unwrap();
     assert_eq!(code(world.when(create.clone())), "VolumeNotSnapshottable");
     world.settle();
     assert_eq!(code(world.when(create.clone())), "SnapshotLimitExceeded");

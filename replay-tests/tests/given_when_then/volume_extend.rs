@@ -12,7 +12,7 @@ fn the_new_size_counts_from_acceptance_and_shows_when_it_is_there() {
     let mut world = World::default();
     let volume = world.given_volume(1, 0);
     let project = ProjectId::new(PROJECT);
-    let events = world.when(Command::ExtendVolume { volume, to: gib(5) });
+    let events = world.when(Command::ExtendVolume { volume, to: gib(5), online: false });
     assert_eq!(events, Ok(vec!["VolumeExtendAccepted", "OperationOpened"]));
     assert_eq!(world.ledger.usage.get(&project).unwrap().total.gigabytes, 5);
     assert_eq!(world.ledger.volumes.get(&volume).unwrap().size, gib(1));
@@ -25,7 +25,7 @@ fn the_new_size_counts_from_acceptance_and_shows_when_it_is_there() {
 fn a_failure_gives_the_old_size_and_the_quota_back() {
     let mut world = World::default();
     let volume = world.given_volume(1, 0);
-    world.when(Command::ExtendVolume { volume, to: gib(5) }).unwrap();
+    world.when(Command::ExtendVolume { volume, to: gib(5), online: false }).unwrap();
     assert_eq!(world.fail_next(broken()), ["UndoStarted"]);
     world.settle();
     let row = world.ledger.volumes.get(&volume).unwrap();
@@ -39,7 +39,7 @@ fn a_failure_gives_the_old_size_and_the_quota_back() {
 fn only_if_the_old_size_cannot_be_had_back_is_it_error_extending() {
     let mut world = World::default();
     let volume = world.given_volume(1, 0);
-    world.when(Command::ExtendVolume { volume, to: gib(5) }).unwrap();
+    world.when(Command::ExtendVolume { volume, to: gib(5), online: false }).unwrap();
     world.fail_next(broken());
     assert_eq!(world.fail_next(broken()), ["UndoWaived", "VolumeExtendFailed", "OperationClosed"]);
     assert_eq!(world.volume_state(volume), VolumeState::ErrorExtending);
@@ -53,7 +53,7 @@ fn only_if_the_old_size_cannot_be_had_back_is_it_error_extending() {
 fn rejections_come_in_their_documented_order() {
     let mut world = World::default();
     let volume = world.given_volume(2, 0);
-    let extend = |to| Command::ExtendVolume { volume, to: gib(to) };
+    let extend = |to| Command::ExtendVolume { volume, to: gib(to), online: false };
     assert_eq!(code(world.when_as(actor(PROJECT, Role::Reader), extend(3))), "PolicyNotAuthorized");
     assert_eq!(code(world.when_as(actor("other", Role::Member), extend(3))), "VolumeNotFound");
     world.when(extend(3)).unwrap();

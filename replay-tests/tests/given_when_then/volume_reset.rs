@@ -38,7 +38,7 @@ fn available_is_set_only_if_the_backend_shows_the_object() {
 fn resetting_ends_the_operation_and_fences_its_executor() {
     let mut world = World::default();
     let volume = world.given_volume(1, 0);
-    world.when(Command::ExtendVolume { volume, to: gib(2) }).unwrap();
+    world.when(Command::ExtendVolume { volume, to: gib(2), online: false }).unwrap();
     let stale = world.next_due().unwrap();
     let events = world.when_admin(Command::ResetVolumeStatus { volume, to: VolumeState::Maintenance });
     assert_eq!(events, Ok(vec!["OperationClosed", "VolumeStatusReset"]));

@@ -143,7 +143,7 @@ fn rejections_come_in_their_documented_order() {
     world.when(Command::DeleteSnapshot { snapshot: latest, force: false }).unwrap();
     assert_eq!(code(world.when(revert(volume, latest))), "SnapshotNotRestorable");
     world.settle();
-    world.when(Command::ExtendVolume { volume, to: gib(2) }).unwrap();
+    world.when(Command::ExtendVolume { volume, to: gib(2), online: false }).unwrap();
     assert_eq!(code(world.when(revert(volume, older))), "VolumeNotRevertable");
     world.settle();
     assert_eq!(code(world.when(revert(volume, older))), "SnapshotSizeDiffers");

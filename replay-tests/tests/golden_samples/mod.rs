@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use tephra_domain::attachment::{AttachMode, AttachmentEvent, Connector};
 use tephra_domain::backend::{BackendDescription, BackendEvent};
 use tephra_domain::debt::DebtEvent;
-use tephra_domain::effect::{BackendObject, Failure, FailureKind};
+use tephra_domain::effect::{BackendObject, Export, Failure, FailureKind};
 use tephra_domain::event::Event;
 use tephra_domain::ids::{
-    BackendName, DebtId, ImageId, OperationId, PoolId, PoolName, ProjectId, SnapshotId, UserId, VolumeId,
-    VolumeTypeId, ZoneName,
+    AttachmentId, BackendName, DebtId, ImageId, OperationId, PoolId, PoolName, ProjectId, SnapshotId, UserId,
+    VolumeId, VolumeTypeId, ZoneName,
 };
 use tephra_domain::operation::{OperationEnd, OperationEvent};
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
-    ObjectClean, OperationKind, SnapshotCreate, SnapshotDelete, SnapshotManage, SnapshotUnmanage,
-    StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend, VolumeManage, VolumeRecover, VolumeRevert,
-    VolumeUnmanage,
+    AttachmentConnect, AttachmentDisconnect, ExportRestore, ObjectClean, OperationKind, SnapshotCreate,
+    SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
+    VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage,
 };
 use tephra_domain::quota::{QuotaEvent, QuotaLimits, QuotaResource};
 use tephra_domain::scheduler::{Candidate, FilterName, PlacementDecision};
@@ -98,6 +99,7 @@ pub fn samples() -> Vec<(&'static str, Event)> {
     all.extend(types_quotas_backends());
     all.extend(operations());
     all.extend(debts());
+    all.extend(attachments());
     all
 }
 
@@ -174,6 +176,54 @@ fn volumes() -> Vec<(&'static str, Event)> {
     }));
     all.extend(VolumeState::ALL.iter().map(|to| of(to.as_str(), VolumeEvent::StatusReset { to: *to })));
     all
+}
+
+fn export() -> Export {
+    Export {
+        attachment: AttachmentId::from_uuid(id(0xe1)),
+        initiator: Some("iqn.1993-08.org.debian:01:abc".into()),
+        address: None,
+        mode: AttachMode::ReadWrite,
+    }
+}
+
+fn attachments() -> Vec<(&'static str, Event)> {
+    let attachment = AttachmentId::from_uuid(id(0xe1));
+    let (operation, mode) = (OPERATION, AttachMode::ReadOnly);
+    let connector = Connector {
+        host: Some("compute-1".into()),
+        initiator: Some("iqn.1993-08.org.debian:01:abc".into()),
+        ip: Some("192.0.2.7".into()),
+        mountpoint: Some("/dev/vdb".into()),
+        multipath: true,
+        enforce_multipath: false,
+    };
+    let failure = || failure(FailureKind::BackendUnavailable);
+    [
+        ("", AttachmentEvent::Reserved { instance: Some("a-server".into()), mode: Some(mode) }),
+        ("bare", AttachmentEvent::Reserved { instance: None, mode: None }),
+        ("", AttachmentEvent::ConnectAccepted { operation, connector, mode }),
+        ("", AttachmentEvent::Connected),
+        ("", AttachmentEvent::ConnectFailed { operation, failure: failure(), restored: true }),
+        (
+            "",
+            AttachmentEvent::Attached {
+                instance: None,
+                host: Some("compute-1".into()),
+                mountpoint: Some("/dev/vdb".into()),
+                mode: AttachMode::ReadWrite,
+            },
+        ),
+        ("", AttachmentEvent::Completed),
+        ("", AttachmentEvent::DisconnectAccepted { operation }),
+        ("", AttachmentEvent::Disconnected),
+        ("", AttachmentEvent::DisconnectFailed { operation, failure: failure() }),
+        ("", AttachmentEvent::Deleted),
+    ]
+    .into_iter()
+    .map(|(name, event)| (name, Event::Volume(VOLUME, VolumeEvent::Attachment { attachment, event })))
+    .chain([("", Event::Volume(VOLUME, VolumeEvent::UseChanged { to: VolumeState::InUse }))])
+    .collect()
 }
 
 fn managed() -> Box<VolumeCreateAccepted> {
@@ -358,6 +408,22 @@ fn kinds_of_operation() -> Vec<OperationKind> {
             size: gib(10),
         }),
         OperationKind::ObjectClean(ObjectClean { pool: pool("fast"), name: "stray".into(), object: SAFETY }),
+        OperationKind::VolumeExtendAttached(VolumeExtendAttached {
+            extend: VolumeExtend { volume: VOLUME, pool: pool("fast"), from: gib(1), to: gib(2) },
+            exports: vec![export()],
+        }),
+        OperationKind::AttachmentConnect(AttachmentConnect {
+            volume: VOLUME,
+            pool: pool("fast"),
+            export: export(),
+        }),
+        OperationKind::AttachmentDisconnect(AttachmentDisconnect {
+            volume: VOLUME,
+            pool: pool("fast"),
+            attachment: export().attachment,
+            keep: true,
+        }),
+        OperationKind::ExportRestore(ExportRestore { volume: VOLUME, pool: pool("fast"), export: export() }),
     ]
 }
 

@@ -1,9 +1,11 @@
 //! Makes a history through the real sequencer's decisions: a drawn sequence of commands over three
 //! backends that fail now and then, until everything that can happen has happened.
 
+mod attached;
 mod from_images;
 mod taken_over;
 
+pub use attached::record_attached;
 pub use from_images::record_from_images;
 pub use taken_over::record_taken_over;
 
@@ -264,7 +266,7 @@ impl Recorder {
             54..=59 => (admin, Command::DeleteSnapshot { snapshot, force: self.draw(4) == 0 }),
             60..=65 => {
                 let to = SizeGib::new(20 + u32::try_from(self.draw(40)).unwrap()).unwrap();
-                (admin, Command::ExtendVolume { volume, to })
+                (admin, Command::ExtendVolume { volume, to, online: false })
             }
             66..=69 => {
                 // Only `available` asks the backend, and can fail.

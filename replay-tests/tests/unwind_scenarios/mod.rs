@@ -3,9 +3,9 @@
 use tephra_domain::command::{CleanObject, Command};
 use tephra_domain::drift::FoundKind;
 use tephra_domain::effect::{BackendObject, Failure, FailureKind, Outcome};
-use tephra_domain::ids::{SnapshotId, VolumeId};
+use tephra_domain::ids::{AttachmentId, SnapshotId, VolumeId};
 use tephra_domain::snapshot::SnapshotState;
-use tephra_domain::volume::{VolumeSource, VolumeState};
+use tephra_domain::volume::{Volume, VolumeSource, VolumeState};
 use tephra_replay_tests::world::{World, gib, pool};
 
 /// The data of a volume when its snapshot was taken.
@@ -126,7 +126,7 @@ pub const SCENARIOS: &[Scenario] = &[
         native_revert: true,
         open: |world| {
             let volume = world.given_volume(1, OLD);
-            world.when(Command::ExtendVolume { volume, to: gib(5) }).unwrap();
+            world.when(Command::ExtendVolume { volume, to: gib(5), online: false }).unwrap();
             Subject { volume, snapshot: None }
         },
         check: |world, subject| {
@@ -344,6 +344,55 @@ pub const SCENARIOS: &[Scenario] = &[
             assert!(matches!(world.stranger("one", "stray"), None | Some(GARBAGE)));
         },
     },
+    Scenario {
+        operation: "attachment_connect",
+        case: "of an available volume",
+        backends: &["one"],
+        native_revert: true,
+        open: |world| {
+            let volume = world.given_volume(1, OLD);
+            world.connect(volume);
+            Subject { volume, snapshot: None }
+        },
+        check: used_as_attachments_say,
+    },
+    Scenario {
+        operation: "attachment_disconnect",
+        case: "of an attached volume",
+        backends: &["one"],
+        native_revert: true,
+        open: |world| {
+            let (volume, attachment) = attached_volume(world);
+            world.when(Command::DeleteAttachment { volume, attachment }).unwrap();
+            Subject { volume, snapshot: None }
+        },
+        check: used_as_attachments_say,
+    },
+    Scenario {
+        operation: "volume_extend_attached",
+        case: "by one gigabyte",
+        backends: &["one"],
+        native_revert: true,
+        open: |world| {
+            let (volume, _) = attached_volume(world);
+            world.when(Command::ExtendVolume { volume, to: gib(2), online: true }).unwrap();
+            Subject { volume, snapshot: None }
+        },
+        check: used_as_attachments_say,
+    },
+    Scenario {
+        operation: "export_restore",
+        case: "after the host's restart",
+        backends: &["one"],
+        native_revert: true,
+        open: |world| {
+            let (volume, _) = attached_volume(world);
+            let backend = pool("one").backend;
+            world.must(Command::RestoreExports { backend, after: None });
+            Subject { volume, snapshot: None }
+        },
+        check: used_as_attachments_say,
+    },
 ];
 
 fn snapshot_object(subject: &Subject) -> BackendObject {
@@ -352,6 +401,22 @@ fn snapshot_object(subject: &Subject) -> BackendObject {
 
 fn snapshot_tag(world: &World, subject: &Subject) -> Option<u64> {
     world.storage.contents(&pool("one"), snapshot_object(subject)).map(|contents| contents.tag)
+}
+
+fn attached_volume(world: &mut World) -> (VolumeId, AttachmentId) {
+    let volume = world.given_volume(1, OLD);
+    let attachment = world.connect(volume);
+    world.settle();
+    world.when(Command::CompleteAttachment { volume, attachment }).unwrap();
+    (volume, attachment)
+}
+
+fn used_as_attachments_say(world: &World, subject: &Subject) {
+    assert_eq!(world.tag(subject.volume), Some(OLD), "the data is what it was");
+    let volume = world.ledger.volumes.get(&subject.volume).unwrap();
+    if volume.status.state() != VolumeState::ErrorExtending {
+        assert_eq!(volume.status.state(), Volume::use_of(volume.attachments.iter()));
+    }
 }
 
 fn reverting_volume(world: &mut World) -> Subject {

@@ -1,6 +1,8 @@
 //! Bodies of the v3 API, in and out: Cinder's fields, no more and no fewer.
 
+pub mod attachment;
 pub mod check;
+pub mod connector;
 pub mod links;
 pub mod python;
 pub mod requests;

@@ -67,6 +67,101 @@ pub struct VolumeActionBody {
     pub set_bootable: Option<BootableFields>,
     #[schema(rename = "os-update_readonly_flag")]
     pub update_readonly_flag: Option<ReadonlyFields>,
+    #[schema(rename = "os-reserve", value_type = Option<Object>)]
+    pub reserve: Option<()>,
+    #[schema(rename = "os-unreserve", value_type = Option<Object>)]
+    pub unreserve: Option<()>,
+    #[schema(rename = "os-begin_detaching", value_type = Option<Object>)]
+    pub begin_detaching: Option<()>,
+    #[schema(rename = "os-roll_detaching", value_type = Option<Object>)]
+    pub roll_detaching: Option<()>,
+    #[schema(rename = "os-initialize_connection")]
+    pub initialize_connection: Option<ConnectionFields>,
+    #[schema(rename = "os-terminate_connection")]
+    pub terminate_connection: Option<ConnectionFields>,
+    #[schema(rename = "os-attach")]
+    pub attach: Option<AttachFields>,
+    #[schema(rename = "os-detach")]
+    pub detach: Option<DetachFields>,
+    #[schema(rename = "os-force_detach")]
+    pub force_detach: Option<ForceDetachFields>,
+}
+
+/// What os-brick says about the host that connects; other fields are not looked at.
+#[derive(ToSchema)]
+pub struct ConnectorFields {
+    #[schema(max_length = 255)]
+    pub host: Option<String>,
+    /// The iSCSI name; backends that export over iSCSI need it.
+    #[schema(max_length = 223)]
+    pub initiator: Option<String>,
+    pub ip: Option<String>,
+    #[schema(max_length = 255)]
+    pub mountpoint: Option<String>,
+    pub multipath: Option<bool>,
+    pub enforce_multipath: Option<bool>,
+    /// `rw` or `ro`.
+    pub mode: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub struct ConnectionFields {
+    pub connector: ConnectorFields,
+}
+
+/// A server or a host.
+#[derive(ToSchema)]
+pub struct AttachFields {
+    pub instance_uuid: Option<String>,
+    #[schema(max_length = 255)]
+    pub host_name: Option<String>,
+    #[schema(min_length = 1, max_length = 255)]
+    pub mountpoint: String,
+    /// `rw` or `ro`.
+    pub mode: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub struct DetachFields {
+    /// May be left out where there is only one.
+    pub attachment_id: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub struct ForceDetachFields {
+    pub attachment_id: Option<String>,
+    /// Taken and not looked at.
+    #[schema(value_type = Option<Object>)]
+    pub connector: Option<()>,
+}
+
+/// Reserving a volume for a server.
+#[derive(ToSchema)]
+pub struct AttachmentCreateBody {
+    pub attachment: AttachmentCreateFields,
+}
+
+#[derive(ToSchema)]
+pub struct AttachmentCreateFields {
+    pub volume_uuid: String,
+    pub instance_uuid: Option<String>,
+    /// With it, the volume is connected at once.
+    pub connector: Option<ConnectorFields>,
+    /// `rw` or `ro`. From 3.54.
+    pub mode: Option<String>,
+}
+
+/// Saying from which host a server connects.
+#[derive(ToSchema)]
+pub struct AttachmentUpdateBody {
+    pub attachment: ConnectionFields,
+}
+
+/// From 3.44.
+#[derive(ToSchema)]
+pub struct AttachmentActionBody {
+    #[schema(rename = "os-complete", value_type = Option<Object>)]
+    pub complete: Option<()>,
 }
 
 #[derive(ToSchema)]

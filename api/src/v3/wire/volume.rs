@@ -8,6 +8,7 @@ use tephra_domain::volume::{Volume, VolumeSource};
 use tephra_projector::Views;
 use utoipa::ToSchema;
 
+use super::attachment::VolumeAttachmentView;
 use super::links::{Link, Links};
 use super::moment;
 use crate::error::Fault;
@@ -89,8 +90,7 @@ pub struct VolumeDetail {
     replication_status: Option<String>,
     consistencygroup_id: Option<String>,
     multiattach: bool,
-    #[schema(value_type = Vec<Object>)]
-    attachments: [(); 0],
+    attachments: Vec<VolumeAttachmentView>,
     /// What is remembered of the image that it came from; on show and detail only.
     #[serde(skip_serializing_if = "Option::is_none")]
     volume_image_metadata: Option<BTreeMap<String, String>>,
@@ -202,6 +202,7 @@ impl VolumeDetail {
             VolumeSource::Snapshot(id) => (Some(id.to_string()), None),
             VolumeSource::Volume(id) => (None, Some(id.to_string())),
         };
+        let attachments = VolumeAttachmentView::all(&volume, is_admin);
         let mut metadata = volume.metadata;
         if let Some(readonly) = volume.readonly {
             // the one piece of administrators' metadata that Cinder shows among the user's
@@ -230,9 +231,9 @@ impl VolumeDetail {
             replication_status: None,
             consistencygroup_id: None,
             multiattach: volume.multiattach,
-            attachments: [],
             volume_image_metadata: (is_extended && !volume.image_metadata.is_empty())
                 .then_some(volume.image_metadata),
+            attachments,
             migration_status: is_admin.then_some(Null),
             group_id: from(13),
             provider_id: from(21).filter(|_| is_admin),

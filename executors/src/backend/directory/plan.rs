@@ -79,7 +79,9 @@ pub fn source_of(effect: &Effect) -> Option<BackendObject> {
         | Effect::OverwriteVolume { .. }
         | Effect::Verify { .. }
         | Effect::Adopt { .. }
-        | Effect::Disown { .. } => effect.source(),
+        | Effect::Disown { .. }
+        | Effect::ExportVolume { .. }
+        | Effect::UnexportVolume { .. } => effect.source(),
     }
 }
 
@@ -150,6 +152,9 @@ pub fn plan(effect: &Effect, observed: Observed) -> Result<Action, Failure> {
                 Err(Failure::new(FailureKind::Mismatch, format!("{to} exists already beside {target}")))
             }
         },
+        // whoever sees the directory reaches the file
+        Effect::ExportVolume { .. } => exists(target, observed.target).map(|_| Action::Nothing),
+        Effect::UnexportVolume { .. } => Ok(Action::Nothing),
     }
 }
 

@@ -111,6 +111,8 @@ pub fn plan(effect: &Effect, observed: &Observed, settings: &Settings) -> Result
         Effect::Adopt { object, from, size } => world.adopt(*object, from, *size),
         Effect::Disown { object, to } => world.disown(*object, to),
         Effect::Verify { object, size } => world.verify(*object, *size),
+        Effect::ExportVolume { volume, .. } => world.whole(*volume).map(|lv| Plan::done(activated(lv))),
+        Effect::UnexportVolume { .. } => Ok(Plan::done(Vec::new())),
     }
 }
 

@@ -150,6 +150,9 @@ pub fn plan(
         Effect::Verify { size, .. } => {
             has_size(target, exists(target, observed.target.as_ref())?.size, *size).map(|()| Vec::new())
         }
+        // hosts reach images by themselves
+        Effect::ExportVolume { .. } => exists(target, observed.target.as_ref()).map(|_| Vec::new()),
+        Effect::UnexportVolume { .. } => Ok(Vec::new()),
         Effect::Adopt { from, size, .. } => adopt(target, from, *size, observed),
         Effect::Disown { to, .. } => match (&observed.target, &observed.outside) {
             (None, _) => Ok(Vec::new()),

@@ -9,8 +9,8 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::ser::{SerializeTuple, Serializer};
 use serde::{Deserialize, Serialize};
 use tephra_domain::ids::{
-    BackendName, CommandId, IdempotencyKey, ImageId, OperationId, PoolName, Position, ProjectId, RequestId,
-    SnapshotId, UserId, VolumeId, VolumeTypeId, ZoneName,
+    AttachmentId, BackendName, CommandId, IdempotencyKey, ImageId, OperationId, PoolName, Position,
+    ProjectId, RequestId, SnapshotId, UserId, VolumeId, VolumeTypeId, ZoneName,
 };
 use tephra_domain::quota::{QuotaLimits, QuotaResource};
 use tephra_domain::units::{SizeGib, Timestamp};
@@ -246,7 +246,7 @@ macro_rules! as_uuid {
     )*};
 }
 
-as_uuid!(VolumeId, SnapshotId, VolumeTypeId, ImageId, CommandId, OperationId);
+as_uuid!(VolumeId, SnapshotId, VolumeTypeId, ImageId, CommandId, OperationId, AttachmentId);
 
 macro_rules! as_text {
     ($read:path: $($type:ty),*) => {$(

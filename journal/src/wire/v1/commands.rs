@@ -1,8 +1,8 @@
 //! Commands, on their way to the sequencer.
 
 use tephra_domain::command::{
-    CleanObject, Command, CreateSnapshot, CreateVolume, CreateVolumeFromImage, CreateVolumeType,
-    ManageSnapshot, ManageVolume, MetadataChange, VolumeTypeRef,
+    AttachVolume, CleanObject, Command, CreateAttachment, CreateSnapshot, CreateVolume,
+    CreateVolumeFromImage, CreateVolumeType, ManageSnapshot, ManageVolume, MetadataChange, VolumeTypeRef,
 };
 use tephra_domain::image::ImageFacts;
 
@@ -10,8 +10,8 @@ use super::codec::{Id, Map, Wire, wire_enum, wire_struct};
 use super::commit::{ActorV1, IdempotencyV1};
 use super::orders::{EffectKeyV1, OutcomeV1};
 use super::values::{
-    BackendDescriptionV1, DebtIdV1, FoundKindV1, PoolIdV1, QuotaResourceV1, SnapshotStateV1, VolumeSourceV1,
-    VolumeStateV1,
+    AttachModeV1, BackendDescriptionV1, ConnectorV1, DebtIdV1, FoundKindV1, PoolIdV1, QuotaResourceV1,
+    SnapshotStateV1, VolumeSourceV1, VolumeStateV1,
 };
 use crate::gateway::Submission;
 use crate::wire::Invalid;
@@ -40,6 +40,16 @@ wire_struct! {
     CreateSnapshotV1<'a> for CreateSnapshot {
         snapshot: Id, volume: Id, name: Option<&'a str>, description: Option<&'a str>, force: bool,
         metadata: Map<'a>,
+    }
+    /// What an attachment is to be.
+    CreateAttachmentV1<'a> for CreateAttachment {
+        volume: Id, attachment: Id, instance: Option<&'a str>, mode: Option<AttachModeV1>,
+        connector: Option<ConnectorV1<'a>>, connector_mode: Option<AttachModeV1>,
+    }
+    /// What a client says that it has connected.
+    AttachVolumeV1<'a> for AttachVolume {
+        volume: Id, attachment: Id, instance: Option<&'a str>, host: Option<&'a str>, mountpoint: &'a str,
+        mode: AttachModeV1,
     }
     /// What a volume type is to be.
     CreateVolumeTypeV1<'a> for CreateVolumeType {
@@ -77,7 +87,7 @@ wire_enum! {
         0 CreateVolume { create: CreateVolumeV1<'a> } = { Command::CreateVolume(create) };
         1 DeleteVolume { volume: Id, cascade: bool, force: bool }
             = { Command::DeleteVolume { volume, cascade, force } };
-        2 ExtendVolume { volume: Id, to: u32 } = { Command::ExtendVolume { volume, to } };
+        2 ExtendVolume { volume: Id, to: u32 } = { Command::ExtendVolume { volume, to, online: false } };
         3 RevertVolume { volume: Id, snapshot: Option<Id> } = { Command::RevertVolume { volume, snapshot } };
         4 RecoverVolume { volume: Id } = { Command::RecoverVolume { volume } };
         5 UpdateVolume {
@@ -136,6 +146,31 @@ wire_enum! {
             = { Command::CreateVolumeFromImage(create) };
         38 ChangeImageMetadata { volume: Id, change: MetadataChangeV1<'a> }
             = { Command::ChangeImageMetadata { volume, change } };
+        39 ExtendAttachedVolume { volume: Id, to: u32 }
+            = { Command::ExtendVolume { volume, to, online: true } };
+        40 CreateAttachment { create: CreateAttachmentV1<'a> } = { Command::CreateAttachment(create) };
+        41 UpdateAttachment {
+            volume: Id, attachment: Id, connector: ConnectorV1<'a>, mode: Option<AttachModeV1>
+        } = { Command::UpdateAttachment { volume, attachment, connector, mode } };
+        42 CompleteAttachment { volume: Id, attachment: Id }
+            = { Command::CompleteAttachment { volume, attachment } };
+        43 DeleteAttachment { volume: Id, attachment: Id }
+            = { Command::DeleteAttachment { volume, attachment } };
+        44 ReserveVolume { volume: Id } = { Command::ReserveVolume { volume } };
+        45 UnreserveVolume { volume: Id } = { Command::UnreserveVolume { volume } };
+        46 BeginDetaching { volume: Id } = { Command::BeginDetaching { volume } };
+        47 RollDetaching { volume: Id } = { Command::RollDetaching { volume } };
+        48 InitializeConnection {
+            volume: Id, attachment: Id, connector: ConnectorV1<'a>, mode: Option<AttachModeV1>
+        } = { Command::InitializeConnection { volume, attachment, connector, mode } };
+        49 TerminateConnection { volume: Id, connector: Option<ConnectorV1<'a>> }
+            = { Command::TerminateConnection { volume, connector } };
+        50 AttachVolume { attach: AttachVolumeV1<'a> } = { Command::AttachVolume(attach) };
+        51 DetachVolume { volume: Id, attachment: Option<Id>, force: bool }
+            = { Command::DetachVolume { volume, attachment, force } };
+        52 DetachAll { volume: Id } = { Command::DetachAll { volume } };
+        53 RestoreExports { backend: &'a str, after: Option<Id> }
+            = { Command::RestoreExports { backend, after } };
     }
 }
 

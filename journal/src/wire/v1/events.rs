@@ -1,5 +1,6 @@
 //! The payload of every kind of event.
 
+use tephra_domain::attachment::AttachmentEvent;
 use tephra_domain::backend::BackendEvent;
 use tephra_domain::debt::DebtEvent;
 use tephra_domain::event::Event;
@@ -12,9 +13,9 @@ use tephra_domain::volume_type::VolumeTypeEvent;
 use super::codec::{Id, Map, Wire};
 use super::sagas::OperationKindV1;
 use super::values::{
-    BackendDescriptionV1, BackendObjectV1, DebtIdV1, FailureV1, OperationEndV1, PlacementDecisionV1,
-    PoolIdV1, QuotaResourceV1, SnapshotCreateAcceptedV1, SnapshotStateV1, VolumeCreateAcceptedV1,
-    VolumeStateV1,
+    AttachModeV1, BackendDescriptionV1, BackendObjectV1, ConnectorV1, DebtIdV1, FailureV1, OperationEndV1,
+    PlacementDecisionV1, PoolIdV1, QuotaResourceV1, SnapshotCreateAcceptedV1, SnapshotStateV1,
+    VolumeCreateAcceptedV1, VolumeStateV1,
 };
 use crate::wire::{Invalid, Kind};
 
@@ -117,6 +118,9 @@ events! {
     VolumeUnmanageFailed<'a> { volume: Id, operation: Id, failure: FailureV1<'a>, restored: bool }
         = { Event::Volume(volume, VolumeEvent::UnmanageFailed { operation, failure, restored }) };
 
+    VolumeUseChanged { volume: Id, to: VolumeStateV1 }
+        = { Event::Volume(volume, VolumeEvent::UseChanged { to }) };
+
     SnapshotCreateAccepted<'a> { snapshot: Id, accepted: SnapshotCreateAcceptedV1<'a> }
         = { Event::Snapshot(snapshot, SnapshotEvent::CreateAccepted(accepted)) };
     SnapshotCreated { snapshot: Id } = { Event::Snapshot(snapshot, SnapshotEvent::Created) };
@@ -207,4 +211,35 @@ events! {
         = { Event::Debt(debt, DebtEvent::AttemptFailed { failure, retry_at }) };
     CleanupDebtReleased { debt: DebtIdV1 } = { Event::Debt(debt, DebtEvent::Released) };
     CleanupDebtPaid { debt: DebtIdV1 } = { Event::Debt(debt, DebtEvent::Paid) };
+
+    AttachmentReserved<'a> { volume: Id, attachment: Id, instance: Option<&'a str>, mode: Option<AttachModeV1> } = {
+        Event::Volume(volume, VolumeEvent::Attachment { attachment, event: AttachmentEvent::Reserved { instance, mode } })
+    };
+    AttachmentConnectAccepted<'a> { volume: Id, attachment: Id, operation: Id, connector: ConnectorV1<'a>, mode: AttachModeV1 } = {
+        Event::Volume(volume, VolumeEvent::Attachment { attachment, event: AttachmentEvent::ConnectAccepted { operation, connector, mode } })
+    };
+    AttachmentConnected { volume: Id, attachment: Id } = {
+        Event::Volume(volume, VolumeEvent::Attachment { attachment, event: AttachmentEvent::Connected })
+    };
+    AttachmentConnectFailed<'a> { volume: Id, attachment: Id, operation: Id, failure: FailureV1<'a>, restored: bool } = {
+        Event::Volume(volume, VolumeEvent::Attachment { attachment, event: AttachmentEvent::ConnectFailed { operation, failure, restored } })
+    };
+    AttachmentAttached<'a> { volume: Id, attachment: Id, instance: Option<&'a str>, host: Option<&'a str>, mountpoint: Option<&'a str>, mode: AttachModeV1 } = {
+        Event::Volume(volume, VolumeEvent::Attachment { attachment, event: AttachmentEvent::Attached { instance, host, mountpoint, mode } })
+    };
+    AttachmentCompleted { volume: Id, attachment: Id } = {
+        Event::Volume(volume, VolumeEvent::Attachment { attachment, event: AttachmentEvent::Completed })
+    };
+    AttachmentDisconnectAccepted { volume: Id, attachment: Id, operation: Id } = {
+        Event::Volume(volume, VolumeEvent::Attachment { attachment, event: AttachmentEvent::DisconnectAccepted { operation } })
+    };
+    AttachmentDisconnected { volume: Id, attachment: Id } = {
+        Event::Volume(volume, VolumeEvent::Attachment { attachment, event: AttachmentEvent::Disconnected })
+    };
+    AttachmentDisconnectFailed<'a> { volume: Id, attachment: Id, operation: Id, failure: FailureV1<'a> } = {
+        Event::Volume(volume, VolumeEvent::Attachment { attachment, event: AttachmentEvent::DisconnectFailed { operation, failure } })
+    };
+    AttachmentDeleted { volume: Id, attachment: Id } = {
+        Event::Volume(volume, VolumeEvent::Attachment { attachment, event: AttachmentEvent::Deleted })
+    };
 }

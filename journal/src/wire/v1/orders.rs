@@ -3,7 +3,7 @@
 use tephra_domain::effect::{Direction, DueEffect, Effect, EffectKey, Outcome};
 
 use super::codec::{Id, wire_code, wire_enum, wire_struct};
-use super::values::{BackendObjectV1, DebtIdV1, FailureV1, PoolIdV1};
+use super::values::{BackendObjectV1, DebtIdV1, ExportV1, FailureV1, PoolIdV1};
 use crate::work_queue::WorkOrder;
 
 wire_code! {
@@ -54,5 +54,9 @@ wire_enum! {
         12 Disown { object: BackendObjectV1, to: &'a str } = { Effect::Disown { object, to } };
         13 CreateVolumeFromImage { volume: BackendObjectV1, size: u32, image: Id }
             = { Effect::CreateVolumeFromImage { volume, size, image } };
+        14 ExportVolume { volume: BackendObjectV1, export: ExportV1<'a> }
+            = { Effect::ExportVolume { volume, export } };
+        15 UnexportVolume { volume: BackendObjectV1, attachment: Id }
+            = { Effect::UnexportVolume { volume, attachment } };
     }
 }

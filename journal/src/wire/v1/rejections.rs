@@ -88,6 +88,30 @@ wire_enum! {
         54 ImageFactsMissing { image: Id } = { Rejection::ImageFactsMissing { image } };
         55 ImageMetadataNotFound { volume: Id, key: &'a str }
             = { Rejection::ImageMetadataNotFound { volume, key } };
+        56 AttachmentNotFound { attachment: Id } = { Rejection::AttachmentNotFound { attachment } };
+        57 AttachmentExists { attachment: Id } = { Rejection::AttachmentExists { attachment } };
+        58 VolumeHasAttachments {} = { Rejection::VolumeHasAttachments };
+        59 VolumeInErrorNotAttachable { volume: Id, status: &'a str }
+            = { Rejection::VolumeInErrorNotAttachable { volume, status } };
+        60 VolumeInErrorNotConnectable { volume: Id, status: &'a str }
+            = { Rejection::VolumeInErrorNotConnectable { volume, status } };
+        61 VolumeNotReservable { volume: Id, status: &'a str, multiattach: bool }
+            = { Rejection::VolumeNotReservable { volume, status, multiattach } };
+        62 VolumeNotReservableByAction { status: &'a str, multiattach: bool }
+            = { Rejection::VolumeNotReservableByAction { status, multiattach } };
+        63 VolumeNotDetachable {} = { Rejection::VolumeNotDetachable };
+        64 VolumeNotConnectable { status: &'a str } = { Rejection::VolumeNotConnectable { status } };
+        65 VolumeInMaintenance { verb: &'a str } = { Rejection::VolumeInMaintenance { verb } };
+        66 VolumeConnectionInMaintenance {} = { Rejection::VolumeConnectionInMaintenance };
+        67 VolumeAlreadyAttached {} = { Rejection::VolumeAlreadyAttached };
+        68 AttachModeInvalid { volume: Id, mode: &'a str } = { Rejection::AttachModeInvalid { volume, mode } };
+        69 AttachmentNotNamed {} = { Rejection::AttachmentNotNamed };
+        70 AttachmentBusy { attachment: Id, status: &'a str }
+            = { Rejection::AttachmentBusy { attachment, status } };
+        71 DuplicateConnectors { volume: Id } = { Rejection::DuplicateConnectors { volume } };
+        72 ConnectorIncomplete { missing: &'a str } = { Rejection::ConnectorIncomplete { missing } };
+        73 ReadonlyNeedsAvailable { volume: Id, status: &'a str }
+            = { Rejection::ReadonlyNeedsAvailable { volume, status } };
     }
 }
 

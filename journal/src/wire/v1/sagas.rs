@@ -2,13 +2,13 @@
 
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
-    ObjectClean, OperationKind, SnapshotCreate, SnapshotDelete, SnapshotManage, SnapshotUnmanage,
-    StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend, VolumeManage, VolumeRecover, VolumeRevert,
-    VolumeUnmanage,
+    AttachmentConnect, AttachmentDisconnect, ExportRestore, ObjectClean, OperationKind, SnapshotCreate,
+    SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
+    VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage,
 };
 
 use super::codec::{Id, wire_enum, wire_struct};
-use super::values::{BackendObjectV1, DebtIdV1, PoolIdV1};
+use super::values::{BackendObjectV1, DebtIdV1, ExportV1, PoolIdV1};
 
 wire_struct! {
     /// Makes a volume.
@@ -48,6 +48,18 @@ wire_struct! {
     SnapshotUnmanageV1<'a> for SnapshotUnmanage { volume: Id, snapshot: Id, pool: PoolIdV1<'a>, size: u32 }
     /// Removes what is none of ours.
     ObjectCleanV1<'a> for ObjectClean { pool: PoolIdV1<'a>, name: &'a str, object: BackendObjectV1 }
+    /// Grows a volume that is attached.
+    VolumeExtendAttachedV1<'a> for VolumeExtendAttached {
+        extend: VolumeExtendV1<'a>, exports: Vec<ExportV1<'a>>,
+    }
+    /// Makes an export.
+    AttachmentConnectV1<'a> for AttachmentConnect { volume: Id, pool: PoolIdV1<'a>, export: ExportV1<'a> }
+    /// Removes an export.
+    AttachmentDisconnectV1<'a> for AttachmentDisconnect {
+        volume: Id, pool: PoolIdV1<'a>, attachment: Id, keep: bool,
+    }
+    /// Makes an export again.
+    ExportRestoreV1<'a> for ExportRestore { volume: Id, pool: PoolIdV1<'a>, export: ExportV1<'a> }
 }
 
 wire_enum! {
@@ -73,5 +85,11 @@ wire_enum! {
         10 SnapshotManage { saga: SnapshotManageV1<'a> } = { OperationKind::SnapshotManage(saga) };
         11 SnapshotUnmanage { saga: SnapshotUnmanageV1<'a> } = { OperationKind::SnapshotUnmanage(saga) };
         12 ObjectClean { saga: ObjectCleanV1<'a> } = { OperationKind::ObjectClean(saga) };
+        13 VolumeExtendAttached { saga: VolumeExtendAttachedV1<'a> }
+            = { OperationKind::VolumeExtendAttached(saga) };
+        14 AttachmentConnect { saga: AttachmentConnectV1<'a> } = { OperationKind::AttachmentConnect(saga) };
+        15 AttachmentDisconnect { saga: AttachmentDisconnectV1<'a> }
+            = { OperationKind::AttachmentDisconnect(saga) };
+        16 ExportRestore { saga: ExportRestoreV1<'a> } = { OperationKind::ExportRestore(saga) };
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use tephra_domain::attachment::{AttachMode, AttachmentState, AttachmentStatus, Connector};
 use tephra_domain::backend::BackendDescription;
 use tephra_domain::drift::FoundKind;
-use tephra_domain::effect::{BackendObject, Failure, FailureKind};
+use tephra_domain::effect::{BackendObject, Export, Failure, FailureKind};
 use tephra_domain::ids::{DebtId, PoolId, VolumeTypeId};
 use tephra_domain::operation::{OperationEnd, Phase};
 use tephra_domain::quota::{QuotaResource, Usage, UsageCount};
@@ -20,7 +21,7 @@ wire_code! {
     VolumeStateV1 for VolumeState {
         0 Absent, 1 Creating, 2 Available, 3 Deleting, 4 Extending, 5 Reverting, 6 Verifying, 7 Error,
         8 ErrorDeleting, 9 ErrorExtending, 10 ErrorRestoring, 11 ErrorManaging, 12 ErrorBackingUp,
-        13 Maintenance, 14 Managing, 15 Unmanaging,
+        13 Maintenance, 14 Managing, 15 Unmanaging, 16 Reserved, 17 Attaching, 18 InUse, 19 Detaching,
     }
     /// A snapshot's status without data.
     SnapshotStateV1 for SnapshotState {
@@ -34,6 +35,13 @@ wire_code! {
     }
     /// How an operation ended.
     OperationEndV1 for OperationEnd { 0 Completed, 1 Failed, 2 Abandoned }
+    /// Whether an attachment may write.
+    AttachModeV1 for AttachMode { 0 ReadWrite, 1 ReadOnly }
+    /// An attachment's status without data.
+    AttachmentStateV1 for AttachmentState {
+        0 Absent, 1 Reserved, 2 Connecting, 3 Attaching, 4 Attached, 5 Disconnecting, 6 ErrorAttaching,
+        7 ErrorDetaching,
+    }
     /// A filter of the scheduler.
     FilterNameV1 for FilterName { 0 Service, 1 AvailabilityZone, 2 Capacity, 3 Capabilities, 4 Source }
 }
@@ -71,6 +79,15 @@ wire_struct! {
     BackendDescriptionV1<'a> for BackendDescription {
         host: &'a str, driver: &'a str, availability_zone: &'a str, pools: Vec<&'a str>,
         native_revert: bool, capabilities: Map<'a>,
+    }
+    /// A host that connects.
+    ConnectorV1<'a> for Connector {
+        host: Option<&'a str>, initiator: Option<&'a str>, ip: Option<&'a str>,
+        mountpoint: Option<&'a str>, multipath: bool, enforce_multipath: bool,
+    }
+    /// How a volume is to be reached by one host.
+    ExportV1<'a> for Export {
+        attachment: Id, initiator: Option<&'a str>, address: Option<&'a str>, mode: AttachModeV1,
     }
     /// Counts of what is used.
     UsageCountV1 for UsageCount { volumes: i64, snapshots: i64, gigabytes: i64 }
@@ -128,6 +145,21 @@ wire_enum! {
         12 Maintenance {} = { VolumeStatus::Maintenance };
         13 Managing { operation: Id } = { VolumeStatus::Managing { operation } };
         14 Unmanaging { operation: Id, from: VolumeStateV1 } = { VolumeStatus::Unmanaging { operation, from } };
+        15 Reserved {} = { VolumeStatus::Reserved };
+        16 Attaching {} = { VolumeStatus::Attaching };
+        17 InUse {} = { VolumeStatus::InUse };
+        18 Detaching {} = { VolumeStatus::Detaching };
+    }
+    /// An attachment's status.
+    AttachmentStatusV1 for AttachmentStatus {
+        0 Reserved {} = { AttachmentStatus::Reserved };
+        1 Connecting { operation: Id } = { AttachmentStatus::Connecting { operation } };
+        2 Attaching {} = { AttachmentStatus::Attaching };
+        3 Attached {} = { AttachmentStatus::Attached };
+        4 Disconnecting { operation: Id, from: AttachmentStateV1 }
+            = { AttachmentStatus::Disconnecting { operation, from } };
+        5 ErrorAttaching {} = { AttachmentStatus::ErrorAttaching };
+        6 ErrorDetaching {} = { AttachmentStatus::ErrorDetaching };
     }
     /// A snapshot's status.
     SnapshotStatusV1 for SnapshotStatus {

@@ -1,0 +1,405 @@
+//! What clients ask of attachments: the new way (reserve, connect, complete, delete) and the old
+//! one (volume actions), over the same attachments.
+
+use crate::attachment::{AttachMode, Attachment, AttachmentEvent, AttachmentState, Connector};
+use crate::command::{AttachVolume, Context, CreateAttachment};
+use crate::event::Event;
+use crate::ids::{AttachmentId, VolumeId};
+use crate::ledger::Ledger;
+use crate::operations::{attachment_connect, attachment_disconnect};
+use crate::rejection::Rejection;
+use crate::volume::{Volume, VolumeEvent, VolumeState};
+
+fn on(volume: VolumeId, event: VolumeEvent) -> Event {
+    Event::Volume(volume, event)
+}
+
+fn to_attachment(volume: VolumeId, attachment: AttachmentId, event: AttachmentEvent) -> Event {
+    on(volume, VolumeEvent::Attachment { attachment, event })
+}
+
+fn found(volume: &Volume, id: AttachmentId) -> Result<&Attachment, Rejection> {
+    volume.attachment(id).ok_or(Rejection::AttachmentNotFound { attachment: id })
+}
+
+/// The volume and its attachment; another project's is not there.
+fn visible<'a>(
+    ledger: &'a Ledger,
+    volume: VolumeId,
+    attachment: AttachmentId,
+    ctx: &Context,
+) -> Result<(&'a Volume, &'a Attachment), Rejection> {
+    let volume = ledger
+        .visible_volume(volume, &ctx.actor)
+        .map_err(|_| Rejection::AttachmentNotFound { attachment })?;
+    Ok((volume, found(volume, attachment)?))
+}
+
+/// A volume whose flag says so is attached for reading only, whatever else is asked.
+fn mode_of(volume: &Volume, asked: Option<AttachMode>) -> Option<AttachMode> {
+    if volume.readonly == Some(true) { Some(AttachMode::ReadOnly) } else { asked }
+}
+
+fn with_use(volume: &Volume, mut events: Vec<Event>, to: VolumeState) -> Vec<Event> {
+    events.extend(volume.used_as(to).map(|event| on(volume.id, event)));
+    events
+}
+
+fn is_error(state: VolumeState) -> bool {
+    crate::volume::RESETTABLE.contains(&state) && state != VolumeState::Maintenance
+}
+
+/// Checks, in this order: role; the volume exists and is visible; it is in no error; it is
+/// available, or in use and made for that (multiattach), or the same server has it already; with a
+/// connector, what connecting needs.
+pub(super) fn create(
+    ledger: &Ledger,
+    command: &CreateAttachment,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_member("volume:attachment_create")?;
+    let volume = ledger.visible_volume(command.volume, &ctx.actor)?;
+    let state = volume.status.state();
+    if is_error(state) {
+        let status = volume.status.wire_name();
+        return Err(Rejection::VolumeInErrorNotAttachable { volume: volume.id, status });
+    }
+    // the same server may take it again: it is moving to another host
+    let is_again = matches!(state, VolumeState::InUse | VolumeState::Reserved)
+        && command.instance.is_some()
+        && volume.attachments.iter().any(|other| other.instance == command.instance);
+    let is_free = state == VolumeState::Available || (volume.multiattach && state == VolumeState::InUse);
+    if !is_free && !is_again {
+        return Err(Rejection::VolumeNotReservable {
+            volume: volume.id,
+            status: volume.status.wire_name(),
+            multiattach: volume.multiattach,
+        });
+    }
+    if volume.attachment(command.attachment).is_some() {
+        return Err(Rejection::AttachmentExists { attachment: command.attachment });
+    }
+    let mode = mode_of(volume, command.mode);
+    let reserved = AttachmentEvent::Reserved { instance: command.instance.clone(), mode };
+    let mut events = vec![to_attachment(volume.id, command.attachment, reserved)];
+    match &command.connector {
+        // who moves to another host goes on using it meanwhile
+        None if !is_free => Ok(events),
+        None => Ok(with_use(volume, events, VolumeState::Reserved)),
+        Some(connector) => {
+            let mode = mode.or(command.connector_mode).unwrap_or(AttachMode::ReadWrite);
+            let id = command.attachment;
+            events.extend(attachment_connect::begin(ledger, volume, id, mode, connector, ctx)?);
+            Ok(events)
+        }
+    }
+}
+
+/// Checks, in this order: role; the attachment exists and is visible; its volume is in no error; it
+/// is not being connected or disconnected; unless the volume is made for that, no other server has
+/// a connection; what connecting needs.
+pub(super) fn update(
+    ledger: &Ledger,
+    volume: VolumeId,
+    attachment: AttachmentId,
+    connector: &Connector,
+    mode: Option<AttachMode>,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_member("volume:attachment_update")?;
+    let (volume, attachment) = visible(ledger, volume, attachment, ctx)?;
+    let state = volume.status.state();
+    if is_error(state) {
+        let status = volume.status.wire_name();
+        return Err(Rejection::VolumeInErrorNotConnectable { volume: volume.id, status });
+    }
+    if !crate::volume::USES.contains(&state) {
+        return Err(Rejection::VolumeNotConnectable { status: volume.status.wire_name() });
+    }
+    is_still(attachment)?;
+    let is_elsewhere = |other: &Attachment| {
+        other.id != attachment.id
+            && other.has_export()
+            && (other.instance.is_none() || other.instance != attachment.instance)
+    };
+    if !volume.multiattach && volume.attachments.iter().any(is_elsewhere) {
+        return Err(Rejection::DuplicateConnectors { volume: volume.id });
+    }
+    let mode = attachment.mode.or(mode).unwrap_or(AttachMode::ReadWrite);
+    let is_so = attachment.connector.as_ref() == Some(connector)
+        && attachment.mode == Some(mode)
+        && attachment.status.state() == AttachmentState::Attaching;
+    if is_so {
+        return Ok(Vec::new());
+    }
+    attachment_connect::begin(ledger, volume, attachment.id, mode, connector, ctx)
+}
+
+/// Refuses an attachment on which an operation is open, or whose export could not be removed.
+fn is_still(attachment: &Attachment) -> Result<(), Rejection> {
+    let state = attachment.status.state();
+    match state {
+        AttachmentState::Reserved
+        | AttachmentState::Attaching
+        | AttachmentState::Attached
+        | AttachmentState::ErrorAttaching => Ok(()),
+        AttachmentState::Absent
+        | AttachmentState::Connecting
+        | AttachmentState::Disconnecting
+        | AttachmentState::ErrorDetaching => {
+            Err(Rejection::AttachmentBusy { attachment: attachment.id, status: state.wire_name() })
+        }
+    }
+}
+
+/// Checks, in this order: role; the attachment exists and is visible; it is reserved, attaching or
+/// attached already.
+pub(super) fn complete(
+    ledger: &Ledger,
+    volume: VolumeId,
+    attachment: AttachmentId,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_member("volume:attachment_complete")?;
+    let (volume, attachment) = visible(ledger, volume, attachment, ctx)?;
+    match attachment.status.state() {
+        AttachmentState::Attached => Ok(with_use(volume, Vec::new(), VolumeState::InUse)),
+        AttachmentState::Reserved | AttachmentState::Attaching => {
+            let events = vec![to_attachment(volume.id, attachment.id, AttachmentEvent::Completed)];
+            Ok(with_use(volume, events, VolumeState::InUse))
+        }
+        state @ (AttachmentState::Absent
+        | AttachmentState::Connecting
+        | AttachmentState::Disconnecting
+        | AttachmentState::ErrorAttaching
+        | AttachmentState::ErrorDetaching) => {
+            Err(Rejection::AttachmentBusy { attachment: attachment.id, status: state.wire_name() })
+        }
+    }
+}
+
+/// Checks, in this order: role; the attachment exists and is visible. A client may let go at any
+/// time.
+pub(super) fn delete(
+    ledger: &Ledger,
+    volume: VolumeId,
+    attachment: AttachmentId,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_member("volume:attachment_delete")?;
+    let (volume, attachment) = visible(ledger, volume, attachment, ctx)?;
+    Ok(attachment_disconnect::begin(ledger, volume, std::iter::once((attachment, false)), ctx))
+}
+
+/// os-reserve. Checks, in this order: role; the volume exists and is visible; it is available, or
+/// in use and made for that.
+pub(super) fn reserve(ledger: &Ledger, volume: VolumeId, ctx: &Context) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_member("volume_extension:volume_actions:reserve")?;
+    let volume = ledger.visible_volume(volume, &ctx.actor)?;
+    let state = volume.status.state();
+    if state == VolumeState::Available || (volume.multiattach && state == VolumeState::InUse) {
+        return Ok(with_use(volume, Vec::new(), VolumeState::Attaching));
+    }
+    let (status, multiattach) = (volume.status.wire_name(), volume.multiattach);
+    Err(Rejection::VolumeNotReservableByAction { status, multiattach })
+}
+
+/// os-unreserve. Checks role and volume; one that is not reserved stays as it is.
+pub(super) fn unreserve(ledger: &Ledger, volume: VolumeId, ctx: &Context) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_member("volume_extension:volume_actions:unreserve")?;
+    let volume = ledger.visible_volume(volume, &ctx.actor)?;
+    if volume.status.state() != VolumeState::Attaching {
+        return Ok(Vec::new());
+    }
+    Ok(with_use(volume, Vec::new(), Volume::use_of(volume.attachments.iter())))
+}
+
+/// os-begin_detaching. Checks, in this order: role; the volume exists and is visible; it is in use
+/// and attached.
+pub(super) fn begin_detaching(
+    ledger: &Ledger,
+    volume: VolumeId,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_member("volume_extension:volume_actions:begin_detaching")?;
+    let volume = ledger.visible_volume(volume, &ctx.actor)?;
+    let is_attached = volume.attachments.iter().any(|one| one.status.state() == AttachmentState::Attached);
+    if volume.status.state() != VolumeState::InUse || !is_attached {
+        return Err(Rejection::VolumeNotDetachable);
+    }
+    Ok(with_use(volume, Vec::new(), VolumeState::Detaching))
+}
+
+/// os-roll_detaching. Checks role and volume; one that is not detaching stays as it is.
+pub(super) fn roll_detaching(
+    ledger: &Ledger,
+    volume: VolumeId,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_member("volume_extension:volume_actions:roll_detaching")?;
+    let volume = ledger.visible_volume(volume, &ctx.actor)?;
+    if volume.status.state() != VolumeState::Detaching {
+        return Ok(Vec::new());
+    }
+    Ok(with_use(volume, Vec::new(), Volume::use_of(volume.attachments.iter())))
+}
+
+/// os-attach. Checks, in this order: role; the volume exists and is visible; it is not in
+/// maintenance; its readonly flag allows the mode; nobody else has it, unless it is made for that;
+/// it is available, attaching or in use. The same server or host once more changes nothing.
+pub(super) fn attach(
+    ledger: &Ledger,
+    command: &AttachVolume,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_member("volume_extension:volume_actions:attach")?;
+    let volume = ledger.visible_volume(command.volume, &ctx.actor)?;
+    let state = volume.status.state();
+    if state == VolumeState::Maintenance {
+        return Err(Rejection::VolumeInMaintenance { verb: "attached" });
+    }
+    if volume.readonly == Some(true) && command.mode != AttachMode::ReadOnly {
+        return Err(Rejection::AttachModeInvalid { volume: volume.id, mode: command.mode.as_str() });
+    }
+    let is_attached = |one: &Attachment| one.status.state() == AttachmentState::Attached;
+    let is_same = |one: &&Attachment| match &command.instance {
+        Some(_) => one.instance == command.instance,
+        None => one.host == command.host,
+    };
+    if volume.attachments.iter().filter(|one| is_attached(one)).any(|one| is_same(&one)) {
+        return Ok(with_use(volume, Vec::new(), VolumeState::InUse));
+    }
+    if !volume.multiattach && state == VolumeState::InUse {
+        return Err(Rejection::VolumeAlreadyAttached);
+    }
+    if !crate::volume::USES.contains(&state) {
+        return Err(Rejection::VolumeNotConnectable { status: volume.status.wire_name() });
+    }
+    // what os-initialize_connection made waits for this
+    let waiting = volume.attachments.iter().find(|one| {
+        one.status.state() == AttachmentState::Attaching
+            && one.instance.is_none()
+            && (command.host.is_none() || one.host.is_none() || one.host == command.host)
+    });
+    let attached = AttachmentEvent::Attached {
+        instance: command.instance.clone(),
+        host: command.host.clone(),
+        mountpoint: Some(command.mountpoint.clone()),
+        mode: command.mode,
+    };
+    let mut events = Vec::new();
+    let id = waiting.map_or(command.attachment, |one| one.id);
+    if waiting.is_none() {
+        let reserved =
+            AttachmentEvent::Reserved { instance: command.instance.clone(), mode: Some(command.mode) };
+        events.push(to_attachment(volume.id, id, reserved));
+    }
+    events.push(to_attachment(volume.id, id, attached));
+    Ok(with_use(volume, events, VolumeState::InUse))
+}
+
+/// os-detach and os-force_detach. Checks, in this order: role (administrator for `force`); the
+/// volume exists and is visible; it is not in maintenance; which attachment is meant. One that is
+/// not there (any more) leaves only the volume's status to be put right.
+pub(super) fn detach(
+    ledger: &Ledger,
+    volume: VolumeId,
+    attachment: Option<AttachmentId>,
+    force: bool,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
+    if force {
+        ctx.actor.require_admin("volume_extension:volume_admin_actions:force_detach")?;
+    } else {
+        ctx.actor.require_member("volume_extension:volume_actions:detach")?;
+    }
+    let volume = ledger.visible_volume(volume, &ctx.actor)?;
+    if volume.status.state() == VolumeState::Maintenance {
+        return Err(Rejection::VolumeInMaintenance { verb: "detached" });
+    }
+    let meant = match (attachment, volume.attachments.as_slice()) {
+        (Some(id), _) => volume.attachment(id),
+        (None, []) => None,
+        (None, [only]) => Some(only),
+        (None, _) => return Err(Rejection::AttachmentNotNamed),
+    };
+    match meant {
+        Some(meant) => Ok(attachment_disconnect::begin(ledger, volume, std::iter::once((meant, false)), ctx)),
+        None => Ok(with_use(volume, Vec::new(), Volume::use_of(volume.attachments.iter()))),
+    }
+}
+
+/// os-initialize_connection. Checks, in this order: role; the volume exists and is visible; it is
+/// not in maintenance; its status lets it be connected; what connecting needs. A host that is
+/// connected already stays so.
+pub(super) fn initialize(
+    ledger: &Ledger,
+    volume: VolumeId,
+    fresh: AttachmentId,
+    connector: &Connector,
+    mode: Option<AttachMode>,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_member("volume_extension:volume_actions:initialize_connection")?;
+    let volume = ledger.visible_volume(volume, &ctx.actor)?;
+    let state = volume.status.state();
+    if state == VolumeState::Maintenance {
+        return Err(Rejection::VolumeConnectionInMaintenance);
+    }
+    if !crate::volume::USES.contains(&state) {
+        return Err(Rejection::VolumeNotConnectable { status: volume.status.wire_name() });
+    }
+    let connected = volume.attachments.iter().find(|one| is_connected_from(one, connector));
+    if let Some(connected) = connected {
+        is_still(connected)?;
+        return Ok(Vec::new());
+    }
+    let asked = mode.unwrap_or(AttachMode::ReadWrite);
+    let mode = mode_of(volume, Some(asked)).unwrap_or(asked);
+    let reserved = AttachmentEvent::Reserved { instance: None, mode: Some(mode) };
+    let mut events = vec![to_attachment(volume.id, fresh, reserved)];
+    events.extend(attachment_connect::begin(ledger, volume, fresh, mode, connector, ctx)?);
+    if matches!(state, VolumeState::InUse | VolumeState::Detaching) {
+        // a second host of a server that moves: the volume is in use all the time
+        events.retain(|event| !matches!(event, Event::Volume(_, VolumeEvent::UseChanged { .. })));
+    }
+    Ok(events)
+}
+
+fn is_connected_from(attachment: &Attachment, connector: &Connector) -> bool {
+    attachment.connector.as_ref().is_some_and(|known| known.is_same_host(connector))
+}
+
+/// os-terminate_connection. Checks role and volume. With a connector, that host's connections end,
+/// without one all; what was attached stays so until it is detached, and a volume that was only being connected
+/// is free again.
+pub(super) fn terminate(
+    ledger: &Ledger,
+    volume: VolumeId,
+    connector: Option<&Connector>,
+    ctx: &Context,
+) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_member("volume_extension:volume_actions:terminate_connection")?;
+    let volume = ledger.visible_volume(volume, &ctx.actor)?;
+    let is_meant = |one: &&Attachment| {
+        one.has_export() && connector.is_none_or(|connector| is_connected_from(one, connector))
+    };
+    let meant = volume.attachments.iter().filter(is_meant).map(|one| {
+        let keep = one.status.state() == AttachmentState::Attached;
+        (one, keep)
+    });
+    let events = attachment_disconnect::begin(ledger, volume, meant, ctx);
+    if events.is_empty() && volume.status.state() == VolumeState::Attaching {
+        return Ok(with_use(volume, events, Volume::use_of(volume.attachments.iter())));
+    }
+    Ok(events)
+}
+
+/// An administrator's reset of `attach_status` to `detached`: every attachment goes. Checks, in
+/// this order: administrator; the volume exists.
+pub(super) fn detach_all(ledger: &Ledger, volume: VolumeId, ctx: &Context) -> Result<Vec<Event>, Rejection> {
+    ctx.actor.require_admin("volume_extension:volume_admin_actions:reset_status")?;
+    let volume = ledger.visible_volume(volume, &ctx.actor)?;
+    let all = volume.attachments.iter().map(|one| (one, false));
+    Ok(attachment_disconnect::begin(ledger, volume, all, ctx))
+}

@@ -1,0 +1,131 @@
+//! Making volumes reachable for the hosts that attach them.
+//!
+//! A backend whose volumes every host reaches by itself (RBD, NFS, a directory of the same host)
+//! needs none of this: its description says how, and the effects are done once the volume is there.
+//! For the others, [`Exporting`] puts an [`Exporter`] before the backend: it performs the effects
+//! about exports and leaves all others to the backend.
+//!
+//! * [`tgt`]: iSCSI targets by tgtd, one for each attachment.
+//! * [`memory`]: exports that are only remembered, for tests and the simulator.
+
+pub mod memory;
+pub mod tgt;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tephra_domain::backend::{BackendDescription, EXPORT_PREFIX, ExportProtocol};
+use tephra_domain::drift::FoundObject;
+use tephra_domain::effect::{BackendObject, Effect, Export, Failure, FailureKind};
+use tephra_domain::ids::{AttachmentId, BackendName, PoolName, VolumeId};
+use tephra_domain::scheduler::PoolStats;
+use tephra_domain::units::Timestamp;
+
+use crate::backend::{Backend, Content};
+
+/// Makes and removes exports. Idempotent, like a backend: it looks first, and a crash at any point
+/// is repaired by the same call again.
+#[async_trait]
+pub trait Exporter: Send + Sync {
+    /// What clients must know of all its exports, by [`tephra_domain::backend`]'s names without
+    /// their prefix.
+    fn facts(&self) -> BTreeMap<String, String>;
+
+    /// The volume whose data is at `source` can be reached by one host, in its present size.
+    async fn export(&self, source: &Path, volume: VolumeId, export: &Export) -> Result<(), Failure>;
+
+    /// Nobody reaches anything through this attachment any more.
+    async fn unexport(&self, attachment: AttachmentId) -> Result<(), Failure>;
+
+    /// Names the present life of whatever holds the exports: after a restart, which loses them, it
+    /// is another one.
+    async fn incarnation(&self) -> Result<String, Failure>;
+}
+
+/// A backend behind an exporter.
+pub struct Exporting {
+    backend: Arc<dyn Backend>,
+    exporter: Arc<dyn Exporter>,
+}
+
+impl Exporting {
+    /// Puts the exporter before the backend.
+    pub fn new(backend: Arc<dyn Backend>, exporter: Arc<dyn Exporter>) -> Self {
+        Self { backend, exporter }
+    }
+}
+
+/// The capability that says how volumes are reached, and others that belong to it.
+pub(crate) fn capabilities<'a>(
+    protocol: ExportProtocol,
+    facts: impl IntoIterator<Item = (&'a str, String)>,
+) -> impl Iterator<Item = (String, String)> {
+    let facts: Vec<_> =
+        facts.into_iter().map(|(name, value)| (format!("{EXPORT_PREFIX}{name}"), value)).collect();
+    std::iter::once((format!("{EXPORT_PREFIX}protocol"), protocol.as_str().to_owned())).chain(facts)
+}
+
+#[async_trait]
+impl Backend for Exporting {
+    fn name(&self) -> &BackendName {
+        self.backend.name()
+    }
+
+    fn description(&self) -> BackendDescription {
+        let mut description = self.backend.description();
+        description.capabilities.retain(|name, _| !name.starts_with(EXPORT_PREFIX));
+        let facts = self.exporter.facts();
+        let facts = facts.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        description.capabilities.extend(capabilities(ExportProtocol::Iscsi, facts));
+        description.capabilities.insert("storage_protocol".to_owned(), "iSCSI".to_owned());
+        description
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure> {
+        let mut stats = self.backend.stats(now).await?;
+        for pool in &mut stats {
+            pool.capabilities.insert("storage_protocol".to_owned(), "iSCSI".to_owned());
+        }
+        Ok(stats)
+    }
+
+    async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
+        match effect {
+            Effect::ExportVolume { volume, export } => {
+                let Content { location } = self.backend.content(pool, *volume).await?;
+                let source = std::path::absolute(&location)
+                    .map_err(|error| Failure::new(FailureKind::Unsupported, error.to_string()))?;
+                self.exporter.export(&source, volume.volume(), export).await
+            }
+            Effect::UnexportVolume { attachment, .. } => self.exporter.unexport(*attachment).await,
+            Effect::CreateVolume { .. }
+            | Effect::CreateVolumeFromImage { .. }
+            | Effect::CreateVolumeFromSnapshot { .. }
+            | Effect::CloneVolume { .. }
+            | Effect::DeleteVolume { .. }
+            | Effect::ExtendVolume { .. }
+            | Effect::ShrinkVolume { .. }
+            | Effect::CreateSnapshot { .. }
+            | Effect::DeleteSnapshot { .. }
+            | Effect::RevertToSnapshot { .. }
+            | Effect::OverwriteVolume { .. }
+            | Effect::Verify { .. }
+            | Effect::Adopt { .. }
+            | Effect::Disown { .. } => self.backend.perform(pool, effect).await,
+        }
+    }
+
+    async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
+        self.backend.list(pool).await
+    }
+
+    async fn content(&self, pool: &PoolName, object: BackendObject) -> Result<Content, Failure> {
+        self.backend.content(pool, object).await
+    }
+
+    fn exporter(&self) -> Option<Arc<dyn Exporter>> {
+        Some(Arc::clone(&self.exporter))
+    }
+}

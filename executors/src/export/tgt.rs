@@ -1,0 +1,321 @@
+//! iSCSI targets by tgtd, the userland target (Debian package `tgt`): one target for each
+//! attachment, with an account and an access list of its own.
+//!
+//! What it runs (`A` is `tgtadm --control-port C --lld iscsi`):
+//!
+//! | when | commands |
+//! |---|---|
+//! | always first | `A --op show --mode target` |
+//! | a new export | `A --op new --mode account`, `… target`, `… logicalunit`, `--op update --mode logicalunit`, `--op bind --mode account`, `… target`: nobody can log in before the last |
+//! | it shows an old size | `A --op delete --mode logicalunit`, then as new: tgt does not look at a file's length again, and sessions survive this |
+//! | it is for another host | as removed, then as new |
+//! | removed | `A --op delete --mode target --force`, `… account` |
+//!
+//! `tgtadm` takes the password as an argument and in no other way: whoever can list processes on the
+//! export's host can see it in the moment in which the account is made.
+
+mod shown;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tephra_domain::attachment::AttachMode;
+use tephra_domain::effect::{Export, Failure, FailureKind};
+use tephra_domain::ids::{AttachmentId, VolumeId};
+use tephra_journal::secrets::MasterKey;
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+
+use self::shown::{LUN, Plan, Target, Wanted, plan};
+use super::Exporter;
+use crate::process::{ProcessError, Program};
+
+/// How long one `tgtadm` may take. It answers within milliseconds; a target with busy sessions
+/// waits for them.
+const TGTADM_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a daemon may take to be connected to.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often a target's number is chosen anew when another process was faster.
+const NUMBER_TRIES: u32 = 8;
+
+/// Where tgtd listens for `tgtadm`, if `TGT_IPC_SOCKET` does not say so.
+const DEFAULT_SOCKET: &str = "/var/run/tgtd/socket";
+
+/// Every initiator's address, to tgt.
+const ALL: &str = "ALL";
+
+/// What `tgtadm` exits with where there is no tgtd (ENOTCONN).
+const EXIT_NOT_CONNECTED: i32 = 107;
+
+/// What target names begin with if nobody says (Cinder's `target_prefix`).
+pub const DEFAULT_IQN_PREFIX: &str = "iqn.2010-10.org.openstack:";
+
+/// The settings of a [`TgtExporter`].
+#[derive(Clone, Debug)]
+pub struct TgtConfig {
+    /// Where initiators connect: `address:port`.
+    pub portal: String,
+    /// What target names begin with.
+    pub iqn_prefix: String,
+    /// tgtd's control port (`tgtd -C`).
+    pub control_port: u16,
+    /// tgtd's control socket without the port, if it is not the default (`TGT_IPC_SOCKET`).
+    pub socket: Option<PathBuf>,
+    /// What passwords are derived from.
+    pub key: MasterKey,
+}
+
+/// Exports by tgtd.
+pub struct TgtExporter {
+    config: TgtConfig,
+    /// Targets are numbered by whoever makes them: one at a time.
+    making: Mutex<()>,
+}
+
+/// The name of an attachment's target.
+pub fn target_name(prefix: &str, attachment: AttachmentId) -> String {
+    format!("{prefix}attachment-{attachment}")
+}
+
+impl TgtExporter {
+    /// An exporter over a tgtd, which need not run yet.
+    pub fn new(config: TgtConfig) -> Self {
+        Self { config, making: Mutex::new(()) }
+    }
+
+    async fn tgtadm<I, A>(&self, args: I) -> Result<String, ProcessError>
+    where
+        I: IntoIterator<Item = A> + Send,
+        A: Into<OsString>,
+    {
+        let mut program = Program::new("tgtadm", TGTADM_LIMIT);
+        if let Some(socket) = &self.config.socket {
+            program = program.env("TGT_IPC_SOCKET", socket);
+        }
+        let port = self.config.control_port.to_string();
+        let program = program.args(["--control-port", &port, "--lld", "iscsi"]).args(args);
+        Ok(String::from_utf8_lossy(&program.run().await?.stdout).into_owned())
+    }
+
+    async fn targets(&self) -> Result<Vec<Target>, Failure> {
+        let text = self.tgtadm(["--op", "show", "--mode", "target"]).await.map_err(failure)?;
+        Ok(shown::parse(&text))
+    }
+
+    async fn find(&self, name: &str) -> Result<Option<Target>, Failure> {
+        Ok(self.targets().await?.into_iter().find(|target| target.name == name))
+    }
+
+    async fn create(
+        &self,
+        name: &str,
+        volume: VolumeId,
+        wanted: &Wanted<'_>,
+        password: &str,
+    ) -> Result<(), Failure> {
+        // what an earlier attempt left of the account may have another password
+        drop(self.remove_account(wanted.account).await);
+        let account = ["--user", wanted.account, "--password", password];
+        self.tgtadm(["--op", "new", "--mode", "account"].into_iter().chain(account))
+            .await
+            .map_err(failure)?;
+        let tid = self.new_target(name).await?;
+        self.new_unit(&tid, volume, wanted).await?;
+        let bind = ["--op", "bind", "--mode"];
+        let account = ["account", "--tid", &tid, "--user", wanted.account];
+        self.tgtadm(bind.into_iter().chain(account)).await.map_err(failure)?;
+        let is_address = wanted.allowed == ALL || wanted.allowed.parse::<IpAddr>().is_ok();
+        let by = if is_address { "--initiator-address" } else { "--initiator-name" };
+        let allowed = ["target", "--tid", &tid, by, wanted.allowed];
+        self.tgtadm(bind.into_iter().chain(allowed)).await.map_err(failure)?;
+        Ok(())
+    }
+
+    /// Makes a target under a number that is free.
+    async fn new_target(&self, name: &str) -> Result<String, Failure> {
+        let mut tries = 0;
+        loop {
+            let highest = self.targets().await?.iter().map(|target| target.tid).max().unwrap_or(0);
+            let tid = highest.saturating_add(1).to_string();
+            let made = ["--op", "new", "--mode", "target", "--tid", &tid, "--targetname", name];
+            match self.tgtadm(made).await {
+                Ok(_) => return Ok(tid),
+                Err(error) if tries >= NUMBER_TRIES => return Err(failure(error)),
+                Err(_) => tries = tries.saturating_add(1),
+            }
+        }
+    }
+
+    async fn new_unit(&self, tid: &str, volume: VolumeId, wanted: &Wanted<'_>) -> Result<(), Failure> {
+        let lun = LUN.to_string();
+        let unit = ["--mode", "logicalunit", "--tid", tid, "--lun", &lun];
+        let made = ["--op", "new", "--backing-store", wanted.path];
+        self.tgtadm(made.into_iter().chain(unit)).await.map_err(failure)?;
+        // several paths to one volume are told to be that by the same identity
+        let id = volume.as_uuid().simple();
+        let readonly = u8::from(wanted.readonly);
+        let params =
+            format!("vendor_id=TEPHRA,product_id=volume,scsi_id={id},scsi_sn={volume},readonly={readonly}");
+        let update = ["--op", "update", "--params", &params];
+        self.tgtadm(update.into_iter().chain(unit)).await.map_err(failure)?;
+        Ok(())
+    }
+
+    async fn remove_unit(&self, tid: &str) -> Result<(), Failure> {
+        let lun = LUN.to_string();
+        let unit = ["--op", "delete", "--mode", "logicalunit", "--tid", tid, "--lun", &lun];
+        self.tgtadm(unit).await.map_err(failure)?;
+        Ok(())
+    }
+
+    async fn remove(&self, target: &Target) -> Result<(), Failure> {
+        let tid = target.tid.to_string();
+        self.tgtadm(["--op", "delete", "--mode", "target", "--force", "--tid", &tid])
+            .await
+            .map_err(failure)?;
+        Ok(())
+    }
+
+    async fn remove_account(&self, account: &str) -> Result<(), Failure> {
+        self.tgtadm(["--op", "delete", "--mode", "account", "--user", account]).await.map_err(failure)?;
+        Ok(())
+    }
+
+    async fn has_account(&self, account: &str) -> Result<bool, Failure> {
+        let text = self.tgtadm(["--op", "show", "--mode", "account"]).await.map_err(failure)?;
+        Ok(text.lines().any(|line| line.trim() == account))
+    }
+
+    fn control_socket(&self) -> PathBuf {
+        let mut path: OsString =
+            self.config.socket.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)).into();
+        path.push(format!(".{}", self.config.control_port));
+        path.into()
+    }
+}
+
+fn failure(error: ProcessError) -> Failure {
+    let kind = match &error {
+        ProcessError::NotFound { .. } | ProcessError::Broken { .. } => FailureKind::BackendUnavailable,
+        ProcessError::Failed { code: Some(EXIT_NOT_CONNECTED), .. } => FailureKind::BackendUnavailable,
+        ProcessError::Failed { .. } | ProcessError::TooMuchOutput { .. } => FailureKind::BackendError,
+        ProcessError::TimedOut { .. } => FailureKind::TimedOut,
+    };
+    Failure::new(kind, error.to_string())
+}
+
+/// The present length of a file or device.
+async fn length_of(path: &Path) -> Result<u64, Failure> {
+    let path = path.to_owned();
+    let measured = tokio::task::spawn_blocking(move || {
+        use std::io::{Seek, SeekFrom};
+        // a device's metadata has no length
+        std::fs::File::open(&path).and_then(|mut file| file.seek(SeekFrom::End(0)))
+    });
+    let stopping = |_| Failure::new(FailureKind::BackendUnavailable, "the executor is stopping");
+    let broken = |error| Failure::new(FailureKind::ObjectMissing, format!("cannot be exported: {error}"));
+    measured.await.map_err(stopping)?.map_err(broken)
+}
+
+#[async_trait]
+impl Exporter for TgtExporter {
+    fn facts(&self) -> BTreeMap<String, String> {
+        [
+            ("portal", self.config.portal.clone()),
+            ("iqn_prefix", self.config.iqn_prefix.clone()),
+            ("lun", LUN.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    async fn export(&self, source: &Path, volume: VolumeId, export: &Export) -> Result<(), Failure> {
+        let name = target_name(&self.config.iqn_prefix, export.attachment);
+        let secret = self.config.key.chap(export.attachment);
+        let path = source
+            .to_str()
+            .ok_or_else(|| Failure::new(FailureKind::Unsupported, "tgt takes only paths that are UTF-8"))?;
+        let wanted = Wanted {
+            path,
+            bytes: length_of(source).await?,
+            readonly: export.mode == AttachMode::ReadOnly,
+            account: &secret.user,
+            allowed: export.initiator.as_deref().or(export.address.as_deref()).unwrap_or(ALL),
+        };
+        let _making = self.making.lock().await;
+        let found = self.find(&name).await?;
+        match (plan(found.as_ref(), &wanted), found) {
+            (Plan::Nothing, _) => Ok(()),
+            (Plan::ReplaceUnit { present }, Some(found)) => {
+                let tid = found.tid.to_string();
+                if present {
+                    self.remove_unit(&tid).await?;
+                }
+                self.new_unit(&tid, volume, &wanted).await
+            }
+            (Plan::Rebuild, Some(found)) => {
+                self.remove(&found).await?;
+                self.create(&name, volume, &wanted, &secret.password).await
+            }
+            (Plan::Create | Plan::ReplaceUnit { .. } | Plan::Rebuild, _) => {
+                self.create(&name, volume, &wanted, &secret.password).await
+            }
+        }
+    }
+
+    async fn unexport(&self, attachment: AttachmentId) -> Result<(), Failure> {
+        let name = target_name(&self.config.iqn_prefix, attachment);
+        let _making = self.making.lock().await;
+        if let Some(found) = self.find(&name).await? {
+            self.remove(&found).await?;
+        }
+        let account = self.config.key.chap(attachment).user;
+        if self.has_account(&account).await? { self.remove_account(&account).await } else { Ok(()) }
+    }
+
+    /// The daemon's process, by the credentials of its control socket, and when it began.
+    async fn incarnation(&self) -> Result<String, Failure> {
+        let unreachable = |error: &dyn std::fmt::Display| {
+            Failure::new(FailureKind::BackendUnavailable, format!("tgtd: {error}"))
+        };
+        let connecting = UnixStream::connect(self.control_socket());
+        let stream = tokio::time::timeout(CONNECT_LIMIT, connecting)
+            .await
+            .map_err(|_| unreachable(&"does not answer"))?
+            .map_err(|error| unreachable(&error))?;
+        let pid = stream.peer_cred().map_err(|error| unreachable(&error))?.pid();
+        let pid = pid.ok_or_else(|| unreachable(&"its process is not known"))?;
+        let stat = tokio::fs::read_to_string(format!("/proc/{pid}/stat")).await;
+        let stat = stat.map_err(|error| unreachable(&error))?;
+        // after the name, which may hold anything, the 20th field is when the process began
+        let began = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
+        Ok(format!("{pid}@{}", began.unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_control_socket_is_where_tgtd_makes_it() {
+        let at = |socket: Option<&str>, control_port| {
+            TgtExporter::new(TgtConfig {
+                portal: "127.0.0.1:3260".to_owned(),
+                iqn_prefix: DEFAULT_IQN_PREFIX.to_owned(),
+                control_port,
+                socket: socket.map(PathBuf::from),
+                key: MasterKey::new([0; 32]),
+            })
+            .control_socket()
+        };
+        assert_eq!(at(None, 0), Path::new("/var/run/tgtd/socket.0"));
+        assert_eq!(at(Some("/tmp/x"), 7), Path::new("/tmp/x.7"));
+    }
+}
