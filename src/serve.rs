@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tephra_api::auth::{Authenticator, NoAuth, TokenFile, check_listen};
+use tephra_api::health::RoleBoard;
 use tephra_api::images::ImageCatalog;
 use tephra_api::server::{ServerLimits, router};
 use tephra_api::state::{ApiSettings, App, AppState};
@@ -179,6 +180,7 @@ impl Stage {
         bootstrap(gateway.as_ref()).await?;
         let store = images::open_store(config)?;
         let images = store.clone().map(|store| images::open_worker(config, store)).transpose()?;
+        let board = RoleBoard::default();
         for backend in &config.backends {
             let opened = open_backend(config, backend, self.key.as_ref()).await?;
             let images = images.clone();
@@ -186,6 +188,7 @@ impl Stage {
             self.desk.open(opened.name().clone(), inventory);
             let (queue, gateway) = (Arc::new(queue.clone()), Arc::clone(&gateway));
             let (pools, clock) = (self.pools.clone(), Arc::clone(&self.clock));
+            add_executor(&board, opened.name(), &pools, &clock);
             start_runner(
                 config,
                 backend,
@@ -197,8 +200,19 @@ impl Stage {
         if let Some((listener, auth)) = api {
             let Self { log, views, pools, clock, desk, key, .. } = self;
             let (inventory, images) = (Arc::new(desk), catalog(store));
-            let parts =
-                ApiParts { gateway, views, log, pools, inventory, clock, auth, warning: None, images, key };
+            let parts = ApiParts {
+                gateway,
+                views,
+                log,
+                pools,
+                inventory,
+                clock,
+                auth,
+                warning: None,
+                images,
+                key,
+                board,
+            };
             start_api(config, listener, parts, roles);
         }
         Ok(())
@@ -313,6 +327,21 @@ struct ApiParts {
     warning: Option<String>,
     images: Option<Arc<dyn ImageCatalog>>,
     key: Option<MasterKey>,
+    board: RoleBoard,
+}
+
+/// Has `/readyz` say whether a backend's executor reports.
+fn add_executor(board: &RoleBoard, backend: &BackendName, pools: &PoolBoard, clock: &Arc<dyn Clock>) {
+    let (name, pools, clock) = (backend.clone(), pools.clone(), Arc::clone(clock));
+    board.add(format!("{} {backend}", RoleKind::Executor.as_str()), move || {
+        let mut pools = pools.read(clock.now());
+        pools.retain(|stats| stats.pool.backend == name);
+        match (pools.len(), pools.iter().filter(|stats| stats.is_up).count()) {
+            (0, _) => Err("the backend has not said yet how full it is".to_owned()),
+            (all, up) if up == all => Ok(format!("{all} pools are up")),
+            (all, up) => Err(format!("{up} of {all} pools are up")),
+        }
+    });
 }
 
 fn catalog(store: Option<Arc<dyn ImageStore>>) -> Option<Arc<dyn ImageCatalog>> {
@@ -320,7 +349,7 @@ fn catalog(store: Option<Arc<dyn ImageStore>>) -> Option<Arc<dyn ImageCatalog>> 
 }
 
 fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mut Roles) {
-    let ApiParts { gateway, views, log, pools, inventory, clock, auth, warning, images, key } = parts;
+    let ApiParts { gateway, views, log, pools, inventory, clock, auth, warning, images, key, board } = parts;
     let state = AppState::new(App {
         gateway,
         views,
@@ -334,6 +363,7 @@ fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mu
             warning,
             images,
             master_key: key,
+            roles: board,
         },
     });
     let limits = ServerLimits {
@@ -356,7 +386,8 @@ fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mu
 async fn load(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<(Views, CaughtUp)> {
     let SoundViews { views, ledger } = open_views(log, path, output).await?;
     let from = views.checkpoint().block;
-    let state = catch_up(ledger, from, log.as_ref()).await.map_err(journal_error)?;
+    let mut state = catch_up(ledger, from, log.as_ref()).await.map_err(journal_error)?;
+    state.find_requests(log.as_ref()).await.map_err(journal_error)?;
     Ok((views, state))
 }
 

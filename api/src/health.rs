@@ -1,5 +1,8 @@
 //! `/healthz`: the process is alive. `/readyz`: it can do its work.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Json;
@@ -20,6 +23,34 @@ use crate::state::AppState;
 
 /// How long a part may take to answer before it counts as not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How a role is doing: in words, well or not.
+pub type Condition = Result<String, String>;
+
+type Ask = Arc<dyn Fn() -> Condition + Send + Sync>;
+
+/// The other roles of the api's process, which `/readyz` asks how they are doing. Whether requests can
+/// be served does not depend on it.
+#[derive(Clone, Default)]
+pub struct RoleBoard(Arc<Mutex<BTreeMap<String, Ask>>>);
+
+impl RoleBoard {
+    /// Adds a role, and how to ask it. The answer must be at hand.
+    pub fn add(&self, role: impl Into<String>, ask: impl Fn() -> Condition + Send + Sync + 'static) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(role.into(), Arc::new(ask));
+    }
+
+    fn read(&self) -> BTreeMap<String, Check> {
+        let roles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        roles.iter().map(|(role, ask)| (role.clone(), Check::of(ask()))).collect()
+    }
+}
+
+impl fmt::Debug for RoleBoard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.read()).finish()
+    }
+}
 
 /// Health, without a token.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -47,6 +78,9 @@ pub struct Readiness {
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<String>,
     checks: Checks,
+    /// What else this process does, by role. Requests are served whatever these say.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    roles: BTreeMap<String, Check>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -83,11 +117,11 @@ impl Check {
 async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<Readiness>) {
     let (log, (sequencer, views)) = tokio::join!(check_log(&state), check_decisions(&state));
     let checks = Checks { log: Check::of(log), sequencer: Check::of(sequencer), views: Check::of(views) };
-    let warning = state.settings.warning.clone();
+    let (warning, roles) = (state.settings.warning.clone(), state.settings.roles.read());
     if checks.log.ok && checks.sequencer.ok && checks.views.ok {
-        (StatusCode::OK, Json(Readiness { status: "ready", warning, checks }))
+        (StatusCode::OK, Json(Readiness { status: "ready", warning, checks, roles }))
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { status: "not ready", warning, checks }))
+        (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { status: "not ready", warning, checks, roles }))
     }
 }
 

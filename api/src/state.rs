@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::auth::Authenticator;
 use crate::error::Fault;
+use crate::health::RoleBoard;
 use crate::images::ImageCatalog;
 
 /// Rows on a page, at most and by default (Cinder's `osapi_max_limit`).
@@ -31,6 +32,8 @@ pub struct ApiSettings {
     pub public_endpoint: Option<String>,
     /// What operators have to know for as long as the server runs: `/readyz` says it.
     pub warning: Option<String>,
+    /// What else this process does: `/readyz` says how that is going.
+    pub roles: RoleBoard,
     /// Where images are looked up; nothing if no image store is configured.
     pub images: Option<Arc<dyn ImageCatalog>>,
     /// What the passwords of exports are derived from. Nothing: no export that needs one is shown.

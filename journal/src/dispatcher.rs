@@ -10,17 +10,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use tephra_domain::debt::DebtEvent;
 use tephra_domain::effect::{DueEffect, EffectKey};
 use tephra_domain::event::Event;
-use tephra_domain::ids::{DebtId, OperationId, RequestId};
+use tephra_domain::ids::OperationId;
 use tephra_domain::ledger::Ledger;
 use tephra_domain::operation::{OperationEvent, ResourceKey};
 use tephra_domain::operations::OperationKind;
 
 use crate::log::Block;
+use crate::sequencer::Requests;
 use crate::work_queue::WorkOrder;
 
 struct Open {
     resources: Vec<ResourceKey>,
-    request: RequestId,
     dispatched: Option<EffectKey>,
 }
 
@@ -28,16 +28,15 @@ struct Open {
 #[derive(Default)]
 pub struct Dispatcher {
     open: BTreeMap<OperationId, Open>,
-    debts: BTreeMap<DebtId, RequestId>,
+    requests: Requests,
 }
 
 impl Dispatcher {
-    /// Begins at a state. The requests that its operations came from are not known any more: their
-    /// orders carry the operation's id in place of it.
-    pub fn at(ledger: &Ledger) -> Self {
-        let mut dispatcher = Self::default();
+    /// Begins at a state, whose operations and debts came from these requests.
+    pub fn at(ledger: &Ledger, requests: Requests) -> Self {
+        let mut dispatcher = Self { requests, ..Self::default() };
         for (id, operation) in ledger.operations.sorted() {
-            dispatcher.opened(*id, &operation.kind, request_unknown(*id));
+            dispatcher.opened(*id, &operation.kind);
         }
         dispatcher
     }
@@ -52,22 +51,19 @@ impl Dispatcher {
         let mut moved = BTreeSet::new();
         let mut debts = BTreeSet::new();
         for sequenced in &block.commits {
+            self.requests.note(&sequenced.commit);
             for event in &sequenced.commit.events {
                 match event {
                     Event::Operation(id, event) => {
-                        self.note_operation(ledger, *id, event, &sequenced.commit.request, &mut moved);
+                        self.note_operation(ledger, *id, event, &mut moved);
                     }
                     Event::Debt(id, event) => match event {
-                        DebtEvent::Incurred { .. } => {
-                            self.debts.insert(*id, sequenced.commit.request.clone());
+                        DebtEvent::Incurred { .. }
+                        | DebtEvent::AttemptFailed { .. }
+                        | DebtEvent::Released => {
                             debts.insert(*id);
                         }
-                        DebtEvent::AttemptFailed { .. } | DebtEvent::Released => {
-                            debts.insert(*id);
-                        }
-                        DebtEvent::Paid => {
-                            self.debts.remove(id);
-                        }
+                        DebtEvent::Paid => {}
                     },
                     Event::Volume(..)
                     | Event::Snapshot(..)
@@ -98,17 +94,11 @@ impl Dispatcher {
         ledger: &Ledger,
         id: OperationId,
         event: &OperationEvent,
-        request: &RequestId,
         moved: &mut BTreeSet<OperationId>,
     ) {
         match event {
-            OperationEvent::Opened { kind, .. } => {
-                self.opened(id, kind, request.clone());
-                moved.insert(id);
-            }
-            OperationEvent::Rescheduled { kind } => {
-                let request = self.open.remove(&id).map_or_else(|| request_unknown(id), |open| open.request);
-                self.opened(id, kind, request);
+            OperationEvent::Opened { kind, .. } | OperationEvent::Rescheduled { kind } => {
+                self.opened(id, kind);
                 moved.insert(id);
             }
             OperationEvent::StepCompleted { .. }
@@ -126,22 +116,13 @@ impl Dispatcher {
         }
     }
 
-    fn opened(&mut self, id: OperationId, kind: &OperationKind, request: RequestId) {
+    fn opened(&mut self, id: OperationId, kind: &OperationKind) {
         let resources = kind.uses().into_iter().map(|(key, _)| key).collect();
-        self.open.insert(id, Open { resources, request, dispatched: None });
+        self.open.insert(id, Open { resources, dispatched: None });
     }
 
     fn order(&self, due: DueEffect) -> WorkOrder {
-        let operation = due.key.operation();
-        let known = match due.key {
-            EffectKey::Step { .. } => self.open.get(&operation).map(|open| &open.request),
-            EffectKey::Debt { debt, .. } => self.debts.get(&debt),
-        };
-        let request = known.cloned().unwrap_or_else(|| request_unknown(operation));
+        let (operation, request) = (due.key.operation(), self.requests.of(due.key));
         WorkOrder { due, operation, request }
     }
-}
-
-fn request_unknown(operation: OperationId) -> RequestId {
-    RequestId::new(operation.to_string())
 }

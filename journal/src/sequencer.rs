@@ -7,9 +7,11 @@
 
 mod core;
 mod recent;
+mod requests;
 mod shell;
 mod start;
 
 pub use core::{Answered, Batch, BatchContext, Decided, MAX_COMMIT_BYTES, SequencerCore};
+pub use requests::Requests;
 pub use shell::{Sequencer, SequencerConfig, SequencerHandle, SequencerParts};
 pub use start::{CaughtUp, bootstrap, catch_up};

@@ -364,3 +364,33 @@ async fn a_state_that_was_saved_late_remembers_what_was_decided_before() {
     assert_eq!(late.recent, whole.recent);
     assert!(!late.recent.is_empty());
 }
+
+#[tokio::test]
+async fn orders_say_which_request_they_came_from_also_after_a_restart() {
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::default());
+    let running = Running::ready(Arc::clone(&log)).await;
+    let creates: Vec<_> = (0..5).map(|_| create_volume(1)).collect();
+    for create in &creates {
+        running.submit(create.clone()).await.unwrap();
+        // Blocks after it, so that there is something to search.
+        running.submit(support::raise_quota()).await.ok();
+    }
+    running.stop().await;
+    let head = replayed(&*log).await.head;
+    // From a state that was saved at the end: nothing of the log is read to reach it.
+    let mut saved = catch_up(replayed(&*log).await.ledger, head.block, &*log).await.unwrap();
+    assert_eq!(saved.requests, tephra_journal::sequencer::Requests::default());
+    saved.find_requests(&*log).await.unwrap();
+    let again = Running::from(Arc::clone(&log), saved);
+    let backend = BackendName::new(support::BACKEND);
+    let mut taken = Vec::new();
+    while taken.len() < creates.len() {
+        taken.push(tokio::time::timeout(DEADLINE, again.queue.next(&backend)).await.unwrap().unwrap());
+    }
+    let mut asked: Vec<_> = taken.iter().map(|delivery| &delivery.order().request).collect();
+    let mut expected: Vec<_> = creates.iter().map(|create| &create.request).collect();
+    asked.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(asked, expected);
+    again.stop().await;
+}

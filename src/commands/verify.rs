@@ -72,13 +72,17 @@ pub async fn ask(remote: &Remote) -> CommandResult<Value> {
 /// # Errors
 /// [`Exit::VerificationFailed`], saying what.
 pub fn check(report: &Value) -> CommandResult {
-    if report["intact"].as_bool() == Some(true) {
-        return Ok(());
+    match report["intact"].as_bool() {
+        Some(true) => Ok(()),
+        Some(false) => Err(CommandError::new(
+            Exit::VerificationFailed,
+            format!("the ledger is not intact: {}", text(report, "reason")),
+        )),
+        None => Err(CommandError::new(
+            Exit::Unreachable,
+            format!("nobody knows whether the ledger is intact: {}", text(report, "reason")),
+        )),
     }
-    Err(CommandError::new(
-        Exit::VerificationFailed,
-        format!("the ledger is not intact: {}", text(report, "reason")),
-    ))
 }
 
 /// An intact journal in a sentence.

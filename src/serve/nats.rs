@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 use tephra_api::auth::Authenticator;
+use tephra_api::health::RoleBoard;
 use tephra_domain::ids::BackendName;
 use tephra_executors::backend::Backend;
 use tephra_executors::image::Images;
@@ -24,10 +25,12 @@ use tephra_projector::reactors::public_events::PublicEvents;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::events::publish_by_turns;
+use super::events::{EventsTurn, publish_by_turns};
 use super::images::{open_store, open_worker};
-use super::turns::{Candidate, take_turns};
-use super::{ApiParts, RunnerParts, catalog, open_backend, start_api, start_projector, start_runner};
+use super::turns::{Candidate, SequencerTurn, take_turns};
+use super::{
+    ApiParts, RunnerParts, add_executor, catalog, open_backend, start_api, start_projector, start_runner,
+};
 use crate::config::{BackendConfig, Config};
 use crate::failure::{CommandError, CommandResult, Exit};
 use crate::files::{SoundViews, open_views, views_file};
@@ -47,6 +50,8 @@ pub(super) struct NatsStage<'a> {
     nats: NatsConfig,
     client: Client,
     clock: Arc<dyn Clock>,
+    /// What `/readyz` says of the roles, if this process answers it.
+    board: RoleBoard,
 }
 
 /// The ledger as this process sees it.
@@ -71,7 +76,8 @@ impl<'a> NatsStage<'a> {
                 "--allow-unsynced: NATS servers are taken even if they lose acknowledged commands on power loss"
             );
         }
-        Ok(Self { config, nats, client, clock: Arc::new(SystemClock::default()) })
+        let (clock, board) = (Arc::new(SystemClock::default()), RoleBoard::default());
+        Ok(Self { config, nats, client, clock, board })
     }
 
     /// Starts the roles of this process, and returns when they can work.
@@ -124,6 +130,7 @@ impl<'a> NatsStage<'a> {
                 warning: ledger.warning,
                 images: catalog(open_store(self.config)?),
                 key: master_key(self.config)?,
+                board: self.board.clone(),
             };
             start_api(self.config, listener, parts, roles);
         }
@@ -150,9 +157,11 @@ impl<'a> NatsStage<'a> {
         let stream = JetStreamEvents::new(&self.client, &self.nats);
         let events = PublicEvents::new(log, Arc::new(stream), self.nats.cell.clone());
         let (client, nats, lease) = (self.client.clone(), self.nats.clone(), self.lease());
-        let stopped = stop.clone();
+        let (stopped, turn) = (stop.clone(), EventsTurn::shown_on(&self.board, &events));
         let publishing =
-            tokio::spawn(async move { publish_by_turns(&client, &nats, lease, events, &stopped).await });
+            tokio::spawn(
+                async move { publish_by_turns(&client, &nats, lease, events, &turn, &stopped).await },
+            );
         roles.add(RoleKind::Events, stop, async move { publishing.await.map_err(|panic| panic.to_string()) });
     }
 
@@ -195,6 +204,7 @@ impl<'a> NatsStage<'a> {
             views: ledger.views.clone(),
             queue: Arc::new(queue),
             pools,
+            turn: SequencerTurn::shown_on(&self.board),
         };
         let turns = tokio::spawn(take_turns(candidate, stop.clone()));
         roles.add(RoleKind::Sequencer, stop, async move {
@@ -222,6 +232,7 @@ impl<'a> NatsStage<'a> {
         // Its own board: what it says is not mixed with what it hears.
         let (board, cancel) = (PoolBoard::default(), CancellationToken::new());
         let (client, cell) = (self.client.clone(), self.nats.cell.clone());
+        add_executor(&self.board, &name, &board, &self.clock);
         let (said, clock, stop) = (board.clone(), Arc::clone(&self.clock), cancel.clone());
         let telling = tokio::spawn(async move {
             publish_pools(&client, &cell, &name, &said, &clock, stop).await;

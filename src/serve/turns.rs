@@ -4,10 +4,11 @@
 //! Nothing here keeps two sequencers apart: the log does, which takes a block only after the one
 //! that its writer knew. The lease spares them the conflicts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
+use tephra_api::health::{Condition, RoleBoard};
 use tephra_journal::clock::SystemClock;
 use tephra_journal::feed::Feed;
 use tephra_journal::gateway::CommandGateway;
@@ -21,11 +22,33 @@ use tephra_journal::sequencer::{
 use tephra_projector::Views;
 use tokio_util::sync::CancellationToken;
 
+use crate::roles::RoleKind;
+
 /// The pause before something is tried again that NATS did not answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long backends may take to say how full they are: longer than the time between two reports.
 const POOLS_PATIENCE: Duration = Duration::from_secs(7);
+
+/// What this process does as a sequencer just now.
+#[derive(Clone)]
+pub(super) struct SequencerTurn(Arc<Mutex<Condition>>);
+
+impl SequencerTurn {
+    /// One that `/readyz` shows.
+    pub(super) fn shown_on(board: &RoleBoard) -> Self {
+        let turn = Self(Arc::new(Mutex::new(Err("it has not read the log yet".to_owned()))));
+        let shown = turn.clone();
+        board.add(RoleKind::Sequencer.as_str(), move || {
+            shown.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        });
+        turn
+    }
+
+    fn is(&self, condition: Condition) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = condition;
+    }
+}
 
 /// What a candidate works with.
 pub(super) struct Candidate {
@@ -36,6 +59,7 @@ pub(super) struct Candidate {
     pub(super) views: Views,
     pub(super) queue: Arc<JetStreamQueue>,
     pub(super) pools: PoolBoard,
+    pub(super) turn: SequencerTurn,
 }
 
 /// Takes turns until `stop`.
@@ -53,6 +77,7 @@ pub(super) async fn take_turns(candidate: Candidate, stop: CancellationToken) ->
             return ended;
         }
         if let Err(reason) = ended {
+            candidate.turn.is(Err(reason.clone()));
             // The log decides what is true: begin again from there, or find out that it is damaged.
             tracing::warn!(%reason, "the sequencer's turn ended badly; standing by again");
             term.resign().await;
@@ -67,6 +92,7 @@ impl Candidate {
         let mut state = self.load().await?;
         self.hear_of_pools(&state).await;
         tracing::info!(position = state.head.position.0, "standing by, up with the log");
+        self.turn.is(Ok("standing by: another decides commands".to_owned()));
         let campaign = self.leadership.campaign();
         tokio::pin!(campaign);
         let term = loop {
@@ -112,6 +138,7 @@ impl Candidate {
             let remembered = async {
                 let mut state = catch_up(ledger, checkpoint.block, self.log.as_ref()).await?;
                 state.remember(self.log.as_ref()).await?;
+                state.find_requests(self.log.as_ref()).await?;
                 Ok(state)
             };
             match remembered.await {
@@ -143,6 +170,7 @@ impl Candidate {
     async fn lead(&self, term: &Arc<Term>, state: CaughtUp, stop: &CancellationToken) -> Result<(), String> {
         let number = term.number();
         tracing::info!(term = number, position = state.head.position.0, "deciding commands");
+        self.turn.is(Ok(format!("deciding commands in term {number}")));
         let cancel = CancellationToken::new();
         let parts = SequencerParts {
             log: Arc::clone(&self.log),

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::deployment::{Deployment, Process};
 use crate::invariants::{self, History};
 use crate::lane::Lane;
+use crate::public_events;
 use crate::server::{Api, Interrupted, until};
 
 const LANES: u64 = 4;
@@ -29,6 +30,7 @@ async fn nothing_is_lost_or_stuck_whatever_is_killed_or_held_still() -> Result<(
     println!("TEPHRA_CHAOS_SEED={seed} TEPHRA_CHAOS_SECONDS={}", time.as_secs());
     let directory = tempfile::tempdir()?;
     let mut deployment = Deployment::start(directory.path(), SERVERS, 2).await?;
+    deployment.start_publishers(2)?;
     let outcome = disturb_and_check(&mut deployment, Rng::with_seed(seed), time).await;
     if outcome.is_err() {
         eprintln!("{}", deployment.last_words());
@@ -112,10 +114,18 @@ enum Victim {
     NatsServer,
     /// The server that leads the stream of blocks.
     NatsLeader,
+    /// The one that publishes events, if one does.
+    Publisher,
 }
 
-const VICTIMS: [Victim; 5] =
-    [Victim::Sequencer, Victim::Api, Victim::Executor, Victim::NatsServer, Victim::NatsLeader];
+const VICTIMS: [Victim; 6] = [
+    Victim::Sequencer,
+    Victim::Api,
+    Victim::Executor,
+    Victim::NatsServer,
+    Victim::NatsLeader,
+    Victim::Publisher,
+];
 
 /// Everybody killed once and held still once, in a random order.
 fn deck(rng: &mut Rng) -> Vec<(Victim, bool)> {
@@ -136,6 +146,11 @@ async fn disturb(deployment: &mut Deployment, rng: &mut Rng, victim: Victim, is_
         Victim::Api => {
             let number = rng.usize(..deployment.apis.len());
             disturb_process(&mut deployment.apis[number], is_kill, moment).await?;
+        }
+        Victim::Publisher => {
+            let publishing = deployment.publishers.iter().position(Process::is_publishing);
+            let number = publishing.unwrap_or_else(|| rng.usize(..deployment.publishers.len()));
+            disturb_process(&mut deployment.publishers[number], is_kill, moment).await?;
         }
         Victim::Executor => disturb_process(&mut deployment.executor, is_kill, moment).await?,
         Victim::NatsServer => {
@@ -196,7 +211,8 @@ async fn check(deployment: &Deployment, lanes: &mut [Lane]) -> Result<()> {
             .await
             .with_context(|| format!("through api {number}"))?;
     }
-    replicas_agree(deployment).await
+    replicas_agree(deployment).await?;
+    public_events::are_those_of_the_ledger(deployment).await
 }
 
 /// At the same position every api has the same state, over the same chain of blocks.

@@ -87,8 +87,17 @@ impl Process {
 
     /// Whether it decides commands, as far as it has said.
     pub fn is_leading(&self) -> bool {
+        self.is_at("deciding commands")
+    }
+
+    /// Whether it publishes events, likewise.
+    pub fn is_publishing(&self) -> bool {
+        self.is_at("publishing events")
+    }
+
+    fn is_at(&self, work: &str) -> bool {
         let said = self.said();
-        let last = said.lines().rfind(|line| line.contains("deciding commands"));
+        let last = said.lines().rfind(|line| line.contains(work));
         last.is_some_and(|line| !line.contains("no longer"))
     }
 }
@@ -106,6 +115,8 @@ pub struct Deployment {
     pub apis: Vec<Process>,
     pub sequencers: Vec<Process>,
     pub executor: Process,
+    /// Of public events; none, unless a test wants them.
+    pub publishers: Vec<Process>,
     pub urls: Vec<String>,
     directory: PathBuf,
     nats: Nats,
@@ -134,6 +145,7 @@ impl Deployment {
             apis: Vec::new(),
             sequencers: Vec::new(),
             executor: process("executor", &["executor"]),
+            publishers: Vec::new(),
             urls: Vec::new(),
             directory: directory.to_owned(),
             nats,
@@ -158,6 +170,32 @@ impl Deployment {
         deployment.ready().await?;
         crate::volumes_are_placed(&deployment.api(0, "user", "the-first")?).await?;
         Ok(deployment)
+    }
+
+    /// Starts candidates for publishing events.
+    pub fn start_publishers(&mut self, count: usize) -> Result<()> {
+        let config = self.config_file();
+        for number in 0..count {
+            let arguments = ["serve", "--roles", "events", "--config", &config];
+            let mut publisher = Process::new(&self.directory, &format!("publisher-{number}"), &arguments);
+            publisher.spawn()?;
+            self.publishers.push(publisher);
+        }
+        Ok(())
+    }
+
+    /// The configuration of all processes.
+    pub fn config_file(&self) -> String {
+        self.directory.join("tephra.toml").display().to_string()
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A connection of our own to the servers.
+    pub async fn client(&self) -> Result<async_nats::Client> {
+        Ok(async_nats::connect(self.nats.servers.as_slice()).await?)
     }
 
     /// Waits until both apis answer for everything behind them, and the executor's pool is known.
@@ -195,7 +233,7 @@ impl Deployment {
     pub async fn ledger_leader(&self) -> Option<usize> {
         const PATIENCE: Duration = Duration::from_secs(5);
         let asking = async {
-            let client = async_nats::connect(self.nats.servers.as_slice()).await.ok()?;
+            let client = self.client().await.ok()?;
             let stream = async_nats::jetstream::new(client).get_stream("TEPHRA_LEDGER_main").await.ok()?;
             stream.cached_info().cluster.as_ref()?.leader.as_ref()?.strip_prefix('n')?.parse().ok()
         };
@@ -208,7 +246,8 @@ impl Deployment {
 
     /// The ends of what all processes wrote, for a failure's sake.
     pub fn last_words(&self) -> String {
-        let processes = self.apis.iter().chain(&self.sequencers).chain([&self.executor]);
+        let processes =
+            self.apis.iter().chain(&self.sequencers).chain([&self.executor]).chain(&self.publishers);
         let tail = |process: &Process| {
             let said = process.said();
             let lines: Vec<&str> = said.lines().collect();

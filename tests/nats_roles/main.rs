@@ -17,9 +17,11 @@ mod chaos;
 mod deployment;
 mod journal;
 mod operator_mode;
+mod public_events;
 mod refused;
 mod secured;
 mod tls;
+mod too_large;
 mod unavailable;
 
 use std::time::Instant;

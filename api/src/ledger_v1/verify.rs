@@ -1,8 +1,11 @@
 //! `/ledger/v1/verify`: whether nobody edited the log, and the views are what it says.
 
+use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -13,10 +16,11 @@ use tephra_domain::evolve::apply_commit;
 use tephra_domain::ids::Position;
 use tephra_domain::ledger::Ledger;
 use tephra_journal::hash_chain::{ChainHead, verify_chain};
-use tephra_journal::log::{Block, LogError};
+use tephra_journal::log::{AppendOutcome, Block, BlockNumber, Log, LogError};
 use tephra_journal::wire::state::state_hash;
 use tephra_projector::render::moment;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -37,12 +41,20 @@ pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(verify))
 }
 
+/// How long a log that could be read for a while may fail to answer: above the time that NATS servers
+/// need to elect among themselves and a server needs to start again.
+const LOG_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The pause before such a log is read again.
+const LOG_PAUSE: Duration = Duration::from_millis(500);
+
 /// What a verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Report {
-    /// Whether everything is as it should be.
-    pub intact: bool,
-    /// What is not, naming the block and the position.
+    /// Whether everything is as it should be. `null`: nobody knows, because the log could not be read to
+    /// its end; what was read is in order.
+    pub intact: Option<bool>,
+    /// What is not, naming the block and the position; or why nobody knows.
     pub reason: Option<String>,
     /// Blocks of the log that were verified.
     pub blocks: u64,
@@ -64,8 +76,8 @@ pub struct Report {
 /// compares the result with the views (administrators; one at a time).
 ///
 /// The answer is 200 whatever is found: `intact` says it. It may take long; until then it is spaces.
-/// If the log cannot be read, nothing was found: that is 503, or, when it happens late, an answer
-/// that breaks off.
+/// If the log cannot be read, nothing was found, and the answer is 503. Once the answer has begun, after
+/// five seconds, a log that fails is waited for, for a minute; then `intact` is `null`.
 #[utoipa::path(
     get, path = "/verify", tag = "ledger",
     responses((status = 200, body = Report), (status = 403), (status = 503))
@@ -76,17 +88,18 @@ async fn verify(State(app): State<AppState>, identity: Identity) -> Result<Respo
         .try_acquire()
         .map_err(|_| Fault::unavailable("Another verification is under way. Please try again."))?;
     let mut work: Work = Box::pin(async move {
-        let report = report(&app).await;
+        let log = WaitedFor { log: Arc::clone(&app.log), since: Instant::now() };
+        let report = report(&app, &log).await;
         drop(permit);
         report
     });
     // What is found soon can still choose the status.
     let body = match tokio::time::timeout(SIGN_OF_LIFE, &mut work).await {
-        Ok(Err(reason)) => {
-            tracing::warn!(%reason, "the log cannot be verified now");
+        Ok(report) if report.intact.is_none() => {
+            tracing::warn!(reason = report.reason, "the log cannot be verified now");
             return Err(Fault::unavailable("The log cannot be read at the moment. Please try again."));
         }
-        Ok(Ok(report)) => Body::from(serde_json::to_vec(&report).unwrap_or_default()),
+        Ok(report) => Body::from(serde_json::to_vec(&report).unwrap_or_default()),
         Err(_elapsed) => {
             let (sender, receiver) = mpsc::channel(1);
             tokio::spawn(answer(work, sender));
@@ -99,14 +112,44 @@ async fn verify(State(app): State<AppState>, identity: Identity) -> Result<Respo
 }
 
 /// A verification under way.
-type Work = Pin<Box<dyn Future<Output = Result<Report, Unreadable>> + Send>>;
+type Work = Pin<Box<dyn Future<Output = Report> + Send>>;
 
-/// The log cannot be read, so nobody knows what is in it.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Unreadable(String);
+/// The log, waited for when it does not answer, as soon as the answer's status cannot say so any more.
+struct WaitedFor {
+    log: Arc<dyn Log>,
+    since: Instant,
+}
 
-async fn answer(mut work: Work, sender: mpsc::Sender<Result<Bytes, Unreadable>>) {
+#[async_trait]
+impl Log for WaitedFor {
+    async fn append(&self, _: BlockNumber, _: Arc<[u8]>) -> AppendOutcome {
+        AppendOutcome::Unknown { reason: "a verification changes nothing".to_owned() }
+    }
+
+    async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {
+        let began = Instant::now();
+        loop {
+            let reason = match self.log.read(from, limit).await {
+                Err(LogError::Unavailable(reason)) => reason,
+                read => return read,
+            };
+            if self.since.elapsed() < SIGN_OF_LIFE || began.elapsed() > LOG_PATIENCE {
+                return Err(LogError::Unavailable(reason));
+            }
+            tokio::time::sleep(LOG_PAUSE).await;
+        }
+    }
+
+    async fn head(&self) -> Result<BlockNumber, LogError> {
+        self.log.head().await
+    }
+
+    async fn wait_beyond(&self, known: BlockNumber) {
+        self.log.wait_beyond(known).await;
+    }
+}
+
+async fn answer(mut work: Work, sender: mpsc::Sender<Result<Bytes, Infallible>>) {
     let mut alive = tokio::time::interval(SIGN_OF_LIFE);
     let found = loop {
         tokio::select! {
@@ -118,18 +161,18 @@ async fn answer(mut work: Work, sender: mpsc::Sender<Result<Bytes, Unreadable>>)
             }
         }
     };
-    let last = found.map(|report| serde_json::to_vec(&report).unwrap_or_default().into());
+    let last = serde_json::to_vec(&found).unwrap_or_default().into();
     // If nobody waits for it any more, nobody misses it.
-    drop(sender.send(last).await);
+    drop(sender.send(Ok(last)).await);
 }
 
 /// Verifies the log, and the views against it.
-async fn report(app: &AppState) -> Result<Report, Unreadable> {
+async fn report(app: &AppState, log: &dyn Log) -> Report {
     let shown = match load_views(app).await {
         Ok(shown) => shown,
         Err(reason) => {
             let reason = format!("the views cannot be read: {reason}");
-            return Ok(Report { reason: Some(reason), ..Report::default() });
+            return Report { intact: Some(false), reason: Some(reason), ..Report::default() };
         }
     };
     let mut replay = Replay { ledger: Ledger::default(), compare_at: shown.0, replayed: None };
@@ -137,7 +180,7 @@ async fn report(app: &AppState) -> Result<Report, Unreadable> {
         replay.replayed = Some(state_hash(&replay.ledger));
     }
     let mut reached = ChainHead::default();
-    let verified = verify_chain(app.log.as_ref(), |block, head| {
+    let verified = verify_chain(log, |block, head| {
         replay.take(&block)?;
         reached = head;
         Ok(())
@@ -152,14 +195,17 @@ async fn report(app: &AppState) -> Result<Report, Unreadable> {
         state_hash: replay.replayed.map(hex::encode),
         ..Report::default()
     };
+    let is_intact = matches!((&outcome, replay.replayed), (Ok(_), Some(replayed)) if replayed == shown.1);
+    report.intact = (!matches!(outcome, Err(LogError::Unavailable(_)))).then_some(is_intact);
     match (outcome, replay.replayed) {
-        (Err(LogError::Unavailable(reason)), _) => return Err(Unreadable(reason)),
+        (Err(LogError::Unavailable(reason)), _) => {
+            report.reason = Some(format!("the log could not be read to its end: {reason}"));
+        }
         (Err(error @ LogError::Corrupt { .. }), _) => report.reason = Some(error.to_string()),
         (Ok(_), None) => {
             report.reason = Some(format!("the views stand at position {}, which the log has not", shown.0));
         }
         (Ok(_), Some(replayed)) if replayed == shown.1 => {
-            report.intact = true;
             report.views = Some("equal to a replay of the journal".to_owned());
         }
         (Ok(_), Some(_)) => {
@@ -167,7 +213,7 @@ async fn report(app: &AppState) -> Result<Report, Unreadable> {
                 Some(format!("the views differ from a replay of the journal at position {}", shown.0));
         }
     }
-    Ok(report)
+    report
 }
 
 /// Where the views stand, and the digest of the state that they show there.
@@ -200,5 +246,52 @@ impl Replay {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tephra_journal::memory::MemoryLog;
+
+    use super::*;
+
+    /// Does not answer for so many reads, and then has nothing.
+    struct Failing(AtomicUsize);
+
+    #[async_trait]
+    impl Log for Failing {
+        async fn append(&self, expected: BlockNumber, bytes: Arc<[u8]>) -> AppendOutcome {
+            MemoryLog::default().append(expected, bytes).await
+        }
+
+        async fn read(&self, _: BlockNumber, _: usize) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {
+            let left = self.0.load(Ordering::Relaxed);
+            self.0.store(left.saturating_sub(1), Ordering::Relaxed);
+            if left > 0 { Err(LogError::Unavailable("they elect".to_owned())) } else { Ok(Vec::new()) }
+        }
+
+        async fn head(&self) -> Result<BlockNumber, LogError> {
+            Ok(BlockNumber(0))
+        }
+
+        async fn wait_beyond(&self, _: BlockNumber) {}
+    }
+
+    /// What reading comes to, that many seconds after the verification began.
+    async fn read_after(begun_s: u64, failures: usize) -> bool {
+        let log = WaitedFor { log: Arc::new(Failing(AtomicUsize::new(failures))), since: Instant::now() };
+        tokio::time::advance(Duration::from_secs(begun_s)).await;
+        log.read(BlockNumber(1), 9).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_fails_is_waited_for_once_the_answer_has_begun_and_not_for_ever() {
+        for (begun_s, failures, is_read) in
+            [(0, 0, true), (0, 1, false), (6, 1, true), (6, 60, true), (6, usize::MAX, false)]
+        {
+            assert_eq!(read_after(begun_s, failures).await, is_read, "{failures} failures after {begun_s} s");
+        }
     }
 }

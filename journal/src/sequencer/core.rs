@@ -108,7 +108,7 @@ struct TooLarge {
 impl<T> SequencerCore<T> {
     /// Begins at the end of a log.
     pub fn new(start: CaughtUp) -> Self {
-        let CaughtUp { ledger, head, recent: commits } = start;
+        let CaughtUp { ledger, head, recent: commits, requests: _ } = start;
         let mut recent = RecentCommands::default();
         for sequenced in &commits {
             recent.remember(sequenced);

@@ -84,12 +84,12 @@ pub struct Sequencer;
 
 impl Sequencer {
     /// Starts one at the end of a log, in a task of its own. It publishes at once what is due.
-    pub fn start(config: SequencerConfig, start: CaughtUp, parts: SequencerParts) -> SequencerHandle {
+    pub fn start(config: SequencerConfig, mut start: CaughtUp, parts: SequencerParts) -> SequencerHandle {
         let (commands, waiting) = mpsc::channel(config.queue_commands.max(1));
         let (ended, ending) = watch::channel(None);
         let (orders, publisher) = mpsc::channel(DISPATCH_ORDERS);
         tokio::spawn(publish(publisher, Arc::clone(&parts.queue)));
-        let dispatcher = Dispatcher::at(&start.ledger);
+        let dispatcher = Dispatcher::at(&start.ledger, std::mem::take(&mut start.requests));
         let running = Running {
             config,
             core: SequencerCore::new(start),

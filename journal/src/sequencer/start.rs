@@ -11,6 +11,7 @@ use tephra_domain::rejection::Rejection;
 use tephra_domain::volume_type::{DEFAULT_TYPE_ID, DEFAULT_TYPE_NAME};
 
 use super::recent::RECENT_COMMANDS;
+use super::requests::Requests;
 use crate::gateway::{CommandGateway, Submission, SubmitError};
 use crate::hash_chain::{ChainHead, follow_chain};
 use crate::log::{Block, BlockNumber, Log, LogError, Sequenced};
@@ -25,6 +26,8 @@ pub struct CaughtUp {
     pub head: ChainHead,
     /// The latest commits, oldest first: a command that is repeated after a restart is in here.
     pub recent: VecDeque<Sequenced>,
+    /// The requests that open operations and debts began with.
+    pub requests: Requests,
 }
 
 /// Takes a verified block's commits into a state.
@@ -48,7 +51,7 @@ pub(super) fn take_in(ledger: &mut Ledger, block: &Block) -> Result<(), LogError
 /// [`LogError::Corrupt`], naming the block; also if the saved state does not belong to this log.
 pub async fn catch_up(ledger: Ledger, from: BlockNumber, log: &dyn Log) -> Result<CaughtUp, LogError> {
     let head = head_at(&ledger, from, log).await?;
-    let mut caught_up = CaughtUp { ledger, head, recent: VecDeque::new() };
+    let mut caught_up = CaughtUp { ledger, head, recent: VecDeque::new(), requests: Requests::default() };
     caught_up.go_on(log).await?;
     Ok(caught_up)
 }
@@ -59,10 +62,11 @@ impl CaughtUp {
     /// # Errors
     /// As [`catch_up`]. What was read before the fault is taken in.
     pub async fn go_on(&mut self, log: &dyn Log) -> Result<(), LogError> {
-        let Self { ledger, recent, head } = self;
+        let Self { ledger, recent, head, requests } = self;
         let mut reached = *head;
         let followed = follow_chain(log, *head, |block, now| {
             take_in(ledger, &block)?;
+            block.commits.iter().for_each(|sequenced| requests.note(&sequenced.commit));
             recent.extend(block.commits);
             let excess = recent.len().saturating_sub(RECENT_COMMANDS);
             recent.drain(..excess);
@@ -96,8 +100,20 @@ impl CaughtUp {
                 next = BlockNumber(number.0.saturating_add(1));
             }
         }
+        recent.iter().for_each(|sequenced| self.requests.note(&sequenced.commit));
         self.recent = recent;
         Ok(())
+    }
+}
+
+impl CaughtUp {
+    /// Finds out which requests the operations and debts of the saved state began with, so that their
+    /// orders say so.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub async fn find_requests(&mut self, log: &dyn Log) -> Result<(), LogError> {
+        self.requests.look_up(&self.ledger, log, self.head.block).await
     }
 }
 
