@@ -222,9 +222,10 @@ fn greet(server: &Server, config: &Config, output: Output) -> CommandResult {
     });
     if config.has(RoleKind::Executor) {
         for backend in &config.backends {
-            let place = match &backend.rbd {
-                Some(rbd) => format!("pools {} of {}", rbd.pools.join(", "), rbd.ceph_conf.display()),
-                None => full_path(&config.backend_directory(backend)).display().to_string(),
+            let place = match (&backend.rbd, &backend.lvm) {
+                (Some(rbd), _) => format!("pools {} of {}", rbd.pools.join(", "), rbd.ceph_conf.display()),
+                (None, Some(lvm)) => format!("the volume group {}", lvm.volume_group),
+                (None, None) => full_path(&config.backend_directory(backend)).display().to_string(),
             };
             lines.push(format!("  {}   {} in {place}", dim("volumes"), backend.name));
         }

@@ -467,15 +467,11 @@ async fn a_pool_that_it_does_not_have_is_refused(suite: &Suite<'_>) {
 }
 
 impl Suite<'_> {
-    /// What the backend lists, by name; nothing if it is of a kind that cannot list.
-    async fn listed(&self) -> Option<BTreeMap<String, FoundObject>> {
-        match self.bench.backend().list(&self.pool()).await {
-            Ok(found) => Some(found.into_iter().map(|found| (found.name.to_string(), found)).collect()),
-            Err(failure) => {
-                assert_eq!(failure.kind, FailureKind::Unsupported, "{}: {failure}", self.case);
-                None
-            }
-        }
+    /// What the backend lists, by name.
+    async fn listed(&self) -> BTreeMap<String, FoundObject> {
+        let found = self.bench.backend().list(&self.pool()).await;
+        assert!(found.is_ok(), "{}: {found:?}", self.case);
+        found.unwrap_or_default().into_iter().map(|found| (found.name.to_string(), found)).collect()
     }
 }
 
@@ -483,7 +479,7 @@ async fn what_is_there_is_listed(suite: &Suite<'_>) {
     let volume = suite.written(TWO).await;
     let snapshot = snapshot_of(volume);
     suite.done(Effect::CreateSnapshot { snapshot }).await;
-    let Some(listed) = suite.listed().await else { return };
+    let listed = suite.listed().await;
     for (object, is_snapshot) in [(volume, false), (snapshot, true)] {
         let found = listed.get(&object.to_string());
         let seen = found.map(|found| {
@@ -497,7 +493,7 @@ async fn what_is_there_is_listed(suite: &Suite<'_>) {
     }
     suite.done(Effect::DeleteSnapshot { snapshot }).await;
     suite.done(Effect::DeleteVolume { volume }).await;
-    let listed = suite.listed().await.unwrap_or_default();
+    let listed = suite.listed().await;
     for gone in [volume, snapshot] {
         assert!(!listed.contains_key(&gone.to_string()), "{}: {gone} is still listed", suite.case);
     }
@@ -506,22 +502,19 @@ async fn what_is_there_is_listed(suite: &Suite<'_>) {
 }
 
 async fn what_is_given_up_can_be_taken_over_again_with_its_data(suite: &Suite<'_>) {
-    if suite.listed().await.is_none() {
-        return;
-    }
     let given_up = suite.written(TWO).await;
     let before = suite.fingerprint(given_up).await;
     let name = given_up.unmanaged_name();
     suite.done(Effect::Disown { object: given_up, to: name.clone() }).await;
     suite.assert_absent(given_up).await;
-    let listed = suite.listed().await.unwrap_or_default();
+    let listed = suite.listed().await;
     let seen = listed.get(&*name).map(|found| (found.bytes, &found.kind));
     assert_eq!(seen, Some((TWO.bytes(), &FoundKind::Volume)), "{}", suite.case);
 
     let taken_over = volume();
     suite.done(Effect::Adopt { object: taken_over, from: name.clone(), size: Some(TWO) }).await;
     suite.assert_same(taken_over, &before).await;
-    let listed = suite.listed().await.unwrap_or_default();
+    let listed = suite.listed().await;
     assert!(!listed.contains_key(&*name), "{}: {name} is still listed", suite.case);
 
     let snapshot = snapshot_of(taken_over);
@@ -537,9 +530,6 @@ async fn what_is_given_up_can_be_taken_over_again_with_its_data(suite: &Suite<'_
 }
 
 async fn nothing_is_taken_over_that_is_not_there_or_has_another_size(suite: &Suite<'_>) {
-    if suite.listed().await.is_none() {
-        return;
-    }
     let object = volume();
     let missing = Effect::Adopt { object, from: volume().unmanaged_name(), size: Some(ONE) };
     suite.refused(missing, FailureKind::ObjectMissing).await;

@@ -1,7 +1,8 @@
 //! What goes wrong under a backend, and what it says then.
 
 use std::fs::File;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -253,16 +254,20 @@ impl Launcher for KillsTheMerge {
         if !argv.iter().any(|word| word == "--merge") {
             return Spawner.launch(program).await;
         }
-        let mut child = Command::new(&argv[0]).args(&argv[1..]).spawn().unwrap();
-        // it looks every second whether the kernel is done, and only then the group forgets the merge
-        while run(["lvs", "-a", "--noheadings", "--binary", "-o", "lv_merging", "tephra-merge"])
-            .split_whitespace()
-            .all(|merging| merging == "0")
-        {
-            assert!(child.try_wait().unwrap().is_none(), "the merge was over before anybody saw it");
-        }
+        let mut child = Command::new(&argv[0])
+            .args(&argv[1..])
+            .env("LC_ALL", "C")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // it says so when the kernel has begun, looks every second whether that is done, and only
+        // then the group forgets the merge
+        let said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(said.into_iter().any(|line| line.contains("started")), "no merge was begun");
         child.kill().unwrap();
         child.wait().unwrap();
+        let merging = run(["lvs", "-a", "--noheadings", "--binary", "-o", "lv_merging", "tephra-merge"]);
+        assert!(merging.contains('1'), "the merge was over before anybody could kill it: {merging}");
         Err(ProcessError::NotFound { program: "the executor".to_owned() })
     }
 }
@@ -282,7 +287,7 @@ async fn a_revert_whose_merge_was_killed_is_finished_whatever_comes_next() {
     let second = fingerprint(&backend, used);
     done(&backend, Effect::CreateSnapshot { snapshot }).await;
     let of = format!("of={}", backend.device(used).display());
-    run(["dd", "if=/dev/urandom", &of, "bs=1M", "count=24", "oflag=direct"]);
+    run(["dd", "if=/dev/urandom", &of, "bs=1M", "count=192", "oflag=direct"]);
     done(&backend, Effect::CreateSnapshot { snapshot: safety }).await;
     let third = fingerprint(&backend, safety);
     drop(backend);

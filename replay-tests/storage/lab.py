@@ -1,0 +1,273 @@
+"""One ledger with storage on two hosts: logical volumes in a guest, and Ceph on this machine.
+
+The guest (`labs/lvm-vm`) has nothing of the host but a directory and NATS: its executor takes the
+orders for its volume groups there. Everything else runs here.
+"""
+
+import itertools
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import requests
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "replay-tests/clients"))
+
+from tephra_server import Rest, binary, free_port  # noqa: E402
+
+DEADLINE_S = 600
+"""How long anything that must happen may take. Emulated lvm2 on a busy machine is slow."""
+
+HOST_IN_GUEST = "10.0.2.2"
+
+
+def until(what: str, condition, deadline_s: float = DEADLINE_S):
+    """Waits until `condition` gives something true and returns it; fails naming `what`."""
+    end = time.monotonic() + deadline_s
+    while True:
+        last = condition()
+        if last:
+            return last
+        assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
+        time.sleep(0.1)
+
+
+def run(*argv, check: bool = True, **options) -> subprocess.CompletedProcess:
+    done = subprocess.run([str(word) for word in argv], capture_output=True, text=True, stdin=subprocess.DEVNULL, **options)
+    assert done.returncode == 0 or not check, f"{argv}: {done.stdout}{done.stderr}"
+    return done
+
+
+class Guest:
+    """A host with two volume groups, `tephra-thick` and `tephra-thin`, and a small file system."""
+
+    def __init__(self, directory: pathlib.Path):
+        self.share = directory
+        (self.share / "requests").mkdir(parents=True)
+        self.numbers = itertools.count(1)
+        script = (ROOT / "labs/storage-guest").read_text()
+        self.output = (self.share / "guest.log").open("wb")
+        self.process = subprocess.Popen(
+            [ROOT / "labs/lvm-vm", "run", "--backend", "uml", "--net", "yes", "--disks", "1", "--disk-size", "60G",
+             "--timeout", "5400", "--share", self.share, "--", "bash", "-c", script, "guest", self.share],
+            stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT, cwd=self.share,
+        )
+        until("the guest is ready", lambda: self._alive() and (self.share / "ready").exists())
+
+    def _alive(self) -> bool:
+        assert self.process.poll() is None, f"the guest ended:\n{(self.share / 'guest.log').read_text(errors='replace')}"
+        return True
+
+    def ask(self, script: str) -> tuple[int, str]:
+        """Runs a script in the guest: its exit code and what it printed."""
+        base = self.share / "requests" / str(next(self.numbers))
+        base.with_suffix(".draft").write_text(script + "\n")
+        base.with_suffix(".draft").rename(base.with_suffix(".sh"))
+        until(f"the guest has done {script!r}", lambda: self._alive() and base.with_suffix(".code").exists())
+        return int(base.with_suffix(".code").read_text()), base.with_suffix(".out").read_text(errors="replace")
+
+    def __call__(self, script: str) -> str:
+        """Runs a script in the guest that must succeed; gives what it printed."""
+        code, text = self.ask(script)
+        assert code == 0, f"{script}: {code}: {text}"
+        return text
+
+    def stop(self) -> None:
+        (self.share / "stop").touch()
+        try:
+            code = self.process.wait(120)
+        finally:
+            self.process.terminate()
+        assert code == 0, (self.share / "guest.log").read_text(errors="replace")
+
+
+class Ceph:
+    """A cluster on this machine."""
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+        self.conf = directory / "ceph.conf"
+        self.lab("start")
+
+    def lab(self, *arguments) -> str:
+        return run(ROOT / "labs/ceph-lab", *arguments, env=os.environ | {"CEPH_LAB_DIR": str(self.directory)}).stdout
+
+    def admin(self, program: str, *arguments) -> str:
+        return run(program, "--conf", self.conf, *arguments).stdout
+
+    def signal_osd(self, what: signal.Signals) -> None:
+        os.kill(int(self.lab("pid", "osd.0")), what)
+
+    def destroy(self) -> None:
+        self.lab("destroy")
+
+
+class Program:
+    """One process of tephra on this machine."""
+
+    def __init__(self, log: pathlib.Path, *arguments):
+        self.log, self.arguments, self.process = log, [binary(), *map(str, arguments)], None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class GuestProgram:
+    """The guest's executor."""
+
+    def __init__(self, guest: Guest, *arguments):
+        self.guest = guest
+        self.log = guest.share / "executor.log"
+        words = " ".join(map(str, arguments))
+        self.command = f"cd {guest.share}; setsid ./tephra {words} >>{self.log} 2>&1 </dev/null & echo $! >/run/tephra.pid"
+
+    def start(self) -> None:
+        self.guest(self.command)
+
+    def kill(self) -> None:
+        self.guest("kill -9 $(cat /run/tephra.pid); while [ -d /proc/$(cat /run/tephra.pid) ]; do sleep 0.1; done")
+
+
+class Deployment:
+    """Everything, with a URL that clients talk to."""
+
+    BACKENDS = ("thick", "thin", "files", "ceph")
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+        self.parts = []
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> None:
+        nats = self.directory / "nats"
+        started = run(ROOT / "labs/nats-cluster", "start", "--dir", nats, "--while", os.getpid()).stdout
+        self.parts.append(lambda: run(ROOT / "labs/nats-cluster", "destroy", "--dir", nats))
+        [nats_url] = [line.removeprefix("NATS_URL=") for line in started.splitlines() if line.startswith("NATS_URL=")]
+        self.ceph = Ceph(self.directory / "ceph")
+        self.parts.append(self.ceph.destroy)
+        self.guest = Guest(self.directory / "guest")
+        self.parts.append(self.guest.stop)
+
+        head = "[limits]\nservice_down_time_s = 60\n[nats]\nservers_sync = true\nservers = [{!r}]\n"
+        here, there = head.format(nats_url), head.format(nats_url.replace("127.0.0.1", HOST_IN_GUEST))
+        server = self._config("server.toml", here)
+        ceph = self._config("ceph.toml", here + f"""
+[[backends]]
+name = "ceph"
+driver = "rbd"
+[backends.rbd]
+pools = ["volumes"]
+ceph_conf = "{self.conf}"
+keyring = "{self.ceph.directory}/cinder.keyring"
+command_timeout_s = 10
+sweep_interval_s = 5
+""")
+        groups = "".join(
+            f"""
+[[backends]]
+name = "{kind}"
+driver = "lvm"
+[backends.lvm]
+volume_group = "tephra-{kind}"
+provisioning = "{kind}"
+command_time_limit_s = 300
+""" for kind in ("thick", "thin"))
+        files = '\n[[backends]]\nname = "files"\ndriver = "directory"\ndirectory = "/files/volumes"\n'
+        lvm = self._config("guest/lvm.toml", there + groups + files)
+        shutil.copy(binary(), self.guest.share / "tephra")
+
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = self.directory / "server.log"
+        self.server = Program(
+            self.log, "serve", "--roles", "api,sequencer", "--listen", f"127.0.0.1:{self.port}",
+            "--config", server, "--data-dir", self.directory / "server")
+        self.executors = {
+            "ceph": Program(self.directory / "ceph.log", "executor", "--config", ceph, "--data-dir", self.directory / "ceph-data"),
+            "lvm": GuestProgram(self.guest, "executor", "--config", lvm, "--data-dir", "/run/tephra-data"),
+        }
+        for program in (self.server, self.executors["ceph"]):
+            program.start()
+            self.parts.append(program.kill)
+        self.executors["lvm"].start()
+        until("the server is ready", self._ready)
+        self.admin = self.rest("admin:operators", "operators")
+        until("every backend has shown its pool", lambda: len(self.pools()) == len(self.BACKENDS))
+
+    @property
+    def conf(self) -> pathlib.Path:
+        return self.ceph.conf
+
+    def _config(self, name: str, text: str) -> pathlib.Path:
+        path = self.directory / name
+        path.write_text(text)
+        return path
+
+    def _ready(self) -> bool:
+        assert self.server.process.poll() is None, self.log.read_text(errors="replace")[-4000:]
+        try:
+            return requests.get(f"{self.url}/readyz", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def rest(self, token: str, project: str | None = None, version: str = "3.71") -> Rest:
+        return Rest(self, token, project, version)
+
+    def pools(self) -> list:
+        answer = self.admin.call("GET", "/scheduler-stats/get_pools")
+        return answer.json()["pools"] if answer.status_code == 200 else []
+
+    def stop(self) -> None:
+        """Ends everything, the last first, and says afterwards what would not end."""
+        failures = []
+        for end in reversed(self.parts):
+            try:
+                end()
+            except (AssertionError, OSError, subprocess.SubprocessError) as failure:
+                failures.append(failure)
+        self.parts = []
+        assert not failures, failures
+
+    def tephra(self, *arguments) -> subprocess.CompletedProcess:
+        """The program's own command line, asking the server."""
+        words = [binary(), *arguments, "--url", self.url, "--token", "admin:operators"]
+        return run(*words, check=False)
+
+    # The bytes of volumes, behind everybody's back.
+
+    def io(self, backend: str, volume: str, command: str) -> None:
+        """Runs a command of `qemu-io` on a volume, as its user's machine would."""
+        if backend == "ceph":
+            done = run("qemu-io", "-f", "raw", f"rbd:volumes/volume-{volume}:conf={self.conf}", "-c", command, check=False)
+            code, said = done.returncode, done.stdout + done.stderr
+        else:
+            code, said = self.guest.ask(f"qemu-io -f raw /dev/tephra-{backend}/volume-{volume} -c {command!r}")
+        assert code == 0 and "failed" not in said, f"{backend} {volume}: {command}: {said}"
+
+    def write(self, backend: str, volume: str, byte: int) -> None:
+        self.io(backend, volume, f"write -P {byte} 1M 64k")
+
+    def holds(self, backend: str, volume: str, byte: int) -> None:
+        self.io(backend, volume, f"read -P {byte} 1M 64k")
+
+    def objects(self, backend: str) -> list[str]:
+        """Everything that a backend holds, however hidden, but for what a thin pool is made of."""
+        if backend == "ceph":
+            return (self.ceph.admin("rbd", "ls", "volumes") + self.ceph.admin("rbd", "trash", "ls", "--all", "volumes")).split("\n")[:-1]
+        if backend == "files":
+            return self.guest("ls -A /files/volumes | grep -v '^\\.' || true").split()
+        return self.guest(f"lvs --noheadings -o lv_name -S 'lv_attr!~\"^t\"' tephra-{backend}").split()

@@ -1,0 +1,274 @@
+"""A whole ledger with logical volumes and Ceph at once, as its users and operators see it.
+
+In the order of the file: the last test insists that nothing is left anywhere.
+"""
+
+import signal
+import subprocess
+
+import pytest
+
+from lab import until
+from user import User, at_once
+
+BLOCK_STORAGE = ("thick", "thin", "ceph")
+FIRST, SECOND, THIRD = 0x11, 0x22, 0x33
+
+
+@pytest.fixture(scope="session")
+def user(deployment) -> User:
+    user = User(deployment)
+    for backend in deployment.BACKENDS:
+        user.new_type(backend)
+    return user
+
+
+def is_empty(deployment, backend: str) -> None:
+    until(f"nothing is left on {backend}", lambda: deployment.objects(backend) == [])
+
+
+def test_the_type_chooses_the_backend_and_every_operation_keeps_the_data(deployment, user):
+    def lives(backend: str) -> None:
+        volume = user.made("--type", backend)
+        host = user.openstack.json("volume show", volume)["os-vol-host-attr:host"]
+        assert f"@{backend}#" in host
+        deployment.write(backend, volume, FIRST)
+        snapshot = user.taken(volume)
+        deployment.write(backend, volume, SECOND)
+        clone = user.made("--source", volume, size=2)
+        user.cinder("revert-to-snapshot", snapshot)
+        user.settled("volume", volume)
+        user.settled("snapshot", snapshot)
+        deployment.holds(backend, volume, FIRST)
+        deployment.holds(backend, clone, SECOND)
+        made = user.made("--snapshot", snapshot)
+        deployment.holds(backend, made, FIRST)
+        user.cinder("extend", volume, 2)
+        assert user.settled("volume", volume)["size"] == 2
+        deployment.holds(backend, volume, FIRST)
+        deployment.io(backend, volume, "read -P 0 2047M 1M")
+        assert user.openstack.json("volume show", made)["type"] == backend
+        user.deleted(("snapshot", snapshot), ("volume", volume))
+        deployment.holds(backend, clone, SECOND)
+        deployment.holds(backend, made, FIRST)
+        user.deleted(("volume", made), ("volume", clone))
+        is_empty(deployment, backend)
+
+    at_once(lives, BLOCK_STORAGE)
+    assert user.drift() == []
+
+
+def test_what_is_given_up_and_taken_over_again_keeps_its_data(deployment, user):
+    def goes_and_comes(backend: str) -> None:
+        volume = user.made("--type", backend)
+        deployment.write(backend, volume, FIRST)
+        user.cinder("unmanage", volume)
+        user.gone("volume", volume)
+        assert ("unknown", f"unmanaged-volume-{volume}") in user.drift()
+        user.cinder("manage", user.pool(backend), f"unmanaged-volume-{volume}", "--name", f"again-{backend}", "--volume-type", backend)
+        [again] = [row["id"] for row in user.rest.get("/volumes")["volumes"] if row["name"] == f"again-{backend}"]
+        user.settled("volume", again)
+        deployment.holds(backend, again, FIRST)
+        snapshot = user.taken(again)
+        deployment.write(backend, again, SECOND)
+        user.cinder("snapshot-unmanage", snapshot)
+        user.gone("snapshot", snapshot)
+        user.cinder("snapshot-manage", again, f"unmanaged-snapshot-{snapshot}", "--name", f"kept-{backend}")
+        [kept] = [row["id"] for row in user.rest.get("/snapshots")["snapshots"] if row["name"] == f"kept-{backend}"]
+        user.settled("snapshot", kept)
+        user.cinder("revert-to-snapshot", kept)
+        user.settled("volume", again)
+        deployment.holds(backend, again, FIRST)
+        user.deleted(("snapshot", kept), ("volume", again))
+        is_empty(deployment, backend)
+
+    at_once(goes_and_comes, BLOCK_STORAGE)
+    assert user.drift() == []
+
+
+def test_what_nobody_knows_is_shown_and_cleaned_when_an_operator_says_so(deployment, user):
+    deployment.guest("lvcreate -y -L 1g -n stray tephra-thick")
+    deployment.ceph.admin("rbd", "create", "--size", "1G", "volumes/stray-image")
+    assert user.drift() == [("unknown", "stray"), ("unknown", "stray-image")]
+    for name in ("stray", "stray-image"):
+        done = deployment.tephra("drift", "--clean", name)
+        assert done.returncode == 0, done
+    until("the strays are gone", lambda: user.drift() == [])
+    at_once(lambda backend: is_empty(deployment, backend), ("thick", "ceph"))
+
+
+def test_a_frozen_backend_keeps_what_it_has(deployment, user):
+    volume = user.made("--type", "thin")
+    host = user.pool("thin").split("#")[0]
+    user.cinder("freeze-host", host)
+    assert "frozen" in user.openstack.refused("volume delete", volume)
+    user.cinder("thaw-host", host)
+    user.deleted(("volume", volume))
+
+
+class Interrupted:
+    """Executors that are killed while a program of theirs changes something, and started again."""
+
+    PROGRAMS = {
+        "lvm": "lvcreate|lvremove|lvconvert|lvextend|lvchange|lvrename|qemu-img|blkdiscard",
+        "ceph": "rbd",
+    }
+
+    def __init__(self, deployment):
+        self.deployment = deployment
+        self.killed = dict.fromkeys(self.PROGRAMS, 0)
+
+    def during(self, executor: str, action) -> None:
+        """Kills it once, in the middle of what `action` asks for, if the middle is met."""
+        program = self.deployment.executors[executor]
+        action()
+        if executor == "lvm":
+            watch = f"for _ in $(seq 200); do pgrep -x -P $(cat /run/tephra.pid) '{self.PROGRAMS[executor]}' && exit 0; done; exit 1"
+            met = self.deployment.guest.ask(watch)[0] == 0
+        else:
+            met = self._is_working(program.process.pid, self.PROGRAMS[executor])
+        self.killed[executor] += met
+        program.kill()
+        program.start()
+
+    @staticmethod
+    def _is_working(pid: int, programs: str) -> bool:
+        for _ in range(200):
+            if subprocess.run(["pgrep", "-x", "-P", str(pid), programs], stdout=subprocess.DEVNULL).returncode == 0:
+                return True
+        return False
+
+
+def test_an_executor_that_is_killed_in_the_middle_of_each_operation_goes_on(deployment, user):
+    interrupted = Interrupted(deployment)
+
+    def survives(executor: str) -> None:
+        backends = [backend for backend in BLOCK_STORAGE if (backend == "ceph") == (executor == "ceph")]
+        got = {}
+
+        def step(name: str, ask, wait) -> None:
+            """One operation on every backend of the executor at once, which is killed meanwhile."""
+            asked = {}
+            interrupted.during(executor, lambda: asked.update(zip(backends, at_once(ask, backends))))
+            for backend in backends:
+                wait(backend, asked[backend])
+                got[backend, name] = asked[backend]
+
+        def available(kind: str):
+            return lambda _, id: user.settled(kind, id)
+
+        step("volume", lambda it: user.volume("--type", it), available("volume"))
+        for it in backends:
+            deployment.write(it, got[it, "volume"], FIRST)
+        step("snapshot", lambda it: user.snapshot(got[it, "volume"]), available("snapshot"))
+        for it in backends:
+            deployment.write(it, got[it, "volume"], SECOND)
+        step("clone", lambda it: user.volume("--source", got[it, "volume"]), available("volume"))
+        step("made", lambda it: user.volume("--snapshot", got[it, "snapshot"]), available("volume"))
+        step(
+            "revert", lambda it: user.cinder("revert-to-snapshot", got[it, "snapshot"]),
+            lambda it, _: (user.settled("volume", got[it, "volume"]), user.settled("snapshot", got[it, "snapshot"])),
+        )
+        for it in backends:
+            deployment.holds(it, got[it, "volume"], FIRST)
+            deployment.holds(it, got[it, "clone"], SECOND)
+            deployment.holds(it, got[it, "made"], FIRST)
+        step(
+            "extend", lambda it: user.cinder("extend", got[it, "volume"], 2),
+            lambda it, _: user.settled("volume", got[it, "volume"]),
+        )
+        for it in backends:
+            deployment.holds(it, got[it, "volume"], FIRST)
+        step(
+            "delete snapshot", lambda it: user.openstack("volume snapshot delete", got[it, "snapshot"]),
+            lambda it, _: user.gone("snapshot", got[it, "snapshot"]),
+        )
+        step(
+            "delete", lambda it: user.openstack("volume delete", got[it, "volume"], got[it, "clone"], got[it, "made"]),
+            lambda it, _: [user.gone("volume", got[it, which]) for which in ("volume", "clone", "made")],
+        )
+        for it in backends:
+            is_empty(deployment, it)
+
+    at_once(survives, ("lvm", "ceph"))
+    assert all(times >= 3 for times in interrupted.killed.values()), interrupted.killed
+    assert user.drift() == []
+
+
+def test_a_stalled_cluster_holds_up_its_own_volumes_and_no_others(deployment, user):
+    deployment.ceph.signal_osd(signal.SIGSTOP)
+    try:
+        waits = user.volume("--type", "ceph")
+        elsewhere = user.made("--type", "thin")
+        assert user.shown("volume", waits)["status"] in ("creating", "error")
+    finally:
+        deployment.ceph.signal_osd(signal.SIGCONT)
+    # it may have been given up before the cluster went on
+    until("the waiting volume has settled", lambda: user.shown("volume", waits)["status"] in ("available", "error"))
+    if user.shown("volume", waits)["status"] == "error":
+        assert "did not answer" in user.reason("volume", waits)
+    user.deleted(("volume", waits), ("volume", elsewhere))
+    is_empty(deployment, "ceph")
+
+
+def test_a_volume_group_that_vanishes_is_told_of_and_comes_back_with_its_data(deployment, user):
+    volume = user.made("--type", "thick")
+    deployment.write("thick", volume, FIRST)
+    deployment.guest("vgchange -an tephra-thick; vgexport tephra-thick")
+    user.openstack("volume delete", volume)
+    user.ends("volume", volume, "error_deleting")
+    assert "tephra-thick" in user.reason("volume", volume)
+    deployment.guest("vgimport tephra-thick; vgchange -ay tephra-thick")
+    deployment.holds("thick", volume, FIRST)
+    until("the pool is up", lambda: user.drift() == [])
+    user.deleted(("volume", volume))
+    is_empty(deployment, "thick")
+
+
+def test_a_read_only_file_system_makes_an_error_with_its_reason(deployment, user):
+    kept = user.made("--type", "files")
+    deployment.guest("mount -o remount,ro /files")
+    refused = user.volume("--type", "files")
+    user.ends("volume", refused, "error")
+    assert "Read-only file system" in user.reason("volume", refused)
+    user.openstack("volume delete", kept)
+    user.ends("volume", kept, "error_deleting")
+    assert "Read-only file system" in user.reason("volume", kept)
+    deployment.guest("mount -o remount,rw /files")
+    user.deleted(("volume", kept), ("volume", refused))
+    is_empty(deployment, "files")
+
+
+def test_a_snapshot_that_was_removed_behind_our_back_is_missed_and_its_volume_unharmed(deployment, user):
+    def is_missed(backend: str) -> None:
+        volume = user.made("--type", backend)
+        deployment.write(backend, volume, FIRST)
+        snapshot = user.taken(volume)
+        if backend == "ceph":
+            spec = f"volumes/volume-{volume}@snapshot-{snapshot}"
+            deployment.ceph.admin("rbd", "snap", "unprotect", spec)
+            deployment.ceph.admin("rbd", "snap", "rm", spec)
+        else:
+            deployment.guest(f"lvremove -y tephra-{backend}/_snapshot-{snapshot}")
+        assert ("missing", f"snapshot-{snapshot}") in user.drift()
+        user.cinder("revert-to-snapshot", snapshot)
+        assert "not exist" in user.reason("volume", volume)
+        user.settled("volume", volume)
+        deployment.holds(backend, volume, FIRST)
+        user.deleted(("snapshot", snapshot), ("volume", volume))
+        is_empty(deployment, backend)
+
+    at_once(is_missed, BLOCK_STORAGE)
+
+
+def test_nothing_is_left_anywhere_in_the_end(deployment, user):
+    assert user.rest.get("/volumes")["volumes"] == user.rest.get("/snapshots")["snapshots"] == []
+    assert user.drift() == []
+    debts = user.rest.get(f"{deployment.url}/ledger/v1/debts")
+    assert debts["debts"] == [], debts
+    operations = user.rest.get(f"{deployment.url}/ledger/v1/operations?status=open")
+    assert operations["operations"] == [], operations
+    at_once(lambda backend: is_empty(deployment, backend), deployment.BACKENDS)
+    assert deployment.guest("pgrep -x tgtd || true") == "", "nothing was exported, so nothing runs that exports"
+    data = "rados", "ls", "--pool", "volumes"
+    until("Ceph has given back what volumes held", lambda: "rbd_data" not in deployment.ceph.admin(*data))
