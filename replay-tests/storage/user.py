@@ -100,6 +100,11 @@ class User:
             self.openstack("volume delete" if kind == "volume" else "volume snapshot delete", id)
             self.gone(kind, id)
 
+    def forced(self, volume: str) -> None:
+        """Deletes a volume that a deletion has failed on."""
+        self.openstack("volume delete", "--force", volume)
+        until(f"volume {volume} is gone", lambda: self.shown("volume", volume) is None)
+
     def drift(self) -> list[tuple[str, str]]:
         """What `tephra drift` finds, as kinds and names; its exit code fits."""
         done = self.deployment.tephra("drift", "--json")
