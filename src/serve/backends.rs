@@ -79,12 +79,13 @@ fn exported(
         return Err(CommandError::new(Exit::Usage, missing)
             .hint("every process of the deployment needs the same key, in a file of its own"));
     };
-    let exporter = TgtExporter::new(TgtConfig {
+    let config = TgtConfig {
         portal: iscsi.portal.clone(),
         iqn_prefix: iscsi.iqn_prefix.clone(),
         control_port: iscsi.control_port,
         socket: iscsi.socket.clone(),
         key: key.clone(),
-    });
+    };
+    let exporter = TgtExporter::new(config, Arc::new(Spawner));
     Ok(Arc::new(Exporting::new(opened, Arc::new(exporter))))
 }

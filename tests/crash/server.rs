@@ -1,5 +1,6 @@
 //! The real program, in a directory of its own, over HTTP.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -18,20 +19,42 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// The process and where it is.
 pub struct Server {
     directory: PathBuf,
+    config: Option<PathBuf>,
+    environment: Vec<(&'static str, OsString)>,
     process: Option<Child>,
     url: String,
 }
 
 impl Server {
     pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), process: None, url: String::new() }
+        Self {
+            directory: directory.to_owned(),
+            config: None,
+            environment: Vec::new(),
+            process: None,
+            url: String::new(),
+        }
+    }
+
+    /// With a configuration.
+    pub fn configured(mut self, text: &str) -> Result<Self> {
+        let path = self.directory.join("tephra.toml");
+        std::fs::write(&path, text)?;
+        self.config = Some(path);
+        Ok(self)
+    }
+
+    /// With one more variable in its environment.
+    pub fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name, value.into()));
+        self
     }
 
     pub fn volumes(&self) -> PathBuf {
         self.data_dir().join("volumes")
     }
 
-    fn data_dir(&self) -> PathBuf {
+    pub fn data_dir(&self) -> PathBuf {
         self.directory.join("data")
     }
 
@@ -45,9 +68,13 @@ impl Server {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         self.url = format!("http://127.0.0.1:{port}");
         let log = OpenOptions::new().create(true).append(true).open(self.log())?;
-        let child = Self::program()
-            .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
-            .arg(self.data_dir())
+        let mut command = Self::program();
+        command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(self.data_dir());
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
+        }
+        let child = command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

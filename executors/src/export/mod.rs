@@ -7,7 +7,9 @@
 //!
 //! * [`tgt`]: iSCSI targets by tgtd, one for each attachment.
 //! * [`memory`]: exports that are only remembered, for tests and the simulator.
+//! * [`conformance`]: what every exporter must show.
 
+pub mod conformance;
 pub mod memory;
 pub mod tgt;
 

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | always first | `A --op show --mode target` |
 //! | a new export | `A --op new --mode account`, `… target`, `… logicalunit`, `--op update --mode logicalunit`, `--op bind --mode account`, `… target`: nobody can log in before the last |
-//! | it shows an old size | `A --op delete --mode logicalunit`, then as new: tgt does not look at a file's length again, and sessions survive this |
+//! | it shows an old size | `A --op update --mode logicalunit` with `online=0,path=…,online=1`: tgt opens the file again, and with it its length, between two commands of its sessions |
 //! | it is for another host | as removed, then as new |
 //! | removed | `A --op delete --mode target --force`, `… account` |
 //!
@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,7 +33,7 @@ use tokio::sync::Mutex;
 
 use self::shown::{LUN, Plan, Target, Wanted, plan};
 use super::Exporter;
-use crate::process::{ProcessError, Program};
+use crate::process::{Launcher, ProcessError, Program};
 
 /// How long one `tgtadm` may take. It answers within milliseconds; a target with busy sessions
 /// waits for them.
@@ -74,8 +75,14 @@ pub struct TgtConfig {
 /// Exports by tgtd.
 pub struct TgtExporter {
     config: TgtConfig,
+    launcher: Arc<dyn Launcher>,
     /// Targets are numbered by whoever makes them: one at a time.
     making: Mutex<()>,
+}
+
+/// Whether one of the exporter's commands changes anything, for tests that die between them.
+pub fn changes(argv: &[OsString]) -> bool {
+    !argv.iter().any(|argument| argument == "show")
 }
 
 /// The name of an attachment's target.
@@ -85,8 +92,8 @@ pub fn target_name(prefix: &str, attachment: AttachmentId) -> String {
 
 impl TgtExporter {
     /// An exporter over a tgtd, which need not run yet.
-    pub fn new(config: TgtConfig) -> Self {
-        Self { config, making: Mutex::new(()) }
+    pub fn new(config: TgtConfig, launcher: Arc<dyn Launcher>) -> Self {
+        Self { config, launcher, making: Mutex::new(()) }
     }
 
     async fn tgtadm<I, A>(&self, args: I) -> Result<String, ProcessError>
@@ -100,7 +107,7 @@ impl TgtExporter {
         }
         let port = self.config.control_port.to_string();
         let program = program.args(["--control-port", &port, "--lld", "iscsi"]).args(args);
-        Ok(String::from_utf8_lossy(&program.run().await?.stdout).into_owned())
+        Ok(String::from_utf8_lossy(&self.launcher.launch(program).await?.stdout).into_owned())
     }
 
     async fn targets(&self) -> Result<Vec<Target>, Failure> {
@@ -167,10 +174,14 @@ impl TgtExporter {
         Ok(())
     }
 
-    async fn remove_unit(&self, tid: &str) -> Result<(), Failure> {
-        let lun = LUN.to_string();
-        let unit = ["--op", "delete", "--mode", "logicalunit", "--tid", tid, "--lun", &lun];
-        self.tgtadm(unit).await.map_err(failure)?;
+    /// Has the file opened again. One request, so that no session finds the unit closed: tgt takes
+    /// a disk's commands while it is "offline", but opens nothing while it is "online".
+    async fn reopen(&self, target: &Target, wanted: &Wanted<'_>) -> Result<(), Failure> {
+        let (tid, lun) = (target.tid.to_string(), LUN.to_string());
+        let params = format!("online=0,path={},online=1", wanted.path);
+        let unit = ["--mode", "logicalunit", "--tid", &tid, "--lun", &lun];
+        let update = ["--op", "update", "--params", &params];
+        self.tgtadm(update.into_iter().chain(unit)).await.map_err(failure)?;
         Ok(())
     }
 
@@ -238,9 +249,10 @@ impl Exporter for TgtExporter {
     async fn export(&self, source: &Path, volume: VolumeId, export: &Export) -> Result<(), Failure> {
         let name = target_name(&self.config.iqn_prefix, export.attachment);
         let secret = self.config.key.chap(export.attachment);
-        let path = source
-            .to_str()
-            .ok_or_else(|| Failure::new(FailureKind::Unsupported, "tgt takes only paths that are UTF-8"))?;
+        // a comma ends a parameter
+        let path = source.to_str().filter(|path| !path.contains(',')).ok_or_else(|| {
+            Failure::new(FailureKind::Unsupported, "tgt takes only paths that are UTF-8 and have no comma")
+        })?;
         let wanted = Wanted {
             path,
             bytes: length_of(source).await?,
@@ -252,18 +264,12 @@ impl Exporter for TgtExporter {
         let found = self.find(&name).await?;
         match (plan(found.as_ref(), &wanted), found) {
             (Plan::Nothing, _) => Ok(()),
-            (Plan::ReplaceUnit { present }, Some(found)) => {
-                let tid = found.tid.to_string();
-                if present {
-                    self.remove_unit(&tid).await?;
-                }
-                self.new_unit(&tid, volume, &wanted).await
-            }
+            (Plan::Reopen, Some(found)) => self.reopen(&found, &wanted).await,
             (Plan::Rebuild, Some(found)) => {
                 self.remove(&found).await?;
                 self.create(&name, volume, &wanted, &secret.password).await
             }
-            (Plan::Create | Plan::ReplaceUnit { .. } | Plan::Rebuild, _) => {
+            (Plan::Create | Plan::Reopen | Plan::Rebuild, _) => {
                 self.create(&name, volume, &wanted, &secret.password).await
             }
         }
@@ -302,18 +308,19 @@ impl Exporter for TgtExporter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::Spawner;
 
     #[test]
     fn the_control_socket_is_where_tgtd_makes_it() {
         let at = |socket: Option<&str>, control_port| {
-            TgtExporter::new(TgtConfig {
+            let config = TgtConfig {
                 portal: "127.0.0.1:3260".to_owned(),
                 iqn_prefix: DEFAULT_IQN_PREFIX.to_owned(),
                 control_port,
                 socket: socket.map(PathBuf::from),
                 key: MasterKey::new([0; 32]),
-            })
-            .control_socket()
+            };
+            TgtExporter::new(config, Arc::new(Spawner)).control_socket()
         };
         assert_eq!(at(None, 0), Path::new("/var/run/tgtd/socket.0"));
         assert_eq!(at(Some("/tmp/x"), 7), Path::new("/tmp/x.7"));

@@ -56,11 +56,8 @@ pub enum Plan {
     Nothing,
     /// It is not there.
     Create,
-    /// All is well but the unit: it is missing, or shows an old size. Sessions survive.
-    ReplaceUnit {
-        /// Whether there is one that must go first.
-        present: bool,
-    },
+    /// All is well but the size that it shows.
+    Reopen,
     /// It is for somebody else, or half made.
     Rebuild,
 }
@@ -74,15 +71,11 @@ pub fn plan(found: Option<&Target>, wanted: &Wanted<'_>) -> Plan {
         && found.allowed.contains(wanted.allowed);
     match &found.unit {
         _ if !is_for_it => Plan::Rebuild,
-        None => Plan::ReplaceUnit { present: false },
+        None => Plan::Rebuild,
         Some(unit) if unit.path != wanted.path || unit.readonly != wanted.readonly => Plan::Rebuild,
         Some(unit) => {
             let shown = unit.size_mb.saturating_mul(1_000_000);
-            if shown.abs_diff(wanted.bytes) > SIZE_TOLERANCE_BYTES {
-                Plan::ReplaceUnit { present: true }
-            } else {
-                Plan::Nothing
-            }
+            if shown.abs_diff(wanted.bytes) > SIZE_TOLERANCE_BYTES { Plan::Reopen } else { Plan::Nothing }
         }
     }
 }
@@ -228,11 +221,20 @@ Target 12: iqn.other
     }
 
     #[test]
-    fn another_size_or_a_missing_unit_is_put_right_under_living_sessions() {
+    fn another_size_is_put_right_under_living_sessions() {
         let grown = Wanted { bytes: 2 << 30, ..wanted() };
-        assert_eq!(plan(Some(&found()), &grown), Plan::ReplaceUnit { present: true });
-        let half = Target { unit: None, ..found() };
-        assert_eq!(plan(Some(&half), &wanted()), Plan::ReplaceUnit { present: false });
+        assert_eq!(plan(Some(&found()), &grown), Plan::Reopen);
+    }
+
+    #[test]
+    fn a_target_that_is_half_made_is_made_anew() {
+        for half in [
+            Target { unit: None, ..found() },
+            Target { allowed: BTreeSet::new(), ..found() },
+            Target { accounts: BTreeSet::new(), allowed: BTreeSet::new(), ..found() },
+        ] {
+            assert_eq!(plan(Some(&half), &wanted()), Plan::Rebuild, "{half:?}");
+        }
     }
 
     #[test]

@@ -1,0 +1,272 @@
+//! The conformance suite over every exporter. The one over tgtd needs it: `./test iscsi` installs it
+//! and runs this.
+
+#![allow(clippy::unwrap_used, reason = "in a test, whatever is not as expected is a failure")]
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tempfile::TempDir;
+use tephra_domain::attachment::AttachMode;
+use tephra_domain::effect::{Effect, Export, FailureKind};
+use tephra_domain::ids::{AttachmentId, PoolName, VolumeId};
+use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter};
+use tephra_executors::export::Exporter;
+use tephra_executors::export::conformance::{ExportBench, Shown, check_all, source_of};
+use tephra_executors::export::memory::MemoryExporter;
+use tephra_executors::export::tgt::{DEFAULT_IQN_PREFIX, TgtConfig, TgtExporter, changes};
+use tephra_executors::process::{Launcher, Spawner};
+use tephra_journal::secrets::{MASTER_KEY_BYTES, MasterKey};
+use uuid::Uuid;
+
+/// How long anything that must happen may take. It only bounds a failure.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+const KEY: MasterKey = MasterKey::new([7; MASTER_KEY_BYTES]);
+
+const CONTROL_PORT: u16 = 9;
+
+struct MemoryBench {
+    exporter: MemoryExporter,
+    directory: TempDir,
+}
+
+#[async_trait]
+impl ExportBench for MemoryBench {
+    fn exporter(&self) -> &dyn Exporter {
+        &self.exporter
+    }
+
+    fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    async fn shown(&self) -> BTreeMap<AttachmentId, Shown> {
+        let exports = self.exporter.exports().into_iter();
+        let shown = |(source, export): (PathBuf, Export)| Shown {
+            source,
+            gib: None,
+            mode: export.mode,
+            initiator: export.initiator,
+        };
+        exports.map(|(attachment, export)| (attachment, shown(export))).collect()
+    }
+
+    async fn leftovers(&self) -> Vec<String> {
+        self.exporter.exports().keys().map(ToString::to_string).collect()
+    }
+
+    async fn leave_interrupted(&self, _effect: &Effect) {}
+
+    async fn restart(&self) {
+        self.exporter.restart();
+    }
+}
+
+#[tokio::test]
+async fn exports_that_are_only_remembered_conform() {
+    let bench = MemoryBench { exporter: MemoryExporter::default(), directory: tempfile::tempdir().unwrap() };
+    check_all(&bench).await;
+}
+
+/// A tgtd of the test's own.
+struct Daemon {
+    socket: PathBuf,
+    portal: String,
+    process: Child,
+}
+
+impl Daemon {
+    fn start(directory: &Path) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let portal = format!("127.0.0.1:{port}");
+        let socket = directory.join("tgtd");
+        let process = Command::new("tgtd")
+            .args(["-f", "-C", &CONTROL_PORT.to_string(), "--iscsi", &format!("portal={portal}")])
+            .env("TGT_IPC_SOCKET", &socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let daemon = Self { socket, portal, process };
+        let end = Instant::now() + DEADLINE;
+        while daemon.show("target").is_none() {
+            assert!(Instant::now() < end, "tgtd does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        daemon
+    }
+
+    fn show(&self, mode: &str) -> Option<String> {
+        let output = Command::new("tgtadm")
+            .args(["--control-port", &CONTROL_PORT.to_string(), "--lld", "iscsi"])
+            .args(["--op", "show", "--mode", mode])
+            .env("TGT_IPC_SOCKET", &self.socket)
+            .output()
+            .unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+fn exporter(portal: &str, socket: &Path, launcher: Arc<dyn Launcher>) -> TgtExporter {
+    let config = TgtConfig {
+        portal: portal.to_owned(),
+        iqn_prefix: DEFAULT_IQN_PREFIX.to_owned(),
+        control_port: CONTROL_PORT,
+        socket: Some(socket.to_owned()),
+        key: KEY,
+    };
+    TgtExporter::new(config, launcher)
+}
+
+struct TgtBench {
+    exporter: TgtExporter,
+    daemon: Mutex<Option<Daemon>>,
+    directory: TempDir,
+    died: Mutex<BTreeMap<&'static str, usize>>,
+}
+
+const DIRECTORY: &str = "TEPHRA_EXPORT_DIRECTORY";
+
+impl TgtBench {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let daemon = Daemon::start(directory.path());
+        let exporter = exporter(&daemon.portal, &daemon.socket, Arc::new(Spawner));
+        Self { exporter, daemon: Mutex::new(Some(daemon)), directory, died: Mutex::default() }
+    }
+
+    fn show(&self, mode: &str) -> String {
+        self.daemon.lock().unwrap().as_ref().unwrap().show(mode).unwrap()
+    }
+}
+
+/// What stands behind `name` in a listing.
+fn word<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.trim().strip_prefix(name)).map(str::trim)
+}
+
+/// A target that can be reached: it has its disk, its user, and one host that may come.
+fn whole(target: &str) -> Option<(AttachmentId, Shown)> {
+    let name = target.lines().next()?.split_once(": ")?.1;
+    let attachment: AttachmentId = name.rsplit_once("attachment-")?.1.parse().ok()?;
+    let (_, disk) = target.split_once("LUN: 1")?;
+    let (_, rest) = disk.split_once("Account information:")?;
+    let (accounts, allowed) = rest.split_once("ACL information:")?;
+    assert_eq!(accounts.trim(), KEY.chap(attachment).user, "{target}");
+    let megabytes: f64 = word(disk, "Size:")?.split(' ').next()?.parse().ok()?;
+    let gib = (megabytes * 1e6 / f64::from(1 << 30)).round();
+    let shown = Shown {
+        source: word(disk, "Backing store path:")?.into(),
+        gib: (1_u32..=64).find(|whole| f64::from(*whole) == gib).map(u64::from),
+        mode: if word(disk, "Readonly:")? == "Yes" { AttachMode::ReadOnly } else { AttachMode::ReadWrite },
+        initiator: allowed.lines().map(str::trim).find(|line| !line.is_empty()).map(Into::into),
+    };
+    Some((attachment, shown))
+}
+
+#[async_trait]
+impl ExportBench for TgtBench {
+    fn exporter(&self) -> &dyn Exporter {
+        &self.exporter
+    }
+
+    fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    async fn shown(&self) -> BTreeMap<AttachmentId, Shown> {
+        let listing = self.show("target");
+        listing.split("\nTarget ").filter(|target| !target.trim().is_empty()).filter_map(whole).collect()
+    }
+
+    async fn leftovers(&self) -> Vec<String> {
+        let (targets, accounts) = (self.show("target"), self.show("account"));
+        let named = targets.lines().filter(|line| line.starts_with("Target "));
+        let users = accounts.lines().filter(|line| !line.starts_with("Account list"));
+        named.chain(users).map(str::to_owned).collect()
+    }
+
+    async fn leave_interrupted(&self, effect: &Effect) {
+        let interrupter = Interrupter::new("attempt").env(DIRECTORY, self.directory.path());
+        let died = interrupter.attempt_until_done(&PoolName::new("pool"), effect).await;
+        *self.died.lock().unwrap().entry(effect.name()).or_default() += died;
+    }
+
+    async fn restart(&self) {
+        let mut daemon = self.daemon.lock().unwrap();
+        drop(daemon.take());
+        *daemon = Some(Daemon::start(self.directory.path()));
+    }
+}
+
+/// What is attempted, until it dies, by the processes that the suite starts.
+#[tokio::test]
+#[ignore = "started by the conformance suite, to be killed"]
+async fn attempt() {
+    let Some(attempt) = Attempt::from_environment() else { return };
+    let directory = PathBuf::from(std::env::var_os(DIRECTORY).unwrap());
+    let exporter = exporter("127.0.0.1:1", &directory.join("tgtd"), attempt.launcher(changes));
+    let done = if let Effect::ExportVolume { volume, export } = &attempt.effect {
+        let source = source_of(&directory, volume.volume());
+        exporter.export(&source, volume.volume(), export).await
+    } else {
+        let Effect::UnexportVolume { attachment, .. } = attempt.effect else { panic!("about no export") };
+        exporter.unexport(attachment).await
+    };
+    assert_eq!(done, Ok(()));
+}
+
+#[tokio::test]
+#[ignore = "needs tgt: ./test iscsi"]
+async fn exports_by_tgtd_conform_also_when_killed_between_any_two_commands() {
+    let bench = TgtBench::start();
+    check_all(&bench).await;
+    let died = bench.died.lock().unwrap();
+    println!("deaths: {died:?}");
+    assert!(died["ExportVolume"] > 0 && died["UnexportVolume"] > 0, "{died:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs tgt: ./test iscsi"]
+async fn what_cannot_be_exported_leaves_nothing_behind() {
+    let bench = TgtBench::start();
+    let export = Export {
+        attachment: AttachmentId::from_uuid(Uuid::from_u128(1)),
+        initiator: None,
+        address: None,
+        mode: AttachMode::ReadWrite,
+    };
+    let volume = VolumeId::from_uuid(Uuid::from_u128(2));
+    let missing = bench.exporter.export(&bench.directory.path().join("none"), volume, &export).await;
+    assert_eq!(missing.unwrap_err().kind, FailureKind::ObjectMissing);
+    let odd = bench.directory.path().join("a,bstype=null");
+    std::fs::write(&odd, "").unwrap();
+    let refused = bench.exporter.export(&odd, volume, &export).await;
+    assert_eq!(refused.unwrap_err().kind, FailureKind::Unsupported);
+    assert_eq!(bench.leftovers().await, [""; 0]);
+
+    drop(bench.daemon.lock().unwrap().take());
+    let source = source_of(bench.directory(), volume);
+    std::fs::write(&source, "data").unwrap();
+    let silent = bench.exporter.export(&source, volume, &export).await;
+    assert_eq!(silent.unwrap_err().kind, FailureKind::BackendUnavailable);
+    assert_eq!(bench.exporter.incarnation().await.unwrap_err().kind, FailureKind::BackendUnavailable);
+    assert_eq!(
+        bench.exporter.unexport(export.attachment).await.unwrap_err().kind,
+        FailureKind::BackendUnavailable
+    );
+}
