@@ -16,10 +16,10 @@ class Failed(AssertionError):
     """A command that was to succeed did not."""
 
 
-def _run(argv: list[str]) -> subprocess.CompletedProcess:
+def _run(argv: list[str], more: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     # Nothing of the caller's cloud may leak in.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OS_", "CINDER_"))}
-    environment |= {"HOME": "/nonexistent", "COLUMNS": "400", "PYTHONWARNINGS": "ignore"}
+    environment |= {"HOME": "/nonexistent", "COLUMNS": "400", "PYTHONWARNINGS": "ignore"} | (more or {})
     return subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, stdin=subprocess.DEVNULL)
 
 
@@ -73,7 +73,8 @@ def rows(text: str) -> list[dict]:
 class OpenStack:
     """`openstack`, with either of the two ways to do without Keystone."""
 
-    def __init__(self, server: Server, auth: str, token: str | None = None, project: str | None = None):
+    def __init__(self, server: Server, auth: str, token: str | None = None, project: str | None = None, compute: str | None = None):
+        self.environment = {"OS_COMPUTE_ENDPOINT_OVERRIDE": compute} if compute else {}
         self.argv = [str(BIN / "openstack"), "--os-volume-api-version", NEWEST, "--os-auth-type", auth]
         if auth == "none":
             self.argv += ["--os-endpoint", f"{server.url}/v3"]
@@ -82,7 +83,7 @@ class OpenStack:
 
     def __call__(self, command: str, *arguments) -> str:
         """Runs a command that must succeed; gives what it printed."""
-        done = _run(self.argv + command.split() + [str(argument) for argument in arguments])
+        done = _run(self.argv + command.split() + [str(argument) for argument in arguments], self.environment)
         if done.returncode != 0:
             raise Failed(f"openstack {command} {' '.join(map(str, arguments))}: {done.stdout}{done.stderr}")
         return done.stdout
@@ -93,6 +94,6 @@ class OpenStack:
 
     def refused(self, command: str, *arguments) -> str:
         """Runs a command that must be refused; gives what it said."""
-        done = _run(self.argv + command.split() + [str(argument) for argument in arguments])
+        done = _run(self.argv + command.split() + [str(argument) for argument in arguments], self.environment)
         assert done.returncode != 0, f"openstack {command} {' '.join(map(str, arguments))} was to be refused: {done.stdout}"
         return done.stdout + done.stderr

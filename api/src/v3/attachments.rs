@@ -158,7 +158,9 @@ fn creation(body: &Value, version: Microversion) -> Result<CreateAttachment, Fau
     let fields = Object::only(body, "attachment")?;
     let volume = uuid(&fields.required("volume_uuid")?)?;
     let instance = fields.field("instance_uuid").map(|field| uuid(&field)).transpose()?;
-    let connector = fields.field("connector").filter(|field| !field.value().is_null());
+    // clients that only reserve send null, nothing, or an empty one
+    let is_none = |value: &Value| value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty);
+    let connector = fields.field("connector").filter(|field| !is_none(field.value()));
     let connector = connector.map(|field| connecting(&field)).transpose()?;
     let has_mode = version.is_at_least(MODE);
     let asked = fields.field("mode").filter(|_| has_mode).map(|field| mode(&field)).transpose()?;
