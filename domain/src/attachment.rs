@@ -313,7 +313,8 @@ pub struct Attachment {
     /// There as long as an export is, or may be.
     pub connector: Option<Connector>,
     pub created_at: Timestamp,
-    /// When the client said that it had connected.
+    /// When the export was there, or, without one, when the client said that it had connected
+    /// (Cinder's `attach_time`).
     pub attached_at: Option<Timestamp>,
     /// The last operation on it that failed.
     pub last_failure: Option<Box<FailureRecord>>,
@@ -379,7 +380,10 @@ impl Attachment {
                 }
                 self.connector = Some(connector.clone());
             }
-            AttachmentEvent::Connected => self.status = AttachmentStatus::Attaching,
+            AttachmentEvent::Connected => {
+                self.status = AttachmentStatus::Attaching;
+                self.attached_at = Some(at);
+            }
             AttachmentEvent::ConnectFailed { operation, failure, restored } => {
                 self.status = AttachmentStatus::ErrorAttaching;
                 self.record(*operation, at, failure);
@@ -399,7 +403,7 @@ impl Attachment {
             }
             AttachmentEvent::Completed => {
                 self.status = AttachmentStatus::Attached;
-                self.attached_at = Some(at);
+                self.attached_at = self.attached_at.or(Some(at));
             }
             AttachmentEvent::DisconnectAccepted { operation } => {
                 self.status = AttachmentStatus::Disconnecting { operation: *operation, from };

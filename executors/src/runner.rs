@@ -136,10 +136,13 @@ impl Runner {
             let ledger = Arc::clone(&ledger);
             let exporter = desk.backend.exporter();
             async move {
-                ledger.register().await;
-                if let Some(exporter) = exporter {
-                    exports::watch(exporter, ledger).await;
-                }
+                let known = ledger.register().await;
+                let watching = async {
+                    if let Some(exporter) = exporter {
+                        exports::watch(exporter, Arc::clone(&ledger)).await;
+                    }
+                };
+                tokio::join!(ledger.present_changes(known), watching);
             }
         }));
 

@@ -5,6 +5,8 @@
 //! any time; an executor locks the volumes concerned, asks whether the attempt is still due, acts,
 //! reports and unlocks, and may die between any two of these.
 
+mod attaching;
+
 use std::collections::BTreeSet;
 
 use tephra_domain::actor::{Actor, Role};
@@ -76,12 +78,16 @@ impl Walk {
         }
         self.come_to_rest();
         self.world.check_at_rest();
+        self.lose_exports();
+        self.come_to_rest();
+        self.world.check_at_rest();
         self.beliefs.check(&self.world);
     }
 
     fn step(&mut self) {
         match self.random.u8(0..10) {
-            0..=3 => self.client(),
+            0 => self.attach_or_detach(),
+            1..=3 => self.client(),
             4 => self.operator(),
             5..=6 => self.take_an_order(),
             _ => self.go_on_with_one(),
@@ -143,7 +149,7 @@ impl Walk {
     fn write_somewhere(&mut self) {
         let Some(volume) = self.any_volume() else { return };
         let is_free = self.world.ledger.claimants(ResourceKey::Volume(volume)).is_empty();
-        if is_free && self.world.volume_state(volume) == VolumeState::Available {
+        if is_free && matches!(self.world.volume_state(volume), VolumeState::Available | VolumeState::InUse) {
             self.next_tag += 1;
             self.world.write(volume, self.next_tag);
             self.beliefs.wrote(volume, self.next_tag);

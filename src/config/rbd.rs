@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tephra_domain::ids::PoolName;
 use tephra_executors::backend::rbd::{CloneFormat, RbdConfig};
+use uuid::Uuid;
 
 /// The keys of a backend with the driver `rbd`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct RbdSection {
     /// Whether a volume made from a snapshot gets data of its own at once.
     #[serde(default)]
     pub flatten_volume_from_snapshot: bool,
+    /// What libvirt knows the user's key by on the hosts that attach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_uuid: Option<String>,
     /// 1 or 2. Default: as the cluster does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone_format: Option<u8>,
@@ -90,6 +94,11 @@ impl RbdSection {
             ),
             ("pools", repeats, "names a pool twice"),
             ("user", self.user.is_empty() || self.user.starts_with("client."), "the name after `client.`"),
+            (
+                "secret_uuid",
+                self.secret_uuid.as_deref().is_some_and(|secret| Uuid::parse_str(secret).is_err()),
+                "must be a UUID",
+            ),
             ("clone_format", self.clone_format.is_some_and(|it| !(1..=2).contains(&it)), "must be 1 or 2"),
             // the ledger gives up an extend after a minute: two of our commands must fit
             ("command_timeout_s", !(1..=50).contains(&self.command_timeout_s), "must be between 1 and 50"),
@@ -108,6 +117,7 @@ impl RbdSection {
             cluster: self.cluster.clone(),
             max_clone_depth: self.max_clone_depth,
             flatten_volume_from_snapshot: self.flatten_volume_from_snapshot,
+            secret_uuid: self.secret_uuid.clone(),
             clone_format: self.clone_format.map(|it| if it == 1 { CloneFormat::V1 } else { CloneFormat::V2 }),
             deferred_deletion: Duration::from_secs(self.deferred_deletion_s),
             command_timeout: Duration::from_secs(self.command_timeout_s),

@@ -292,10 +292,13 @@ impl LvmBackend {
         let word = |yes: bool| if yes { "True" } else { "False" }.to_owned();
         capabilities.insert("thin_provisioning_support".to_owned(), word(self.is_thin()));
         capabilities.insert("thick_provisioning_support".to_owned(), word(!self.is_thin()));
-        // without an exporter before it, processes of this host alone reach the devices
-        let devices = format!("/dev/{}", self.config.volume_group);
-        capabilities.extend(export::capabilities(ExportProtocol::Local, [("directory", devices)]));
         capabilities
+    }
+
+    /// Without an exporter before it, processes of this host alone reach the devices.
+    fn how_to_reach(&self) -> impl Iterator<Item = (String, String)> {
+        let devices = format!("/dev/{}", self.config.volume_group);
+        export::capabilities(ExportProtocol::Local, [("directory", devices)])
     }
 }
 
@@ -334,7 +337,7 @@ impl Backend for LvmBackend {
             availability_zone: self.config.availability_zone.clone(),
             pools: vec![self.config.pool.clone()],
             native_revert: true,
-            capabilities: self.capabilities(),
+            capabilities: self.capabilities().into_iter().chain(self.how_to_reach()).collect(),
         }
     }
 

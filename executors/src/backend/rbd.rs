@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -73,6 +73,8 @@ pub struct RbdConfig {
     pub max_clone_depth: u32,
     /// Whether a volume made from a snapshot gets data of its own at once.
     pub flatten_volume_from_snapshot: bool,
+    /// What libvirt knows the user's key by, on hosts that attach (Cinder's `rbd_secret_uuid`).
+    pub secret_uuid: Option<String>,
     /// Which clones are made; nothing to do as the cluster does.
     pub clone_format: Option<CloneFormat>,
     /// How long deleted volumes stay in the trash, from where an operator can restore them.
@@ -104,6 +106,7 @@ impl RbdConfig {
             native_revert: true,
             max_clone_depth: 5,
             flatten_volume_from_snapshot: false,
+            secret_uuid: None,
             clone_format: None,
             deferred_deletion: Duration::ZERO,
             command_timeout: Duration::from_secs(30),
@@ -121,6 +124,8 @@ pub struct RbdBackend {
     config: Arc<RbdConfig>,
     cluster: Arc<Cluster>,
     sweeper: Sweeper,
+    /// Hosts and ports, as the cluster last said them.
+    monitors: Mutex<Vec<(String, String)>>,
 }
 
 /// What effects are performed with.
@@ -137,7 +142,7 @@ impl RbdBackend {
         let clone_format = config.clone_format.map_or_else(OnceCell::new, OnceCell::from);
         let cli = Cli::new(Arc::clone(&config), launcher);
         let cluster = Arc::new(Cluster { config: Arc::clone(&config), cli, clone_format });
-        Self { config, cluster, sweeper: Sweeper::default() }
+        Self { config, cluster, sweeper: Sweeper::default(), monitors: Mutex::default() }
     }
 
     /// The settings that it was made with.
@@ -157,9 +162,14 @@ impl RbdBackend {
     /// How hosts reach images, which they do by themselves, besides what every backend says.
     fn capabilities(&self) -> BTreeMap<String, String> {
         let mut capabilities = super::capabilities(&self.config.name, "ceph");
+        let monitors = self.monitors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (hosts, ports): (Vec<_>, Vec<_>) = monitors.into_iter().unzip();
         let facts = [
             Some(("user", self.config.user.clone())),
             self.config.cluster.clone().map(|cluster| ("cluster_name", cluster)),
+            self.config.secret_uuid.clone().map(|secret| ("secret_uuid", secret)),
+            (!hosts.is_empty()).then(|| ("hosts", hosts.join(","))),
+            (!ports.is_empty()).then(|| ("ports", ports.join(","))),
         ];
         capabilities.extend(export::capabilities(ExportProtocol::Rbd, facts.into_iter().flatten()));
         capabilities
@@ -406,7 +416,10 @@ impl Backend for RbdBackend {
     /// longer on a large pool than the figures are good for.
     async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure> {
         let asked = self.cluster.cli.usage().await;
-        let (usage, details) = asked.map_err(|refusal| refusal.into_failure("df"))?;
+        let (usage, details, monitors) = asked.map_err(|refusal| refusal.into_failure("df"))?;
+        if let Some(monitors) = monitors {
+            *self.monitors.lock().unwrap_or_else(PoisonError::into_inner) = monitors.addresses();
+        }
         if usage.stats.total_bytes == 0 {
             let message = "the cluster does not know its size: is there a ceph-mgr, and an OSD?";
             return Err(Failure::new(FailureKind::BackendUnavailable, message));

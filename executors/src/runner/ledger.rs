@@ -1,10 +1,12 @@
 //! What the runner says to the ledger, for as long as it takes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use sha2::{Digest, Sha256};
 use tephra_domain::actor::Actor;
+use tephra_domain::backend::BackendDescription;
 use tephra_domain::command::Command;
 use tephra_domain::effect::{EffectKey, Outcome};
 use tephra_domain::event::Event;
@@ -52,6 +54,9 @@ const fn restored_volume(event: &Event) -> Option<VolumeId> {
     }
 }
 
+/// How often it is looked whether a backend describes itself as before.
+const DESCRIPTION_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Speaks to the ledger as the system, on behalf of one backend.
 pub struct LedgerClient {
     backend: Arc<dyn Backend>,
@@ -65,8 +70,21 @@ impl LedgerClient {
         Self { backend, gateway, clock }
     }
 
-    /// Presents the backend. A ledger that knows it already has nothing to do.
-    pub async fn register(&self) {
+    /// Presents the backend, and again whenever it describes itself otherwise: some of what it says
+    /// only its storage knows. Goes on until it is dropped.
+    pub async fn present_changes(&self, mut known: BackendDescription) {
+        loop {
+            tokio::time::sleep(DESCRIPTION_INTERVAL).await;
+            if self.backend.description() != known {
+                known = self.register().await;
+            }
+        }
+    }
+
+    /// Presents the backend as it describes itself now, and says how. A ledger that knows it already
+    /// has nothing to do.
+    pub async fn register(&self) -> BackendDescription {
+        let description = self.backend.description();
         let backend = self.backend.name().clone();
         let at = self.clock.now().micros().to_string();
         let id = command_id(&["register", backend.as_str(), &at]);
@@ -77,13 +95,14 @@ impl LedgerClient {
             idempotency: None,
             command: Command::RegisterBackend {
                 backend: backend.clone(),
-                description: Box::new(self.backend.description()),
+                description: Box::new(description.clone()),
             },
         };
         match self.submit(submission).await {
             Ok(_) => tracing::info!(%backend, "the ledger knows the backend"),
             Err(rejection) => tracing::error!(%backend, %rejection, "the ledger refuses the backend"),
         }
+        description
     }
 
     /// Has every export of the backend made sure of. Whether the ledger took it.

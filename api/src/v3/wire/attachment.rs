@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tephra_domain::attachment::{AttachMode, Attachment, AttachmentState};
+use tephra_domain::attachment::{AttachMode, Attachment, AttachmentState, AttachmentStatus};
 use tephra_domain::backend::{BackendDescription, ExportProtocol};
 use tephra_domain::volume::Volume;
 use tephra_journal::secrets::MasterKey;
@@ -58,7 +58,7 @@ impl AttachmentBrief {
 pub struct AttachmentDetail {
     #[serde(flatten)]
     brief: AttachmentBrief,
-    /// Empty until the client has said that it connected.
+    /// Empty until there is an export, or the client has said that it connected without one.
     attached_at: String,
     /// Empty: what is detached is gone.
     detached_at: &'static str,
@@ -233,14 +233,13 @@ pub struct VolumeAttachmentView {
 impl VolumeAttachmentView {
     /// Shows what is attached; what only waits to be is not shown, as in Cinder.
     pub fn all(volume: &Volume, is_admin: bool) -> Vec<Self> {
-        let attached = volume.attachments.iter().filter(|one| match one.status.state() {
-            AttachmentState::Attached | AttachmentState::ErrorDetaching => true,
-            AttachmentState::Disconnecting => one.attached_at.is_some(),
-            AttachmentState::Absent
-            | AttachmentState::Reserved
-            | AttachmentState::Connecting
-            | AttachmentState::Attaching
-            | AttachmentState::ErrorAttaching => false,
+        let attached = volume.attachments.iter().filter(|one| match &one.status {
+            AttachmentStatus::Attached | AttachmentStatus::ErrorDetaching => true,
+            AttachmentStatus::Disconnecting { from, .. } => *from == AttachmentState::Attached,
+            AttachmentStatus::Reserved
+            | AttachmentStatus::Connecting { .. }
+            | AttachmentStatus::Attaching
+            | AttachmentStatus::ErrorAttaching => false,
         });
         attached
             .map(|one| Self {

@@ -13,7 +13,7 @@ use tephra_domain::effect::{Failure, FailureKind};
 use super::RbdConfig;
 use super::failure::{Refusal, refusal};
 use super::plan::CloneFormat;
-use super::report::{Extent, Image, Listed, PoolDetail, Snapshot, Status, Trashed, Usage};
+use super::report::{Extent, Image, Listed, Monitors, PoolDetail, Snapshot, Status, Trashed, Usage};
 use crate::process::{Launcher, Program};
 
 /// What a command that moves data may take at most: as long as the cluster answers, it goes on.
@@ -249,10 +249,10 @@ impl Cli {
             .args(["--format", "json"])
     }
 
-    /// How full everything is: one process for both questions, because each start of `ceph` costs
-    /// a start of Python.
-    pub async fn usage(&self) -> Done<(Usage, Vec<PoolDetail>)> {
-        let printed = self.run("df", self.ceph().stdin("df\nosd pool ls detail\n")).await?;
+    /// How full everything is, and where the monitors are, if the user may know: one process for
+    /// all questions, because each start of `ceph` costs a start of Python.
+    pub async fn usage(&self) -> Done<(Usage, Vec<PoolDetail>, Option<Monitors>)> {
+        let printed = self.run("df", self.ceph().stdin("df\nosd pool ls detail\nmon dump\n")).await?;
         let mut values = serde_json::Deserializer::from_slice(&printed).into_iter::<serde_json::Value>();
         let mut next = || match values.next() {
             Some(Ok(value)) => Ok(value),
@@ -260,7 +260,8 @@ impl Cli {
             None => Err(unreadable("df", "an answer is missing")),
         };
         let (usage, details) = (next()?, next()?);
-        Ok((from_value("df", usage)?, from_value("osd pool ls", details)?))
+        let monitors = next().ok().and_then(|monitors| serde_json::from_value(monitors).ok());
+        Ok((from_value("df", usage)?, from_value("osd pool ls", details)?, monitors))
     }
 
     pub async fn pool_details(&self) -> Done<Vec<PoolDetail>> {

@@ -163,6 +163,49 @@ impl PoolFigures {
     }
 }
 
+/// Of `ceph mon dump`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Monitors {
+    mons: Vec<Monitor>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Monitor {
+    /// `host:port/nonce`, for clients of the first protocol; with port 0 where they have no place.
+    addr: String,
+    #[serde(default)]
+    public_addrs: Addresses,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+struct Addresses {
+    addrvec: Vec<Address>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Address {
+    addr: String,
+}
+
+impl Monitors {
+    /// Hosts, without brackets, and ports.
+    pub fn addresses(&self) -> Vec<(String, String)> {
+        self.mons.iter().filter_map(Monitor::address).collect()
+    }
+}
+
+impl Monitor {
+    fn address(&self) -> Option<(String, String)> {
+        let other = self.public_addrs.addrvec.iter().map(|address| address.addr.as_str());
+        let mut split = std::iter::once(self.addr.as_str()).chain(other).filter_map(|addr| {
+            let place = addr.split_once('/').map_or(addr, |(place, _)| place);
+            place.rsplit_once(':').filter(|(_, port)| *port != "0")
+        });
+        let (host, port) = split.next()?;
+        Some((host.trim_matches(['[', ']']).to_owned(), port.to_owned()))
+    }
+}
+
 /// Of `ceph osd pool ls detail`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct PoolDetail {
@@ -280,5 +323,19 @@ mod tests {
         assert_eq!(full.full(), Some("has reached its quota"));
         assert_eq!(capacity(figures, &full).free, 0);
         assert!(capacity(figures, &full).total > 0);
+    }
+
+    #[test]
+    fn monitors_are_found_by_either_protocol() {
+        let text = r#"{"epoch": 1, "mons": [
+            {"rank": 0, "name": "a", "addr": "192.0.2.1:6789/0",
+             "public_addrs": {"addrvec": [{"type": "v2", "addr": "192.0.2.1:3300", "nonce": 0},
+                                          {"type": "v1", "addr": "192.0.2.1:6789", "nonce": 0}]}},
+            {"rank": 1, "name": "b", "addr": "[2001:db8::1]:6789/0"},
+            {"rank": 2, "name": "c", "addr": "0.0.0.0:0/0",
+             "public_addrs": {"addrvec": [{"type": "v2", "addr": "127.0.0.1:21234", "nonce": 0}]}}]}"#;
+        let pairs = [("192.0.2.1", "6789"), ("2001:db8::1", "6789"), ("127.0.0.1", "21234")];
+        let expected = pairs.map(|(host, port)| (host.to_owned(), port.to_owned()));
+        assert_eq!(parsed::<Monitors>(text).addresses(), expected);
     }
 }
