@@ -140,6 +140,7 @@ impl RbdSection {
             cluster: Some(String::new()),
             max_clone_depth: default_max_clone_depth(),
             flatten_volume_from_snapshot: false,
+            secret_uuid: Some(String::new()),
             clone_format: Some(2),
             deferred_deletion_s: 0,
             command_timeout_s: default_command_timeout_s(),

@@ -1,3 +1,4 @@
+mod attachments;
 mod drift;
 mod frozen;
 mod manage;
