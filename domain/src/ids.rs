@@ -135,9 +135,13 @@ impl fmt::Display for PoolId {
 }
 
 impl OperationId {
-    /// The id of a further operation of the same command, about this attachment.
+    /// The id of a further operation of the same command, about this attachment. Ids that are counted
+    /// up, as in simulations, must not meet either: so the attachment's is spread over all bits first.
     pub fn beside(self, attachment: AttachmentId) -> Self {
-        Self::from_uuid(Uuid::from_u128(self.as_uuid().as_u128() ^ attachment.as_uuid().as_u128()))
+        /// 2^128 over the golden ratio: odd, so that no two attachments become one.
+        const SPREAD: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835;
+        let spread = attachment.as_uuid().as_u128().wrapping_mul(SPREAD);
+        Self::from_uuid(Uuid::from_u128(self.as_uuid().as_u128() ^ spread))
     }
 }
 

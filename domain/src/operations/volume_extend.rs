@@ -8,7 +8,7 @@
 //! size back and the volume is `available` with the failure on record; only if the backend cannot
 //! say so for certain is it `error_extending`, as always in Cinder.
 
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, AttachmentState};
 use crate::command::Context;
 use crate::effect::{BackendObject, Effect, Failure};
 use crate::event::Event;
@@ -47,7 +47,7 @@ pub const STEPS: &[Step<VolumeExtend>] = &[Step {
 }];
 
 /// Checks, in this order: role; the volume exists and is visible; the new size is larger; the
-/// volume is available, or in use with `online`; quota (largest volume, gigabytes, also by type).
+/// volume is available, or in use with `online` while no export is being made or removed; quota (largest volume, gigabytes, also by type).
 ///
 /// # Errors
 /// The first of these that does not hold.
@@ -68,6 +68,11 @@ pub fn decide(
     let Some(pool) = volume.pool.as_ref().filter(|_| is_free) else {
         return Err(Rejection::VolumeNotExtendable { volume: id, status: volume.status.wire_name() });
     };
+    // an export that is on its way out when this begins must not be made again at the end of it
+    let mut attachments = volume.attachments.iter().map(|attachment| attachment.status.state());
+    if let Some(busy) = attachments.find(|state| state.is_transitional()) {
+        return Err(Rejection::VolumeNotExtendable { volume: id, status: busy.wire_name() });
+    }
     let grows_by = i64::from(to.gib()) - i64::from(volume.size.gib());
     ledger.check_quota(
         &volume.project,
@@ -79,7 +84,10 @@ pub fn decide(
     let operation = OperationId::from(ctx.command);
     let params = VolumeExtend { volume: id, pool: pool.clone(), from: volume.size, to };
     let kind = if state == VolumeState::InUse {
-        let exports = volume.attachments.iter().filter_map(Attachment::export).collect();
+        let is_there = |attachment: &&Attachment| {
+            matches!(attachment.status.state(), AttachmentState::Attaching | AttachmentState::Attached)
+        };
+        let exports = volume.attachments.iter().filter(is_there).filter_map(Attachment::export).collect();
         OperationKind::VolumeExtendAttached(VolumeExtendAttached { extend: params, exports })
     } else {
         OperationKind::VolumeExtend(params)

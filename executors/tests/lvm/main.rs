@@ -7,6 +7,7 @@
 
 mod bad_days;
 mod conformance;
+mod exports;
 mod figures;
 
 mod support;

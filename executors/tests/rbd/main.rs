@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever is not as expected is a failure")]
 
+mod attaching;
 mod bad_days;
 mod conformance;
 mod figures;

@@ -253,6 +253,29 @@ fn a_volume_in_use_grows_and_every_export_shows_it() {
 }
 
 #[test]
+fn what_is_being_let_go_does_not_grow_meanwhile() {
+    let mut world = World::default();
+    let (volume, first) = in_use(&mut world);
+    let server = world.ledger.volumes.get(&volume).unwrap().attachment(first).unwrap().instance.clone();
+    let (second, reserve) = reservation(&mut world, volume, &server.unwrap());
+    world.when(reserve).unwrap();
+    let extend = Command::ExtendVolume { volume, to: gib(3), online: true };
+    let update =
+        Command::UpdateAttachment { volume, attachment: second, connector: host("beta"), mode: None };
+    world.when(update).unwrap();
+    assert_eq!(code(world.when(extend.clone())), "VolumeNotExtendable");
+    world.settle();
+    world.when(Command::CompleteAttachment { volume, attachment: second }).unwrap();
+    world.when(Command::DeleteAttachment { volume, attachment: first }).unwrap();
+    assert_eq!(code(world.when(extend.clone())), "VolumeNotExtendable");
+    world.settle();
+    world.when(extend).unwrap();
+    world.settle();
+    assert_eq!(world.storage.exports.len(), 1);
+    world.check_at_rest();
+}
+
+#[test]
 fn lost_exports_are_made_again_and_nobodys_status_changes() {
     let mut world = World::default();
     let (volume, attachment) = in_use(&mut world);
