@@ -21,7 +21,7 @@ use tephra_journal::embedded::EmbeddedLog;
 use tephra_journal::faulty::{AppendFault, FaultyLog};
 use tephra_journal::feed::Fed;
 use tephra_journal::gateway::{Receipt, Submission, SubmitError};
-use tephra_journal::log::{BlockNumber, Log};
+use tephra_journal::log::{AppendOutcome, BlockNumber, Log, LogError};
 use tephra_journal::memory::MemoryLog;
 use tephra_journal::sequencer::{MAX_COMMIT_BYTES, bootstrap, catch_up};
 use tephra_journal::wire::state::state_hash;
@@ -393,4 +393,49 @@ async fn orders_say_which_request_they_came_from_also_after_a_restart() {
     expected.sort_unstable();
     assert_eq!(asked, expected);
     again.stop().await;
+}
+
+/// A log that never says where it ends.
+struct Headless(MemoryLog);
+
+#[async_trait::async_trait]
+impl Log for Headless {
+    async fn append(&self, expected: BlockNumber, bytes: Arc<[u8]>) -> AppendOutcome {
+        self.0.append(expected, bytes).await
+    }
+
+    async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {
+        self.0.read(from, limit).await
+    }
+
+    async fn head(&self) -> Result<BlockNumber, LogError> {
+        std::future::pending().await
+    }
+
+    async fn wait_beyond(&self, known: BlockNumber) {
+        self.0.wait_beyond(known).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_a_commit_is_given_as_soon_as_the_next_block_shows_that_the_state_is_true() {
+    let log: Arc<dyn Log> = Arc::new(Headless(MemoryLog::default()));
+    let running = Running::ready(Arc::clone(&log)).await;
+    let handle = running.handle.clone();
+    let unproven = tokio::spawn(async move {
+        use tephra_journal::gateway::CommandGateway;
+        let reset = Command::ResetVolumeStatus {
+            volume: tephra_domain::ids::VolumeId::from_uuid(support::uuid(1)),
+            to: VolumeState::Error,
+        };
+        handle.submit(submission(tephra_domain::actor::Actor::system(), reset)).await
+    });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!unproven.is_finished(), "nothing has shown that the state is the log's");
+    position(running.submit(create_volume(1)).await);
+    let refused = tokio::time::timeout(DEADLINE, unproven).await.unwrap().unwrap();
+    rejection(refused);
+    running.stop().await;
 }

@@ -21,6 +21,7 @@ use tephra_domain::command::Command;
 use tephra_domain::ids::BackendName;
 use tephra_domain::rejection::Rejection;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -41,6 +42,10 @@ const SERVED_AT_A_TIME: usize = 4096;
 /// ([`GatewayConfig::attempt`]). What an asker has given up must not be decided after all, when
 /// another sequencer may have refused it.
 const SERVED_FOR: Duration = Duration::from_secs(3);
+
+/// How long a sequencer that does not know whether it is still its turn waits to find out: long enough
+/// for another that has the turn to answer first.
+const DOUBT: Duration = Duration::from_secs(1);
 
 /// The waits between two attempts.
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -209,11 +214,23 @@ struct Server {
 impl Server {
     async fn serve(&self, message: Message) {
         let Some(reply) = message.reply.clone() else { return };
-        if !self.term.is_certain() {
-            // Another may have the turn by now: whoever asked asks again, and is answered by it.
-            return;
-        }
-        let answer = self.answer(&message).await;
+        let until = Instant::now() + SERVED_FOR;
+        let answer = if self.term.is_certain() {
+            self.answer(&message, until).await
+        } else {
+            // Another may have the turn by now, and answers. If none has, because the servers elect among
+            // themselves, the asker is not left waiting.
+            let over = self.term.over();
+            let doubting = tokio::time::timeout(DOUBT, self.term.certainty());
+            match over.run_until_cancelled(doubting).await {
+                None => return,
+                Some(Ok(())) => self.answer(&message, until).await,
+                Some(Err(_elapsed)) => {
+                    let reason = "the sequencer does not know whether it is still its turn".to_owned();
+                    Err(SubmitError::Unavailable { reason })
+                }
+            }
+        };
         let most = self.client.server_info().max_payload.saturating_sub(ENVELOPE_BYTES);
         let mut payload = encode_answer(&answer);
         if let (Ok(receipt), true) = (&answer, payload.len() > most) {
@@ -225,7 +242,7 @@ impl Server {
         }
     }
 
-    async fn answer(&self, message: &Message) -> Result<Receipt, SubmitError> {
+    async fn answer(&self, message: &Message, until: Instant) -> Result<Receipt, SubmitError> {
         let submission = decode_submission(&message.payload).map_err(|reason| {
             tracing::warn!(%reason, subject = %message.subject, "a command cannot be read");
             SubmitError::Unavailable { reason: format!("the sequencer cannot read the command: {reason}") }
@@ -235,7 +252,7 @@ impl Server {
             return Err(Rejection::PolicyNotAuthorized { action: "executor:report" }.into());
         }
         let span = tracing::debug_span!("command", request = %submission.request, id = %submission.id);
-        let served = tokio::time::timeout(SERVED_FOR, self.gateway.submit(submission).instrument(span));
+        let served = tokio::time::timeout_at(until, self.gateway.submit(submission).instrument(span));
         served.await.unwrap_or_else(|_elapsed| {
             Err(SubmitError::Unavailable { reason: "the ledger does not answer in time".to_owned() })
         })

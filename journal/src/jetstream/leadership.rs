@@ -25,6 +25,9 @@ use uuid::Uuid;
 use super::connect::{NatsConfig, NatsError, jetstream};
 use crate::subjects::{EVENTS_LEASE, SEQUENCER_LEASE};
 
+/// How often whoever waits for certainty looks for it.
+const CERTAINTY_LOOK: Duration = Duration::from_millis(20);
+
 /// How candidates share the turns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeadershipConfig {
@@ -263,6 +266,13 @@ impl Term {
     /// that was stopped and goes on finds itself uncertain until it has renewed, or lost.
     pub fn is_certain(&self) -> bool {
         !self.over.is_cancelled() && self.state().renewed_at.elapsed() < self.lease
+    }
+
+    /// Returns once [`Term::is_certain`], which may be never.
+    pub async fn certainty(&self) {
+        while !self.is_certain() {
+            tokio::time::sleep(CERTAINTY_LOOK).await;
+        }
     }
 
     /// Hands over: the next candidate need not wait for the lease to end.

@@ -22,6 +22,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, Placement, Rete
 use async_nats::jetstream::{self, Context, ErrorCode};
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::checks::{DurabilityProof, LogHealth, check_durability, check_server, check_stream};
@@ -45,6 +46,13 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(2);
 const IN_PROCESS: ErrorCode = ErrorCode(10164);
 const IN_PROCESS_ATTEMPTS: u32 = 40;
 const IN_PROCESS_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long an append is tried on while the stream has no leader, or one that does not answer: as long
+/// as servers take to elect one (4 to 9 s, which they do not let anybody change).
+const APPEND_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The pause before an append that came to nobody is tried again.
+const NO_LEADER_PAUSE: Duration = Duration::from_millis(100);
 
 /// The log of one cell. Cheap to clone; all clones are one log.
 #[derive(Clone)]
@@ -251,22 +259,38 @@ impl Log for JetStreamLog {
         }
         let next = BlockNumber(expected.0.saturating_add(1));
         let payload = Bytes::from_owner(Arc::clone(&bytes));
-        for _ in 0..IN_PROCESS_ATTEMPTS {
-            match shared.publish(expected, payload.clone()).await {
+        let until = Instant::now() + APPEND_PATIENCE;
+        let mut in_process = 0;
+        loop {
+            let error = match shared.publish(expected, payload.clone()).await {
                 Ok(sequence) if sequence == next.0 => {
                     return shared.appended(next, &bytes, payload).await;
                 }
                 Ok(sequence) => return unknown(format!("the stream put block {} at {sequence}", next.0)),
-                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                    return shared.conflict(next, &bytes, payload).await;
+                Err(error) => error,
+            };
+            // The same block again, whatever became of it: it is there once at most.
+            let pause = match error.kind() {
+                PublishErrorKind::WrongLastSequence => return shared.conflict(next, &bytes, payload).await,
+                PublishErrorKind::StreamNotFound => NO_LEADER_PAUSE,
+                PublishErrorKind::TimedOut => Duration::ZERO,
+                PublishErrorKind::WrongLastMessageId
+                | PublishErrorKind::BrokenPipe
+                | PublishErrorKind::MaxAckPending
+                | PublishErrorKind::MaxPayloadExceeded
+                | PublishErrorKind::Other => {
+                    in_process += 1;
+                    if code_of(&error) != Some(IN_PROCESS) || in_process > IN_PROCESS_ATTEMPTS {
+                        return unknown(error.to_string());
+                    }
+                    IN_PROCESS_PAUSE
                 }
-                Err(error) if code_of(&error) == Some(IN_PROCESS) => {
-                    tokio::time::sleep(IN_PROCESS_PAUSE).await
-                }
-                Err(error) => return unknown(error.to_string()),
+            };
+            if Instant::now() + pause >= until {
+                return unknown(error.to_string());
             }
+            tokio::time::sleep(pause).await;
         }
-        unknown("another append is under way".to_owned())
     }
 
     async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
+use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,9 @@ const DISPATCH_ORDERS: usize = 16_384;
 
 /// Other writers' blocks that are read at once.
 const FOLLOW_BLOCKS: usize = 64;
+
+/// Answers that may wait to be proven before nothing more is decided.
+const UNPROVEN_ANSWERS: usize = 256;
 
 /// Bounds of the sequencer.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +81,28 @@ pub struct SequencerParts {
 
 type Ticket = oneshot::Sender<Result<Receipt, SubmitError>>;
 type Ending = Option<Result<(), Arc<LogError>>>;
+
+/// Answers that rest on the state alone, with nothing appended that has shown that the state is the
+/// log's: another sequencer may have gone on, and then they are worth nothing. An executor that asks
+/// whether its attempt is still due would act on it and destroy data. So they wait for the next block of
+/// ours to land, which shows it, or for the log to be asked.
+#[derive(Default)]
+struct Unproven {
+    answers: Vec<Answered<Ticket>>,
+    question: Option<Question>,
+}
+
+/// A question to the log where it ends, under way.
+struct Question {
+    /// How many answers were there before it was asked.
+    covers: usize,
+    head: BoxFuture<'static, Result<BlockNumber, LogError>>,
+}
+
+fn refuse(answers: Vec<Answered<Ticket>>, reason: &str) {
+    let unavailable = || Err(SubmitError::Unavailable { reason: reason.to_owned() });
+    answer(answers.into_iter().map(|(ticket, _)| (ticket, unavailable())).collect());
+}
 
 /// Starts sequencers.
 #[derive(Debug)]
@@ -214,6 +240,7 @@ impl Running {
 
     /// Decides everything that waits, block by block, with what arrives meanwhile.
     async fn decide_waiting(&mut self) -> Result<(), LogError> {
+        let mut unproven = Unproven::default();
         loop {
             while self.waiting.len() < self.config.queue_commands {
                 let Ok(command) = self.commands.try_recv() else { break };
@@ -222,26 +249,33 @@ impl Running {
             // Whoever no longer waits for an answer has asked another sequencer meanwhile, or has been
             // told that nobody knows: what was asked must not happen after that.
             self.waiting.retain(|(_, ticket)| !ticket.is_closed());
-            if self.waiting.is_empty() {
+            if self.waiting.is_empty() && unproven.answers.is_empty() {
                 return Ok(());
+            }
+            if self.waiting.is_empty() || unproven.answers.len() >= UNPROVEN_ANSWERS {
+                self.prove(&mut unproven).await?;
+                continue;
             }
             let now = self.parts.clock.now();
             let block_id = self.parts.ids.fresh();
             let context = BatchContext { now, pools: self.parts.pools.read(now), block_id };
             match self.core.decide_batch(&mut self.waiting, context) {
-                Decided::Answers(answers) => self.answer_if_fresh(answers).await?,
+                Decided::Answers(answers) => unproven.answers.extend(answers),
                 Decided::Append(batch) => match self.append(&batch).await? {
                     Appended::Landed => {
+                        answer(std::mem::take(&mut unproven).answers);
                         if let Some((block, answers)) = self.core.acknowledged() {
                             answer(answers);
                             self.pass_on(block).await;
                         }
                     }
                     Appended::Overtaken => {
+                        refuse(std::mem::take(&mut unproven).answers, "another sequencer has gone on");
                         answer(self.core.overtaken(&mut self.waiting));
                         self.follow().await?;
                     }
                     Appended::GivenUp(reason) => {
+                        refuse(unproven.answers, &reason);
                         answer(self.core.abandon(&reason));
                         return Err(LogError::Unavailable(reason));
                     }
@@ -252,22 +286,44 @@ impl Running {
         }
     }
 
-    /// Gives answers that rest on the state alone, with nothing appended that would have shown that
-    /// the state is the log's: another sequencer may have gone on, and then they are worth nothing.
-    /// An executor that asks whether its attempt is still due would act on it and destroy data.
-    async fn answer_if_fresh(&mut self, answers: Vec<Answered<Ticket>>) -> Result<(), LogError> {
-        let (reason, is_behind) = match self.parts.log.head().await {
-            Ok(head) if head == self.core.head().block => {
-                answer(answers);
+    /// Asks the log whether the state is still its own, and then gives the answers that rest on that; or
+    /// returns when there is a command: what is appended for it shows the same.
+    async fn prove(&mut self, unproven: &mut Unproven) -> Result<(), LogError> {
+        let Unproven { answers, question } = unproven;
+        let asked = question.get_or_insert_with(|| {
+            let log = Arc::clone(&self.parts.log);
+            Question { covers: answers.len(), head: Box::pin(async move { log.head().await }) }
+        });
+        let may_wait = answers.len() < UNPROVEN_ANSWERS;
+        let head = tokio::select! {
+            biased;
+            head = &mut asked.head => head,
+            Some(command) = self.commands.recv(), if may_wait => {
+                self.waiting.push_back(command);
                 return Ok(());
             }
-            Ok(head) => (format!("the log ends at block {} meanwhile", head.0), true),
-            Err(LogError::Unavailable(reason)) => (reason, false),
-            Err(error @ LogError::Corrupt { .. }) => return Err(error),
         };
-        let unavailable = || Err(SubmitError::Unavailable { reason: reason.clone() });
-        answer(answers.into_iter().map(|(ticket, _)| (ticket, unavailable())).collect());
-        if is_behind { self.follow().await } else { Ok(()) }
+        // Those that came after the question are not covered by its answer.
+        let later = answers.split_off(asked.covers.min(answers.len()));
+        let covered = std::mem::replace(answers, later);
+        *question = None;
+        match head {
+            Ok(head) if head == self.core.head().block => {
+                answer(covered);
+                Ok(())
+            }
+            Ok(head) => {
+                let reason = format!("the log ends at block {} meanwhile", head.0);
+                refuse(covered, &reason);
+                refuse(std::mem::take(answers), &reason);
+                self.follow().await
+            }
+            Err(LogError::Unavailable(reason)) => {
+                refuse(covered, &reason);
+                Ok(())
+            }
+            Err(error @ LogError::Corrupt { .. }) => Err(error),
+        }
     }
 
     /// Appends a block until it is known whether it is in the log. The same bytes are appended
