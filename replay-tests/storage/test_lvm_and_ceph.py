@@ -226,14 +226,17 @@ def test_a_volume_group_that_vanishes_is_told_of_and_comes_back_with_its_data(de
 
 def test_a_read_only_file_system_makes_an_error_with_its_reason(deployment, user):
     kept = user.made("--type", "files")
-    deployment.guest("mount -o remount,ro /files")
+    # as the kernel does when it finds the file system damaged, whoever has files open
+    deployment.guest("echo 1 >/sys/fs/ext4/$(basename $(findmnt -n -o SOURCE /files))/trigger_fs_error")
     refused = user.volume("--type", "files")
     user.ends("volume", refused, "error")
     assert "Read-only file system" in user.reason("volume", refused)
     user.openstack("volume delete", kept)
     user.ends("volume", kept, "error_deleting")
     assert "Read-only file system" in user.reason("volume", kept)
-    deployment.guest("mount -o remount,rw /files")
+    deployment.executors["lvm"].kill()
+    deployment.guest("umount /files; e2fsck -p /disks/files || [ $? = 1 ]; mount -o loop /disks/files /files")
+    deployment.executors["lvm"].start()
     user.forced(kept)
     user.deleted(("volume", refused))
     is_empty(deployment, "files")
