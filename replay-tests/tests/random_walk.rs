@@ -40,8 +40,8 @@ fn nothing_is_stuck_lost_or_orphaned_on_any_walk() {
     }
 }
 
-/// What the walks must reach, or they prove little: every event of volumes, snapshots, operations
-/// and debts.
+/// What the walks must reach, or they prove little: every event of volumes, attachments, snapshots,
+/// operations and debts.
 #[test]
 fn the_walks_reach_every_event() {
     let mut reached = std::collections::BTreeSet::new();
@@ -51,6 +51,17 @@ fn the_walks_reach_every_event() {
         reached.extend(walk.world.history.iter().flat_map(|commit| &commit.events).map(|event| event.name()));
     }
     let wanted = [
+        "AttachmentReserved",
+        "AttachmentConnectAccepted",
+        "AttachmentConnected",
+        "AttachmentConnectFailed",
+        "AttachmentAttached",
+        "AttachmentCompleted",
+        "AttachmentDisconnectAccepted",
+        "AttachmentDisconnected",
+        "AttachmentDisconnectFailed",
+        "AttachmentDeleted",
+        "VolumeUseChanged",
         "VolumeCreateAccepted",
         "VolumeRescheduled",
         "VolumeCreated",
