@@ -22,6 +22,14 @@ fn found(volume: &Volume, id: AttachmentId) -> Result<&Attachment, Rejection> {
     volume.attachment(id).ok_or(Rejection::AttachmentNotFound { attachment: id })
 }
 
+/// Refuses the id of a new attachment that is taken.
+fn is_fresh(volume: &Volume, attachment: AttachmentId) -> Result<(), Rejection> {
+    match volume.attachment(attachment) {
+        Some(_) => Err(Rejection::AttachmentExists { attachment }),
+        None => Ok(()),
+    }
+}
+
 /// The volume and its attachment; another project's is not there.
 fn visible<'a>(
     ledger: &'a Ledger,
@@ -76,9 +84,7 @@ pub(super) fn create(
             multiattach: volume.multiattach,
         });
     }
-    if volume.attachment(command.attachment).is_some() {
-        return Err(Rejection::AttachmentExists { attachment: command.attachment });
-    }
+    is_fresh(volume, command.attachment)?;
     let mode = mode_of(volume, command.mode);
     let reserved = AttachmentEvent::Reserved { instance: command.instance.clone(), mode };
     let mut events = vec![to_attachment(volume.id, command.attachment, reserved)];
@@ -246,7 +252,8 @@ pub(super) fn roll_detaching(
 
 /// os-attach. Checks, in this order: role; the volume exists and is visible; it is not in
 /// maintenance; its readonly flag allows the mode; nobody else has it, unless it is made for that;
-/// it is available, attaching or in use. The same server or host once more changes nothing.
+/// it is available, attaching or in use; the id of a new attachment is not taken. The same server
+/// or host once more changes nothing.
 pub(super) fn attach(
     ledger: &Ledger,
     command: &AttachVolume,
@@ -290,6 +297,7 @@ pub(super) fn attach(
     let mut events = Vec::new();
     let id = waiting.map_or(command.attachment, |one| one.id);
     if waiting.is_none() {
+        is_fresh(volume, id)?;
         let reserved =
             AttachmentEvent::Reserved { instance: command.instance.clone(), mode: Some(command.mode) };
         events.push(to_attachment(volume.id, id, reserved));
@@ -330,8 +338,8 @@ pub(super) fn detach(
 }
 
 /// os-initialize_connection. Checks, in this order: role; the volume exists and is visible; it is
-/// not in maintenance; its status lets it be connected; what connecting needs. A host that is
-/// connected already stays so.
+/// not in maintenance; its status lets it be connected; the id of the new attachment is not taken;
+/// what connecting needs. A host that is connected already stays so.
 pub(super) fn initialize(
     ledger: &Ledger,
     volume: VolumeId,
@@ -354,6 +362,7 @@ pub(super) fn initialize(
         is_still(connected)?;
         return Ok(Vec::new());
     }
+    is_fresh(volume, fresh)?;
     let asked = mode.unwrap_or(AttachMode::ReadWrite);
     let mode = mode_of(volume, Some(asked)).unwrap_or(asked);
     let reserved = AttachmentEvent::Reserved { instance: None, mode: Some(mode) };

@@ -60,7 +60,7 @@ pub const STEPS: &[Step<VolumeRecover>] = &[
 ];
 
 /// Checks, in this order: administrator; the volume exists; it is in `error`; a safety snapshot of
-/// it is held.
+/// it is held; nobody has it attached.
 ///
 /// # Errors
 /// The first of these that does not hold.
@@ -72,6 +72,9 @@ pub fn decide(ledger: &Ledger, id: VolumeId, ctx: &Context) -> Result<Vec<Event>
     else {
         return Err(Rejection::VolumeNotRecoverable { volume: id });
     };
+    if volume.is_held() {
+        return Err(Rejection::VolumeHasAttachments);
+    }
     let operation = OperationId::from(ctx.command);
     let params = VolumeRecover {
         volume: id,

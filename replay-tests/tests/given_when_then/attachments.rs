@@ -331,3 +331,50 @@ fn only_who_may_attach_does_and_strangers_find_nothing() {
     assert_eq!(world.volume_state(volume), VolumeState::Available);
     world.check_at_rest();
 }
+
+#[test]
+fn the_id_of_an_attachment_is_used_once() {
+    let mut world = World::default();
+    let volume = world.given_volume(1, 0);
+    let taken = world.connect(volume);
+    world.settle();
+    let connector = host("another");
+    let initialize = Command::InitializeConnection { volume, attachment: taken, connector, mode: None };
+    assert_eq!(code(world.when(initialize)), "AttachmentExists");
+    let attach = AttachVolume {
+        volume,
+        attachment: taken,
+        instance: None,
+        host: Some("another".into()),
+        mountpoint: "/dev/vdb".into(),
+        mode: AttachMode::ReadWrite,
+    };
+    assert_eq!(code(world.when(Command::AttachVolume(Box::new(attach)))), "AttachmentExists");
+    world.check_at_rest();
+}
+
+#[test]
+fn what_a_server_has_is_not_recovered_under_its_hands() {
+    let mut world = World::default();
+    let volume = world.given_volume(1, 0);
+    let snapshot = world.given_snapshot(volume);
+    world.when(Command::RevertVolume { volume, snapshot: Some(snapshot) }).unwrap();
+    let due = world.next_due().unwrap();
+    world.perform(&due).unwrap();
+    world.fail_next(broken());
+    world.fail_next(broken());
+    assert_eq!(world.volume_state(volume), VolumeState::Error);
+    world.must(Command::ResetVolumeStatus { volume, to: VolumeState::Available });
+    world.settle();
+    let attachment = world.connect(volume);
+    world.settle();
+    world.must(Command::ResetVolumeStatus { volume, to: VolumeState::Error });
+    world.settle();
+    assert_eq!(code(world.when_admin(Command::RecoverVolume { volume })), "VolumeHasAttachments");
+    world.must(Command::DeleteAttachment { volume, attachment });
+    world.settle();
+    world.must(Command::RecoverVolume { volume });
+    world.settle();
+    assert_eq!(world.volume_state(volume), VolumeState::Available);
+    world.check_at_rest();
+}
