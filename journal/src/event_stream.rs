@@ -6,6 +6,8 @@
 //! stream takes message n only directly after message n-1. Where to go on is asked of the stream
 //! itself, which is why a publisher keeps nothing.
 
+use std::ops::RangeInclusive;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -81,6 +83,11 @@ impl RefusedStream {
     }
 }
 
+/// What is wrong with a message that says nothing of a place in the ledger.
+pub(crate) fn not_an_event(message: u64) -> String {
+    format!("message {message} was not published by Tephra")
+}
+
 /// A stream of public events.
 #[async_trait]
 pub trait EventStream: Send + Sync {
@@ -93,8 +100,16 @@ pub trait EventStream: Send + Sync {
     /// [`EventStreamError`].
     async fn end(&self) -> Result<StreamEnd, EventStreamError>;
 
+    /// Makes sure that messages which are there are events of a ledger. [`end`](Self::end) says so of
+    /// the last one only, and somebody else's message may have taken the place of an event that was
+    /// sent together with those after it: each of them is content with any message before it.
+    ///
+    /// # Errors
+    /// [`EventStreamError`]: refused, with the number of the first that is not one.
+    async fn are_events(&self, messages: RangeInclusive<u64>) -> Result<(), EventStreamError>;
+
     /// Publishes events whose numbers follow one another. All of them are there on success;
-    /// otherwise any number of the first ones may be, now or a little later.
+    /// otherwise any of them may be, now or a little later.
     ///
     /// # Errors
     /// [`EventStreamError::Unsure`].

@@ -1,11 +1,19 @@
 //! A fake for tests: a stream of events in memory that answers as a network does, with lost answers,
 //! lost messages, old news of its end, and messages that arrive when nobody waits for them any more.
 
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
-use crate::event_stream::{EventStream, EventStreamError, PublicEvent, RefusedStream, StreamEnd};
+use crate::event_stream::{
+    EventMark, EventStream, EventStreamError, PublicEvent, RefusedStream, StreamEnd, not_an_event,
+};
+use crate::log::BlockNumber;
+
+/// The id of a message that is not an event.
+const NOT_OURS: &str = "";
 
 /// What happens to one batch of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +82,14 @@ impl FakeEventStream {
         self.state().messages = messages;
     }
 
+    /// Somebody else's message takes the next place.
+    pub fn intrude(&self) {
+        let mut state = self.state();
+        let number = state.next_number();
+        let mark = EventMark { id: NOT_OURS.to_owned(), block: BlockNumber(0), hash: [0; 32] };
+        state.messages.push(PublicEvent { number, mark, subject: String::new(), body: Bytes::new() });
+    }
+
     /// Keeps the first messages only, as a server does that lost what it had not synced.
     pub fn truncate(&self, messages: usize) {
         self.state().messages.truncate(messages);
@@ -114,10 +130,13 @@ impl State {
         }
     }
 
+    fn next_number(&self) -> u64 {
+        u64::try_from(self.messages.len()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
     /// A message is taken in its place, and nowhere else.
     fn take(&mut self, event: &PublicEvent) -> bool {
-        let next = u64::try_from(self.messages.len()).unwrap_or(u64::MAX).saturating_add(1);
-        let fits = event.number == next;
+        let fits = event.number == self.next_number();
         if fits {
             self.messages.push(event.clone());
         }
@@ -157,10 +176,22 @@ impl EventStream for FakeEventStream {
         }
         let count = if is_stale { state.messages.len() / 2 } else { state.messages.len() };
         let last = count.checked_sub(1).and_then(|index| state.messages.get(index));
+        if let Some(intruder) = last.filter(|message| message.mark.id == NOT_OURS) {
+            return Err(RefusedStream::because(self.name(), not_an_event(intruder.number)).into());
+        }
         Ok(StreamEnd {
             last: u64::try_from(count).unwrap_or(u64::MAX),
             mark: last.map(|event| event.mark.clone()),
         })
+    }
+
+    async fn are_events(&self, messages: RangeInclusive<u64>) -> Result<(), EventStreamError> {
+        let state = self.state();
+        let mut there = state.messages.iter().filter(|message| messages.contains(&message.number));
+        match there.find(|message| message.mark.id == NOT_OURS) {
+            Some(message) => Err(RefusedStream::because(self.name(), not_an_event(message.number)).into()),
+            None => Ok(()),
+        }
     }
 
     async fn publish(&self, events: &[PublicEvent]) -> Result<(), EventStreamError> {

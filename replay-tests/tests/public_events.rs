@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tephra_domain::actor::{Actor, Role};
 use tephra_domain::event::{Commit, Event};
 use tephra_domain::ids::{ProjectId, RequestId, UserId};
-use tephra_journal::event_stream::{MAX_EVENT_BYTES, PublicEvent, RefusedStream};
+use tephra_journal::event_stream::{EventStream, MAX_EVENT_BYTES, PublicEvent, RefusedStream};
 use tephra_journal::fake_event_stream::{FakeEventStream, PublishFault};
 use tephra_journal::log::{BlockNumber, Log};
 use tephra_journal::memory::MemoryLog;
@@ -275,6 +275,48 @@ async fn a_stream_of_another_ledger_or_of_another_past_is_refused_and_left_alone
         stream.replace(Vec::new());
         publisher(log, &stream).catch_up().await.unwrap();
         assert!(refused(&Arc::new(MemoryLog::new()), &stream).await.contains("the ledger has 0"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_somebody_else_s_is_found_also_when_events_have_come_after_it() {
+    let history = example(60);
+    let expected = published(&history).await;
+    let before = expected.len() / 2;
+    // Nothing after it; the events after the one whose place it took; and all that a batch can hold.
+    for after in [0, 3, expected.len() - before - 1] {
+        let (log, stream) = (ledger(&history), Arc::new(FakeEventStream::new()));
+        let mut publisher = publisher(&log, &stream);
+        stream.replace(expected[..before].to_vec());
+        stream.intrude();
+        drop(stream.publish(&expected[before + 1..][..after]).await);
+        let intruder = format!("message {} was not published by Tephra", before + 1);
+        for _ in 0..2 {
+            match publisher.catch_up().await {
+                Err(PublishError::Refused(refused)) => assert!(refused.to_string().contains(&intruder)),
+                other => panic!("{after} after it: {other:?}"),
+            }
+            assert_eq!(stream.messages().len(), before + 1 + after, "nothing is added");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_somebody_else_s_that_comes_while_events_are_published_ends_it() {
+    let (_, bytes) = blocks(&example(60), SIZES);
+    let (log, stream) = (Arc::new(MemoryLog::new()), Arc::new(FakeEventStream::new()));
+    let mut publisher = publisher(&log, &stream);
+    let half = bytes.len() / 2;
+    for (number, block) in bytes.into_iter().enumerate() {
+        if number == half {
+            publisher.catch_up().await.unwrap();
+            stream.intrude();
+        }
+        log.append(BlockNumber(u64::try_from(number).unwrap()), block).await;
+    }
+    match publisher.catch_up().await {
+        Err(PublishError::Refused(refused)) => assert!(refused.to_string().contains("was not published")),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Public events on a JetStream stream: message n is the n-th event of the ledger.
 //!
 //! `Nats-Expected-Last-Sequence` keeps it so, whoever publishes. Messages are sent many at a time
-//! without waiting for each answer: each names the one before it, so a message that is lost takes
-//! those after it along, and none is ever out of its place. What is there is then asked of the
-//! stream, never guessed. The message id, the event's place in the ledger, is for whoever copies
+//! without waiting for each answer: each names the number before it, so a message that is lost takes
+//! those after it along, and none is ever out of its place. Only a message of somebody else's can
+//! stand in for one that is lost, and is looked for. What is there is asked of the stream, never
+//! guessed. The message id, the event's place in the ledger, is for whoever copies
 //! the stream; the server's deduplication decides nothing here, and its window is as short as can
 //! be: an id that a server remembers of a message that it lost must not hold the next try up.
 //!
@@ -11,6 +12,7 @@
 //! its syncs would only delay those of the log, and what a power failure takes is published again,
 //! the same bytes under the same number.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use async_nats::Client;
@@ -23,12 +25,14 @@ use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Info, PersistenceMode, Placement, RetentionPolicy, StorageType,
 };
 use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt, future, stream};
 
 use super::checks::{lacks_messages, stream_problems};
 use super::connect::{NatsConfig, NatsError, jetstream};
 use super::log::{get_or_create, is_not_found};
 use crate::event_stream::{
     EventMark, EventStream, EventStreamError, MAX_EVENT_BYTES, PublicEvent, RefusedStream, StreamEnd,
+    not_an_event,
 };
 use crate::log::BlockNumber;
 use crate::subjects::Cell;
@@ -40,6 +44,9 @@ const ID_HEADER: &str = "Nats-Msg-Id";
 const CONTENT_TYPE_HEADER: &str = "Content-Type";
 /// CloudEvents in structured mode.
 const CONTENT_TYPE: &str = "application/cloudevents+json";
+
+/// Messages that are asked for without waiting for each answer.
+const LOOKED_AT_TOGETHER: usize = 64;
 
 /// The shortest that a server takes.
 const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
@@ -178,13 +185,16 @@ impl JetStreamEvents {
         if last == 0 {
             return Ok(StreamEnd::default());
         }
+        let mark = self.mark_of(last).await?;
+        Ok(StreamEnd { last, mark: Some(mark) })
+    }
+
+    /// What a message says of its place in the ledger.
+    async fn mark_of(&self, message: u64) -> Result<EventMark, EventStreamError> {
         let stream = self.context.get_stream_no_info(&self.wanted.name).await.map_err(unsure)?;
         // A leader that was just elected may not have it yet: then it is asked again.
-        let message = stream.get_raw_message(last).await.map_err(unsure)?;
-        match mark(&message.headers) {
-            Some(mark) => Ok(StreamEnd { last, mark: Some(mark) }),
-            None => Err(self.refused(format!("message {last} was not published by Tephra"))),
-        }
+        let raw = stream.get_raw_message(message).await.map_err(unsure)?;
+        mark(&raw.headers).ok_or_else(|| self.refused(not_an_event(message)))
     }
 }
 
@@ -197,6 +207,11 @@ impl EventStream for JetStreamEvents {
     async fn end(&self) -> Result<StreamEnd, EventStreamError> {
         let info = get_or_create(&self.context, &self.wanted).await.map_err(unsure)?;
         self.end_of(&info).await
+    }
+
+    async fn are_events(&self, messages: RangeInclusive<u64>) -> Result<(), EventStreamError> {
+        let marks = stream::iter(messages).map(|message| self.mark_of(message));
+        marks.buffered(LOOKED_AT_TOGETHER).try_for_each(|_| future::ready(Ok(()))).await
     }
 
     async fn publish(&self, events: &[PublicEvent]) -> Result<(), EventStreamError> {

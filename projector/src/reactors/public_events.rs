@@ -42,6 +42,7 @@ pub const EVENTS_REFUSED: &str = "tephra_events_refused";
 
 /// Events that are on their way at a time.
 const BATCH_EVENTS: usize = 512;
+const BATCH_NUMBERS: u64 = BATCH_EVENTS as u64;
 /// Blocks that are read at once, and held.
 const READ_BLOCKS: usize = 64;
 /// The wait before the stream or the log is asked again; it doubles each time.
@@ -187,6 +188,8 @@ impl PublicEvents {
     async fn publish_to(&mut self, last: Option<BlockNumber>) -> Result<(), PublishError> {
         let mut pauses = Pauses::default();
         self.settle().await?;
+        // Whoever published last may not have come to looking for it.
+        self.are_events(self.published().saturating_sub(BATCH_NUMBERS)).await?;
         loop {
             self.fill().await?;
             if self.pending.is_empty() {
@@ -213,9 +216,26 @@ impl PublicEvents {
                     counter!(EVENTS_UNSURE_TOTAL).increment(1);
                     tracing::debug!(reason, "not every event of a batch was taken; the stream is asked");
                     pauses.pause().await;
+                    let known = self.published();
                     self.settle().await?;
+                    self.are_events(known).await?;
                 }
             }
+        }
+    }
+
+    /// Makes sure that nobody else's message is between a published event and the last one.
+    async fn are_events(&self, after: u64) -> Result<(), PublishError> {
+        let mut pauses = Pauses::default();
+        loop {
+            match self.stream.are_events(after.saturating_add(1)..=self.published()).await {
+                Ok(()) => return Ok(()),
+                Err(EventStreamError::Refused(refused)) => return Err(refused.into()),
+                Err(EventStreamError::Unsure(reason)) => {
+                    tracing::debug!(reason, "the stream of events does not say what is on it");
+                }
+            }
+            pauses.pause().await;
         }
     }
 
