@@ -242,6 +242,7 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::AttachmentNotNamed
         | Rejection::ConnectorIncomplete { .. }
         | Rejection::ReadonlyNeedsAvailable { .. }
+        | Rejection::VolumeNotUploadable { .. }
         | Rejection::SnapshotHeldByVolume { .. }
         | Rejection::ObjectAlreadyManaged { .. }
         | Rejection::BackendNotInService { .. }

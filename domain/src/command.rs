@@ -12,7 +12,7 @@ use crate::ids::{
     AttachmentId, BackendName, CommandId, DebtId, PoolId, ProjectId, RequestId, SnapshotId, VolumeId,
     VolumeTypeId, ZoneName,
 };
-use crate::image::ImageFacts;
+use crate::image::{ImageFacts, NewImage};
 use crate::quota::QuotaLimits;
 use crate::scheduler::PoolStats;
 use crate::snapshot::SnapshotState;
@@ -67,6 +67,17 @@ pub struct CreateVolumeFromImage {
     pub create: CreateVolume,
     /// What is known of the image.
     pub image: ImageFacts,
+}
+
+/// The content of [`Command::UploadVolume`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadVolume {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Also while attached.
+    pub force: bool,
+    /// What is to be made of it.
+    pub image: NewImage,
 }
 
 /// The content of [`Command::CreateSnapshot`].
@@ -513,6 +524,8 @@ pub enum Command {
         /// The backend.
         backend: BackendName,
     },
+    /// Makes an image of a volume.
+    UploadVolume(Box<UploadVolume>),
 }
 
 /// Everything about a command that the state does not determine.

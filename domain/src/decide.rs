@@ -14,7 +14,7 @@ use crate::operation::{Operation, decide_report, retry_delay_ms};
 use crate::operations::{
     export_restore, object_clean, snapshot_create, snapshot_delete, snapshot_manage, snapshot_unmanage,
     status_verify, volume_create, volume_delete, volume_extend, volume_manage, volume_recover, volume_revert,
-    volume_unmanage,
+    volume_unmanage, volume_upload,
 };
 use crate::quota::QuotaEvent;
 use crate::rejection::Rejection;
@@ -249,6 +249,7 @@ pub fn decide(ledger: &Ledger, command: &Command, ctx: &Context) -> Result<Vec<E
         Command::CleanObject(clean) => object_clean::decide(ledger, clean, ctx),
         Command::FreezeBackend { backend } => set_frozen(ledger, backend, true, ctx),
         Command::ThawBackend { backend } => set_frozen(ledger, backend, false, ctx),
+        Command::UploadVolume(upload) => volume_upload::decide(ledger, upload, ctx),
     }
 }
 

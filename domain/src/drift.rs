@@ -171,7 +171,8 @@ impl Expectation {
             | VolumeState::Reserved
             | VolumeState::Attaching
             | VolumeState::InUse
-            | VolumeState::Detaching => Entry::Kept { object, size },
+            | VolumeState::Detaching
+            | VolumeState::Uploading => Entry::Kept { object, size },
             VolumeState::ErrorExtending | VolumeState::ErrorRestoring | VolumeState::ErrorBackingUp => {
                 Entry::KeptAnySize { object, size }
             }

@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::attachment::{AttachMode, Connector};
 use crate::ids::{AttachmentId, DebtId, ImageId, OperationId, PoolId, SnapshotId, VolumeId};
+use crate::image::NewImage;
 use crate::units::{SizeGib, Timestamp};
 
 /// Something that exists, or should, or must not, on a backend.
@@ -225,6 +226,20 @@ pub enum Effect {
         /// The attachment.
         attachment: AttachmentId,
     },
+    /// An image exists with the volume's data, whole.
+    UploadImage {
+        /// The volume, which stays.
+        volume: BackendObject,
+        /// The image.
+        image: Box<NewImage>,
+    },
+    /// The image of the volume is not there.
+    RemoveImage {
+        /// The volume, which stays.
+        volume: BackendObject,
+        /// The image.
+        image: ImageId,
+    },
 }
 
 impl Effect {
@@ -250,7 +265,9 @@ impl Effect {
             | Self::RevertToSnapshot { volume, .. }
             | Self::OverwriteVolume { volume, .. }
             | Self::ExportVolume { volume, .. }
-            | Self::UnexportVolume { volume, .. } => *volume,
+            | Self::UnexportVolume { volume, .. }
+            | Self::UploadImage { volume, .. }
+            | Self::RemoveImage { volume, .. } => *volume,
             Self::CreateSnapshot { snapshot } | Self::DeleteSnapshot { snapshot } => *snapshot,
             Self::Verify { object, .. } | Self::Adopt { object, .. } | Self::Disown { object, .. } => *object,
         }
@@ -273,7 +290,9 @@ impl Effect {
             | Self::OverwriteVolume { .. }
             | Self::Verify { .. }
             | Self::ExportVolume { .. }
-            | Self::UnexportVolume { .. } => None,
+            | Self::UnexportVolume { .. }
+            | Self::UploadImage { .. }
+            | Self::RemoveImage { .. } => None,
         }
     }
 
@@ -295,7 +314,9 @@ impl Effect {
             | Self::Adopt { .. }
             | Self::Disown { .. }
             | Self::ExportVolume { .. }
-            | Self::UnexportVolume { .. } => None,
+            | Self::UnexportVolume { .. }
+            | Self::UploadImage { .. }
+            | Self::RemoveImage { .. } => None,
         }
     }
 
@@ -318,6 +339,8 @@ impl Effect {
             Self::Disown { .. } => "Disown",
             Self::ExportVolume { .. } => "ExportVolume",
             Self::UnexportVolume { .. } => "UnexportVolume",
+            Self::UploadImage { .. } => "UploadImage",
+            Self::RemoveImage { .. } => "RemoveImage",
         }
     }
 }

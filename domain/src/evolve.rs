@@ -155,7 +155,10 @@ const fn changes_share(event: &VolumeEvent) -> bool {
         | VolumeEvent::ManageFailed { .. }
         | VolumeEvent::UnmanageFailed { .. }
         | VolumeEvent::UseChanged { .. }
-        | VolumeEvent::Attachment { .. } => false,
+        | VolumeEvent::Attachment { .. }
+        | VolumeEvent::UploadAccepted { .. }
+        | VolumeEvent::Uploaded { .. }
+        | VolumeEvent::UploadFailed { .. } => false,
     }
 }
 
@@ -189,7 +192,10 @@ fn volume(ledger: &mut Ledger, at: Timestamp, id: VolumeId, event: &VolumeEvent)
         | VolumeEvent::Unmanaged
         | VolumeEvent::UnmanageFailed { .. }
         | VolumeEvent::UseChanged { .. }
-        | VolumeEvent::Attachment { .. } => None,
+        | VolumeEvent::Attachment { .. }
+        | VolumeEvent::UploadAccepted { .. }
+        | VolumeEvent::Uploaded { .. }
+        | VolumeEvent::UploadFailed { .. } => None,
     };
     if let Some(row) = accepted {
         if ledger.volumes.contains_key(&id) {

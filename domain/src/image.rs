@@ -2,7 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::ImageId;
+use crate::ids::{ImageId, ProjectId};
+
+/// An image that is to be made of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewImage {
+    /// Its id, chosen before anything is sent, so that sending twice makes one image.
+    pub id: ImageId,
+    /// Whose it is.
+    pub owner: ProjectId,
+    /// For people.
+    pub name: Box<str>,
+    /// How its file is written: `raw`, `qcow2`, …
+    pub disk_format: Box<str>,
+    /// `bare`, mostly.
+    pub container_format: Box<str>,
+    /// `private`, `public`, `shared` or `community`; nothing for the store's default.
+    pub visibility: Option<Box<str>>,
+    /// Whether it must be unprotected before it can be deleted.
+    pub protected: bool,
+    /// Its other properties.
+    pub properties: BTreeMap<String, String>,
+}
 
 /// An image, as its store showed it to whoever asked, at the moment of the command.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -493,7 +493,9 @@ impl Saga<'_> {
                     | Effect::Adopt { .. }
                     | Effect::Disown { .. }
                     | Effect::ExportVolume { .. }
-                    | Effect::UnexportVolume { .. },
+                    | Effect::UnexportVolume { .. }
+                    | Effect::UploadImage { .. }
+                    | Effect::RemoveImage { .. },
                 )
                 | None => {}
             }

@@ -250,6 +250,10 @@ rejections! {
     BackendFreezeUnchanged { service: Box<str>, frozen: bool } =>
         "Invalid input received: No service could be changed: frozen in ['{service}'] must be {} to failover.",
         if *frozen { "False" } else { "True" };
+    /// The status forbids making an image of it.
+    VolumeNotUploadable { volume: VolumeId, force: bool } =>
+        "Invalid volume: Volume {volume} status must be {}",
+        if *force { "available or in-use" } else { "available" };
 }
 
 impl Rejection {
@@ -274,6 +278,7 @@ impl Rejection {
                 | Self::AttachmentBusy { .. }
                 | Self::DuplicateConnectors { .. }
                 | Self::ReadonlyNeedsAvailable { .. }
+                | Self::VolumeNotUploadable { .. }
                 | Self::VolumeLimitExceeded { .. }
                 | Self::SnapshotLimitExceeded { .. }
                 | Self::GigabytesQuotaExceeded { .. }

@@ -196,7 +196,10 @@ impl Volume {
                 self.launched_at = Some(at);
                 self.status = VolumeStatus::Available;
             }
-            VolumeEvent::Reverted => self.status = VolumeStatus::Available,
+            VolumeEvent::Reverted | VolumeEvent::Uploaded { .. } => self.status = VolumeStatus::Available,
+            VolumeEvent::UploadAccepted { operation, image } => {
+                self.status = VolumeStatus::Uploading { operation: *operation, image: *image };
+            }
             VolumeEvent::DeleteAccepted { operation } => {
                 self.status = VolumeStatus::Deleting { operation: *operation, from };
             }
@@ -222,6 +225,7 @@ impl Volume {
             | VolumeEvent::DeleteFailed { operation, failure }
             | VolumeEvent::ExtendFailed { operation, failure, .. }
             | VolumeEvent::RevertFailed { operation, failure, .. }
+            | VolumeEvent::UploadFailed { operation, failure }
             | VolumeEvent::ResetFailed { operation, failure } => {
                 self.last_failure =
                     Some(Box::new(FailureRecord { operation: *operation, at, failure: failure.clone() }));
@@ -285,7 +289,10 @@ impl Volume {
             VolumeEvent::Created
             | VolumeEvent::Managed
             | VolumeEvent::Extended { .. }
-            | VolumeEvent::Reverted => S::Available,
+            | VolumeEvent::Reverted
+            | VolumeEvent::Uploaded { .. }
+            | VolumeEvent::UploadFailed { .. } => S::Available,
+            VolumeEvent::UploadAccepted { .. } => S::Uploading,
             VolumeEvent::ManageAccepted { .. } => S::Managing,
             VolumeEvent::ManageFailed { .. } => S::ErrorManaging,
             VolumeEvent::UnmanageAccepted { .. } => S::Unmanaging,
@@ -338,6 +345,7 @@ impl Volume {
             | VolumeStatus::Verifying { .. }
             | VolumeStatus::Managing { .. }
             | VolumeStatus::Unmanaging { .. }
+            | VolumeStatus::Uploading { .. }
             | VolumeStatus::Error
             | VolumeStatus::ErrorDeleting
             | VolumeStatus::ErrorExtending

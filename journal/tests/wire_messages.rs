@@ -12,7 +12,7 @@ use tephra_domain::actor::Actor;
 use tephra_domain::attachment::{AttachMode, Connector};
 use tephra_domain::command::{
     AttachVolume, CleanObject, Command, CreateAttachment, CreateSnapshot, CreateVolume, CreateVolumeType,
-    ManageSnapshot, ManageVolume, MetadataChange, VolumeTypeRef,
+    ManageSnapshot, ManageVolume, MetadataChange, UploadVolume, VolumeTypeRef,
 };
 use tephra_domain::drift::FoundKind;
 use tephra_domain::effect::{
@@ -20,9 +20,10 @@ use tephra_domain::effect::{
 };
 use tephra_domain::event::{Commit, Event, Idempotency};
 use tephra_domain::ids::{
-    AttachmentId, BackendName, CommandId, DebtId, IdempotencyKey, OperationId, PoolId, PoolName, Position,
+    AttachmentId, BackendName, CommandId, DebtId, IdempotencyKey, ImageId, OperationId, PoolId, PoolName, Position,
     ProjectId, RequestId, SnapshotId, VolumeId, VolumeTypeId, ZoneName,
 };
+use tephra_domain::image::NewImage;
 use tephra_domain::quota::QuotaResource;
 use tephra_domain::rejection::Rejection;
 use tephra_domain::snapshot::SnapshotState;
@@ -38,6 +39,19 @@ use tephra_journal::work_queue::WorkOrder;
 
 fn volume() -> VolumeId {
     VolumeId::from_uuid(uuid(1))
+}
+
+fn new_image() -> NewImage {
+    NewImage {
+        id: ImageId::from_uuid(uuid(9)),
+        owner: ProjectId::new("p"),
+        name: "golden".into(),
+        disk_format: "qcow2".into(),
+        container_format: "bare".into(),
+        visibility: Some("private".into()),
+        protected: true,
+        properties: BTreeMap::from([("os_distro".to_owned(), "debian".to_owned())]),
+    }
 }
 
 fn snapshot() -> SnapshotId {
@@ -243,6 +257,7 @@ fn attachment_commands() -> Vec<Command> {
         Command::DetachAll { volume },
         Command::ExtendVolume { volume, to: size(301), online: true },
         Command::RestoreExports { backend: BackendName::new("b"), after: Some(volume) },
+        Command::UploadVolume(Box::new(UploadVolume { volume, force: true, image: new_image() })),
     ]
 }
 
@@ -267,6 +282,7 @@ fn attachment_rejections() -> Vec<Rejection> {
         Rejection::DuplicateConnectors { volume },
         Rejection::ConnectorIncomplete { missing: "initiator" },
         Rejection::ReadonlyNeedsAvailable { volume, status: "in-use" },
+        Rejection::VolumeNotUploadable { volume, force: true },
     ]
 }
 
@@ -319,6 +335,8 @@ fn every_effect_arrives_as_it_was_sent() {
         Effect::Disown { object: snapshot, to: "unmanaged".into() },
         Effect::ExportVolume { volume, export: Export::of(attachment(), &connector(), AttachMode::ReadOnly) },
         Effect::UnexportVolume { volume, attachment: attachment() },
+        Effect::UploadImage { volume, image: Box::new(new_image()) },
+        Effect::RemoveImage { volume, image: new_image().id },
     ];
     for effect in effects {
         let pool = PoolId { backend: BackendName::new("b"), pool: PoolName::new("p") };

@@ -30,6 +30,8 @@ pub struct SimBackend {
     pub strangers: BTreeMap<(PoolId, Box<str>), Contents>,
     /// What hosts can reach, and the size that they see.
     pub exports: BTreeMap<(PoolId, AttachmentId), (BackendObject, SizeGib)>,
+    /// What is in the image store.
+    pub images: BTreeMap<ImageId, Contents>,
 }
 
 impl SimBackend {
@@ -117,6 +119,15 @@ impl SimBackend {
             }
             Effect::UnexportVolume { attachment, .. } => {
                 self.exports.remove(&(pool.clone(), *attachment));
+                return Ok(());
+            }
+            Effect::UploadImage { volume, image } => {
+                let contents = self.existing(pool, *volume)?;
+                self.images.insert(image.id, contents);
+                return Ok(());
+            }
+            Effect::RemoveImage { image, .. } => {
+                self.images.remove(image);
                 return Ok(());
             }
             Effect::Disown { object, to } => {

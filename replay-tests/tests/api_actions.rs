@@ -35,6 +35,52 @@ async fn a_volume_is_extended_and_its_flags_are_set() {
 }
 
 #[tokio::test]
+async fn image_metadata_are_set_shown_and_unset_key_by_key() {
+    let served = Served::start(Executor::Works).await;
+    let member = served.member();
+    let id = member.volume(1).await;
+    let action = format!("/volumes/{id}/action");
+    let show = json!({"os-show_image_metadata": null});
+    let set = |metadata: Value| json!({"os-set_image_metadata": {"metadata": metadata}});
+    let unset = |key: &str| json!({"os-unset_image_metadata": {"key": key}});
+    assert_eq!(member.post(&action, &show).await.ok().json, json!({"metadata": {}}));
+
+    let long = "x".repeat(300);
+    for (body, metadata) in [
+        (set(json!({"image_name": "a", "os_distro": long})), json!({"image_name": "a", "os_distro": long})),
+        (set(json!({"image_name": "b"})), json!({"image_name": "b", "os_distro": long})),
+        (unset("os_distro"), Value::Null),
+        (show.clone(), json!({"metadata": {"image_name": "b"}})["metadata"].clone()),
+    ] {
+        let reply = member.post(&action, &body).await;
+        assert_eq!((reply.status.as_u16(), &reply.json["metadata"]), (200, &metadata), "{body}");
+    }
+    let shown = member.get(&format!("/volumes/{id}")).await.ok();
+    assert_eq!(shown.json["volume"]["volume_image_metadata"], json!({"image_name": "b"}));
+    assert_eq!(shown.json["volume"]["metadata"], json!({}), "the user's own are others");
+
+    for (body, status) in [
+        (unset("os_distro"), 404),
+        (unset(""), 400),
+        (json!({"os-unset_image_metadata": {"key": "image_name", "more": 1}}), 400),
+        (set(json!({"k": 1})), 400),
+        (set(json!({"no?key": "v"})), 400),
+        (json!({"os-set_image_metadata": {}}), 400),
+        (set(json!({"k": "v".repeat(65_535)})), 413),
+    ] {
+        assert_eq!(member.post(&action, &body).await.status, status, "{body}");
+    }
+    let reply = member.post(&action, &unset("gone")).await;
+    assert_eq!(reply.fault().1, format!("Glance metadata for volume/snapshot {id} cannot be found."));
+    let stranger = served.client("sam:elsewhere");
+    for body in [show, set(json!({"k": "v"})), unset("image_name")] {
+        assert_eq!(stranger.post(&action, &body).await.status, 404, "{body}");
+    }
+    let shown = member.get(&format!("/volumes/{id}")).await.ok();
+    assert_eq!(shown.json["volume"]["volume_image_metadata"], json!({"image_name": "b"}));
+}
+
+#[tokio::test]
 async fn a_volume_is_reverted_to_its_latest_snapshot_only() {
     let served = Served::start(Executor::Works).await;
     let member = served.member();

@@ -2,21 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use tephra_domain::attachment::AttachMode;
 use tephra_domain::effect::{BackendObject, Effect, Export};
-use tephra_domain::ids::{AttachmentId, DebtId, OperationId, SnapshotId, VolumeId};
+use tephra_domain::ids::{AttachmentId, DebtId, ImageId, OperationId, ProjectId, SnapshotId, VolumeId};
+use tephra_domain::image::NewImage;
 use tephra_domain::operation::{IfItFails, IfUndoFails, Step};
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
     AttachmentConnect, AttachmentDisconnect, ExportRestore, ObjectClean, OperationKind, SnapshotCreate,
     SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
-    VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage, attachment_connect,
+    VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage, VolumeUpload, attachment_connect,
     attachment_disconnect, export_restore, object_clean, snapshot_create, snapshot_delete, snapshot_manage,
     snapshot_unmanage, status_verify, volume_create, volume_delete, volume_extend, volume_extend_attached,
-    volume_manage, volume_recover, volume_revert, volume_unmanage,
+    volume_manage, volume_recover, volume_revert, volume_unmanage, volume_upload,
 };
 use tephra_replay_tests::docs::{check_document, repository};
 use tephra_replay_tests::world::{gib, pool};
@@ -31,6 +32,19 @@ const ATTACHMENT: AttachmentId = AttachmentId::from_uuid(Uuid::from_u128(5));
 
 const fn export() -> Export {
     Export { attachment: ATTACHMENT, initiator: None, address: None, mode: AttachMode::ReadWrite }
+}
+
+fn new_image() -> NewImage {
+    NewImage {
+        id: ImageId::from_uuid(Uuid::from_u128(6)),
+        owner: ProjectId::new("p"),
+        name: "golden".into(),
+        disk_format: "raw".into(),
+        container_format: "bare".into(),
+        visibility: None,
+        protected: false,
+        properties: BTreeMap::new(),
+    }
 }
 
 fn describe(effect: &Effect) -> String {
@@ -286,6 +300,15 @@ fn the_step_tables_are_true() {
                 "Makes an export again that its host has lost. No status changes.",
                 export_restore::STEPS,
                 &[ExportRestore { volume: VOLUME, pool: one(), export: export() }],
+            ),
+        ),
+        (
+            "volume_upload",
+            table(
+                "volume_upload",
+                "Makes an image of a volume, which is only read. If it fails, no image is left, and the volume is used as its attachments say.",
+                volume_upload::STEPS,
+                &[VolumeUpload { volume: VOLUME, pool: one(), image: new_image() }],
             ),
         ),
     ];

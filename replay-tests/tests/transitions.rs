@@ -11,7 +11,7 @@ use tephra_domain::attachment::{
     Connector,
 };
 use tephra_domain::effect::{Failure, FailureKind};
-use tephra_domain::ids::{AttachmentId, OperationId, SnapshotId};
+use tephra_domain::ids::{ImageId, AttachmentId, OperationId, SnapshotId};
 use tephra_domain::scheduler::PlacementDecision;
 use tephra_domain::snapshot::{self, SnapshotEvent, SnapshotEventKind, SnapshotState, SnapshotStatus};
 use tephra_domain::units::Timestamp;
@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 const OPERATION: OperationId = OperationId::from_uuid(Uuid::from_u128(1));
 const SNAPSHOT: SnapshotId = SnapshotId::from_uuid(Uuid::from_u128(2));
+const IMAGE: ImageId = ImageId::from_uuid(Uuid::from_u128(5));
 
 fn failure(kind: FailureKind) -> Failure {
     Failure::new(kind, "it failed")
@@ -57,6 +58,9 @@ fn volume_events() -> Vec<VolumeEvent> {
         VolumeEvent::ManageFailed { operation, failure: failure(FailureKind::ObjectMissing) },
         VolumeEvent::UnmanageAccepted { operation },
         VolumeEvent::Unmanaged,
+        VolumeEvent::UploadAccepted { operation, image: IMAGE },
+        VolumeEvent::Uploaded { image: IMAGE },
+        VolumeEvent::UploadFailed { operation, failure: failure(FailureKind::TimedOut) },
     ];
     for restored in [true, false] {
         let failure = || failure(FailureKind::BackendError);
@@ -82,6 +86,7 @@ fn volume_statuses(state: VolumeState) -> Vec<VolumeStatus> {
         VolumeState::Reverting => vec![VolumeStatus::Reverting { operation, snapshot: SNAPSHOT }],
         VolumeState::Verifying => vec![VolumeStatus::Verifying { operation, from: VolumeState::Error }],
         VolumeState::Managing => vec![VolumeStatus::Managing { operation }],
+        VolumeState::Uploading => vec![VolumeStatus::Uploading { operation, image: IMAGE }],
         VolumeState::Unmanaging => {
             VolumeState::ALL.iter().map(|from| VolumeStatus::Unmanaging { operation, from: *from }).collect()
         }

@@ -5,6 +5,7 @@ mod attach_actions;
 pub mod attachments;
 pub mod availability_zones;
 pub mod extensions;
+mod image_actions;
 pub mod limits;
 pub mod list;
 pub mod manage;

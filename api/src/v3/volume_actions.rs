@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 
 use super::action::{name_of, not_resettable, tuple, unknown};
 use super::attach_actions;
+use super::image_actions;
 use super::wire::check::Object;
 use super::wire::requests::VolumeActionBody;
 use crate::auth::Identity;
@@ -62,7 +63,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
 /// Acts on a volume: extends it, reverts it to its latest snapshot, sets one of its flags or its status.
 #[utoipa::path(post, path = "/volumes/{volume_id}/action", tag = "volumes", operation_id = "volume_action",
     params(("volume_id" = String, Path)), request_body = VolumeActionBody,
-    responses((status = 202), (status = 200, description = "of os-set_bootable"),
+    responses((status = 202), (status = 200, description = "of os-set_bootable and of what has an answer"),
         (status = 400), (status = 403), (status = 404), (status = 409), (status = 413)))]
 async fn act(
     State(state): State<AppState>,
@@ -74,6 +75,11 @@ async fn act(
     let (name, json) = name_of(&body)?;
     if let Some(done) =
         attach_actions::act(&state, &identity, body.idempotency.clone(), volume, name, json).await?
+    {
+        return Ok(done);
+    }
+    if let Some(done) =
+        image_actions::act(&state, &identity, body.idempotency.clone(), volume, version, (name, json)).await?
     {
         return Ok(done);
     }

@@ -18,6 +18,7 @@ pub mod volume_manage;
 pub mod volume_recover;
 pub mod volume_revert;
 pub mod volume_unmanage;
+pub mod volume_upload;
 
 use crate::effect::Failure;
 use crate::event::Event;
@@ -42,6 +43,7 @@ pub use volume_manage::VolumeManage;
 pub use volume_recover::VolumeRecover;
 pub use volume_revert::VolumeRevert;
 pub use volume_unmanage::VolumeUnmanage;
+pub use volume_upload::VolumeUpload;
 
 /// An operation with its parameters: everything that its steps need to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +82,8 @@ pub enum OperationKind {
     AttachmentDisconnect(AttachmentDisconnect),
     /// Makes an export again that its host has lost.
     ExportRestore(ExportRestore),
+    /// Makes an image of a volume.
+    VolumeUpload(VolumeUpload),
 }
 
 /// What every operation says of itself. The engine needs no more than this.
@@ -131,6 +135,7 @@ macro_rules! each {
             OperationKind::AttachmentConnect($saga) => $body,
             OperationKind::AttachmentDisconnect($saga) => $body,
             OperationKind::ExportRestore($saga) => $body,
+            OperationKind::VolumeUpload($saga) => $body,
         }
     };
 }
@@ -155,6 +160,7 @@ impl OperationKind {
         AttachmentConnect::NAME,
         AttachmentDisconnect::NAME,
         ExportRestore::NAME,
+        VolumeUpload::NAME,
     ];
 
     /// Its name in the API and in documents, for example `volume_revert`.
@@ -231,7 +237,8 @@ impl OperationKind {
             | Self::VolumeExtendAttached(_)
             | Self::AttachmentConnect(_)
             | Self::AttachmentDisconnect(_)
-            | Self::ExportRestore(_) => None,
+            | Self::ExportRestore(_)
+            | Self::VolumeUpload(_) => None,
         }
     }
 }

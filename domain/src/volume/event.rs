@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::attachment::AttachmentEvent;
 use crate::effect::Failure;
-use crate::ids::{AttachmentId, OperationId, PoolId, ProjectId, SnapshotId, UserId, VolumeTypeId, ZoneName};
+use crate::ids::{AttachmentId, ImageId, OperationId, PoolId, ProjectId, SnapshotId, UserId, VolumeTypeId, ZoneName};
 use crate::scheduler::PlacementDecision;
 use crate::units::SizeGib;
 
@@ -44,6 +44,9 @@ pub enum VolumeEventKind {
     UnmanageFailed,
     UseChanged,
     Attachment,
+    UploadAccepted,
+    Uploaded,
+    UploadFailed,
 }
 
 /// The content of [`VolumeEvent::CreateAccepted`].
@@ -184,6 +187,20 @@ pub enum VolumeEvent {
         attachment: AttachmentId,
         event: AttachmentEvent,
     },
+    /// An image is to be made of it.
+    UploadAccepted {
+        operation: OperationId,
+        image: ImageId,
+    },
+    /// The image is whole.
+    Uploaded {
+        image: ImageId,
+    },
+    /// There is no such image; the volume is as it was.
+    UploadFailed {
+        operation: OperationId,
+        failure: Failure,
+    },
 }
 
 impl VolumeEvent {
@@ -219,6 +236,9 @@ impl VolumeEvent {
             Self::UnmanageFailed { .. } => VolumeEventKind::UnmanageFailed,
             Self::UseChanged { .. } => VolumeEventKind::UseChanged,
             Self::Attachment { .. } => VolumeEventKind::Attachment,
+            Self::UploadAccepted { .. } => VolumeEventKind::UploadAccepted,
+            Self::Uploaded { .. } => VolumeEventKind::Uploaded,
+            Self::UploadFailed { .. } => VolumeEventKind::UploadFailed,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Statuses of volumes, and which event leads from which to which.
 
 use super::event::VolumeEventKind;
-use crate::ids::{OperationId, SnapshotId};
+use crate::ids::{ImageId, OperationId, SnapshotId};
 use crate::units::SizeGib;
 
 use VolumeEventKind as K;
@@ -26,6 +26,8 @@ pub enum VolumeStatus {
     Managing { operation: OperationId },
     /// An operation is giving it up. If that fails, it is again what it was.
     Unmanaging { operation: OperationId, from: VolumeState },
+    /// An operation is making an image of it.
+    Uploading { operation: OperationId, image: ImageId },
     /// Unusable; see `last_failure`.
     Error,
     /// The backend did not remove it.
@@ -74,6 +76,7 @@ pub enum VolumeState {
     Attaching,
     InUse,
     Detaching,
+    Uploading,
 }
 
 /// Every status change that can happen. What is not here is refused by [`Volume::apply`].
@@ -112,6 +115,7 @@ pub const TRANSITIONS: &[(VolumeState, VolumeEventKind, VolumeState)] = &[
     (S::Verifying, K::DeleteAccepted, S::Deleting),
     (S::Managing, K::DeleteAccepted, S::Deleting),
     (S::Unmanaging, K::DeleteAccepted, S::Deleting),
+    (S::Uploading, K::DeleteAccepted, S::Deleting),
     (S::Deleting, K::Deleted, S::Absent),
     (S::Deleting, K::DeleteFailed, S::ErrorDeleting),
     // if it certainly touched nothing, back to what it was
@@ -128,6 +132,11 @@ pub const TRANSITIONS: &[(VolumeState, VolumeEventKind, VolumeState)] = &[
     (S::Extending, K::Extended, S::Available),
     (S::Extending, K::ExtendFailed, S::Available),
     (S::Extending, K::ExtendFailed, S::ErrorExtending),
+    // so is what ends an upload of one
+    (S::Available, K::UploadAccepted, S::Uploading),
+    (S::InUse, K::UploadAccepted, S::Uploading),
+    (S::Uploading, K::Uploaded, S::Available),
+    (S::Uploading, K::UploadFailed, S::Available),
     // revert: an operator's recovery starts from error
     (S::Available, K::RevertAccepted, S::Reverting),
     (S::Error, K::RevertAccepted, S::Reverting),
@@ -150,6 +159,7 @@ pub const TRANSITIONS: &[(VolumeState, VolumeEventKind, VolumeState)] = &[
     (S::Verifying, K::ResetAccepted, S::Verifying),
     (S::Managing, K::ResetAccepted, S::Verifying),
     (S::Unmanaging, K::ResetAccepted, S::Verifying),
+    (S::Uploading, K::ResetAccepted, S::Verifying),
     (S::Reserved, K::ResetAccepted, S::Verifying),
     (S::Attaching, K::ResetAccepted, S::Verifying),
     (S::InUse, K::ResetAccepted, S::Verifying),
@@ -238,6 +248,7 @@ impl VolumeState {
         S::Attaching,
         S::InUse,
         S::Detaching,
+        S::Uploading,
     ];
 
     /// Cinder's word for it.
@@ -263,6 +274,7 @@ impl VolumeState {
             S::Attaching => "attaching",
             S::InUse => "in-use",
             S::Detaching => "detaching",
+            S::Uploading => "uploading",
         }
     }
 
@@ -275,7 +287,8 @@ impl VolumeState {
             | S::Reverting
             | S::Verifying
             | S::Managing
-            | S::Unmanaging => true,
+            | S::Unmanaging
+            | S::Uploading => true,
             S::Absent
             | S::Available
             | S::Error
@@ -305,6 +318,7 @@ impl VolumeStatus {
             Self::Verifying { .. } => S::Verifying,
             Self::Managing { .. } => S::Managing,
             Self::Unmanaging { .. } => S::Unmanaging,
+            Self::Uploading { .. } => S::Uploading,
             Self::Error => S::Error,
             Self::ErrorDeleting => S::ErrorDeleting,
             Self::ErrorExtending => S::ErrorExtending,
@@ -341,7 +355,8 @@ impl VolumeStatus {
             | S::Reverting
             | S::Verifying
             | S::Managing
-            | S::Unmanaging => None,
+            | S::Unmanaging
+            | S::Uploading => None,
         }
     }
 
@@ -363,6 +378,7 @@ impl VolumeStatus {
             | Self::ErrorExtending
             | Self::ErrorRestoring
             | Self::Unmanaging { .. }
+            | Self::Uploading { .. }
             | Self::ErrorBackingUp
             | Self::Maintenance
             | Self::Reserved
@@ -382,6 +398,7 @@ impl VolumeStatus {
             | Self::Reverting { .. }
             | Self::Verifying { .. }
             | Self::Managing { .. }
+            | Self::Uploading { .. }
             | Self::Error
             | Self::ErrorDeleting
             | Self::ErrorExtending
@@ -405,7 +422,8 @@ impl VolumeStatus {
             | Self::Reverting { operation, .. }
             | Self::Verifying { operation, .. }
             | Self::Managing { operation }
-            | Self::Unmanaging { operation, .. } => Some(*operation),
+            | Self::Unmanaging { operation, .. }
+            | Self::Uploading { operation, .. } => Some(*operation),
             Self::Available
             | Self::Error
             | Self::ErrorDeleting

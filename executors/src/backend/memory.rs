@@ -85,6 +85,7 @@ pub struct MemoryBackend {
     objects: Arc<Mutex<BTreeMap<BackendObject, MemoryObject>>>,
     /// Objects under names that are none of ours. Taken after `objects`, where both are.
     strangers: Arc<Mutex<BTreeMap<Box<str>, MemoryObject>>>,
+    images: Arc<Mutex<BTreeMap<ImageId, MemoryObject>>>,
 }
 
 type Objects = BTreeMap<BackendObject, MemoryObject>;
@@ -92,7 +93,7 @@ type Objects = BTreeMap<BackendObject, MemoryObject>;
 impl MemoryBackend {
     /// An empty backend.
     pub fn new(config: MemoryConfig) -> Self {
-        Self { config: Arc::new(config), objects: Arc::default(), strangers: Arc::default() }
+        Self { config: Arc::new(config), objects: Arc::default(), strangers: Arc::default(), images: Arc::default() }
     }
 
     /// Everything that exists now.
@@ -137,6 +138,11 @@ impl MemoryBackend {
     /// Everything that exists now under names that are none of ours.
     pub fn strangers(&self) -> MutexGuard<'_, BTreeMap<Box<str>, MemoryObject>> {
         self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was made of volumes, as if the image store were in memory too.
+    pub fn images(&self) -> MutexGuard<'_, BTreeMap<ImageId, MemoryObject>> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Objects> {
@@ -192,6 +198,15 @@ impl MemoryBackend {
             Effect::Adopt { object, from, size } => self.adopt(&mut objects, *object, from, *size),
             Effect::Disown { object, to } => self.disown(&mut objects, *object, to),
             Effect::ExportVolume { volume, .. } => present(&objects, *volume).map(|_| ()),
+            Effect::UploadImage { volume, image } => {
+                let data = present(&objects, *volume)?.clone();
+                self.images().insert(image.id, data);
+                Ok(())
+            }
+            Effect::RemoveImage { image, .. } => {
+                self.images().remove(image);
+                Ok(())
+            }
             Effect::UnexportVolume { .. } => Ok(()),
         }
     }

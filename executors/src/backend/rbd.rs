@@ -222,7 +222,9 @@ impl Cluster {
             | Effect::Adopt { .. }
             | Effect::Disown { .. }
             | Effect::ExportVolume { .. }
-            | Effect::UnexportVolume { .. } => effect.source().is_some(),
+            | Effect::UnexportVolume { .. }
+            | Effect::UploadImage { .. }
+            | Effect::RemoveImage { .. } => effect.source().is_some(),
         };
         let source = match effect.source().filter(|_| needs_source) {
             Some(source) => self.seen(pool, &Place::of(source)).await?,

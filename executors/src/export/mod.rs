@@ -104,6 +104,8 @@ impl Backend for Exporting {
             Effect::UnexportVolume { attachment, .. } => self.exporter.unexport(*attachment).await,
             Effect::CreateVolume { .. }
             | Effect::CreateVolumeFromImage { .. }
+            | Effect::UploadImage { .. }
+            | Effect::RemoveImage { .. }
             | Effect::CreateVolumeFromSnapshot { .. }
             | Effect::CloneVolume { .. }
             | Effect::DeleteVolume { .. }

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio_util::io::ReaderStream;
+use tephra_domain::image::NewImage;
 use uuid::Uuid;
 
 use super::download::{Expected, save};
 use super::plain::{unanswered, whole};
-use super::store::{Image, ImageError, ImageStore, NewImage};
+use super::store::{Image, ImageError, ImageStore};
 
 /// A Glance.
 pub struct GlanceStore {
@@ -46,6 +47,35 @@ impl GlanceStore {
         Ok(request)
     }
 
+    async fn announce(&self, image: &NewImage) -> Result<Image, ImageError> {
+        let id = image.id.as_uuid();
+        let properties = image.properties.iter().map(|(key, value)| (key.clone(), value.clone().into()));
+        let mut fields: Map<String, Value> = properties.collect();
+        for (name, value) in [
+            ("id", Value::String(id.to_string())),
+            ("owner", image.owner.as_str().into()),
+            ("name", (&*image.name).into()),
+            ("disk_format", (&*image.disk_format).into()),
+            ("container_format", (&*image.container_format).into()),
+        ] {
+            fields.insert(name.to_owned(), value);
+        }
+        if let Some(visibility) = &image.visibility {
+            fields.insert("visibility".to_owned(), (&**visibility).into());
+        }
+        let request = self.request(Method::POST, &[]).await?.json(&fields);
+        let response = checked(id, request.send().await.map_err(unanswered)?)?;
+        described(&whole(response).await?)
+    }
+
+    async fn protect(&self, id: Uuid) -> Result<(), ImageError> {
+        let change = json!([{ "op": "replace", "path": "/protected", "value": true }]);
+        let request = self.request(Method::PATCH, &[&id.to_string()]).await?;
+        let request = request.header(header::CONTENT_TYPE, "application/openstack-images-v2.1-json-patch");
+        let response = request.body(change.to_string()).send().await.map_err(unanswered)?;
+        checked(id, response).map(drop)
+    }
+
     async fn publish_data(&self, id: Uuid, from: &Path) -> Result<(), ImageError> {
         let file = tokio::fs::File::open(from).await;
         let file = file.map_err(|error| ImageError::local("the image's file cannot be read", error))?;
@@ -54,6 +84,11 @@ impl GlanceStore {
         let request = request.header(header::CONTENT_TYPE, "application/octet-stream").body(body);
         checked(id, request.send().await.map_err(unanswered)?).map(drop)
     }
+}
+
+fn described(json: &[u8]) -> Result<Image, ImageError> {
+    serde_json::from_slice(json)
+        .map_err(|error| ImageError::Unavailable(format!("it says what makes no sense: {error}")))
 }
 
 fn checked(id: Uuid, response: Response) -> Result<Response, ImageError> {
@@ -74,8 +109,7 @@ impl ImageStore for GlanceStore {
     async fn image(&self, id: Uuid) -> Result<Image, ImageError> {
         let request = self.request(Method::GET, &[&id.to_string()]).await?;
         let response = checked(id, request.send().await.map_err(unanswered)?)?;
-        let image: Image = serde_json::from_slice(&whole(response).await?)
-            .map_err(|error| ImageError::Unavailable(format!("it says what makes no sense: {error}")))?;
+        let image = described(&whole(response).await?)?;
         if image.id == id { Ok(image) } else { Err(ImageError::unacceptable(id, "it has another id")) }
     }
 
@@ -86,27 +120,20 @@ impl ImageStore for GlanceStore {
     }
 
     async fn publish(&self, image: &NewImage, from: &Path) -> Result<(), ImageError> {
-        match self.image(image.id).await {
-            Ok(found) if found.status == "active" => return Ok(()),
-            Ok(_) => {}
-            Err(ImageError::NotFound(_)) => {
-                let mut body = json!({
-                    "id": image.id, "name": image.name, "disk_format": image.disk_format,
-                    "container_format": image.container_format, "protected": image.protected,
-                });
-                if let Some(fields) = body.as_object_mut() {
-                    if let Some(visibility) = &image.visibility {
-                        fields.insert("visibility".to_owned(), visibility.clone().into());
-                    }
-                    let properties = image.properties.iter();
-                    fields.extend(properties.map(|(key, value)| (key.clone(), value.clone().into())));
-                }
-                let request = self.request(Method::POST, &[]).await?.json(&body);
-                checked(image.id, request.send().await.map_err(unanswered)?)?;
-            }
+        let id = image.id.as_uuid();
+        let found = match self.image(id).await {
+            Ok(found) => found,
+            Err(ImageError::NotFound(_)) => self.announce(image).await?,
             Err(error) => return Err(error),
+        };
+        if found.status != "active" {
+            self.publish_data(id, from).await?;
         }
-        self.publish_data(image.id, from).await
+        // only now: what is protected cannot be removed, and a half-made image must be
+        if image.protected && found.rest.get("protected") != Some(&Value::Bool(true)) {
+            self.protect(id).await?;
+        }
+        Ok(())
     }
 
     async fn remove(&self, id: Uuid) -> Result<(), ImageError> {

@@ -18,5 +18,5 @@ pub mod plain;
 pub mod store;
 pub mod work;
 
-pub use store::{Image, ImageError, ImageStore, NewImage};
+pub use store::{Image, ImageError, ImageStore};
 pub use work::{Images, ImagesConfig, act};

@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use reqwest::{Client, StatusCode, Url};
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
+use tephra_domain::image::NewImage;
 use uuid::Uuid;
 
 use super::download::{Expected, save};
-use super::store::{Image, ImageError, ImageStore, NewImage};
+use super::store::{Image, ImageError, ImageStore};
 
 /// What a description may be long, in bytes.
 const DESCRIPTION_LIMIT_BYTES: usize = 1 << 20;
@@ -85,7 +86,7 @@ impl ImageStore for DirectoryStore {
 
     async fn publish(&self, image: &NewImage, from: &Path) -> Result<(), ImageError> {
         let failed = |source| ImageError::local("the image cannot be stored", source);
-        if tokio::fs::try_exists(self.description(image.id)).await.map_err(failed)? {
+        if tokio::fs::try_exists(self.description(image.id.as_uuid())).await.map_err(failed)? {
             return Ok(());
         }
         let (directory, from, image) = (self.directory.clone(), from.to_owned(), image.clone());
@@ -111,12 +112,13 @@ impl ImageStore for DirectoryStore {
 fn store(directory: &Path, image: &NewImage, from: &Path) -> io::Result<()> {
     use sha2::{Digest as _, Sha512};
 
+    let id = image.id.as_uuid();
     let mut file = std::fs::File::open(from)?;
     let mut hash = Sha512::new();
     let size = io::copy(&mut file, &mut hash)?;
-    put(directory, &image.id.to_string(), |to| std::fs::copy(from, to).map(drop))?;
+    put(directory, &id.to_string(), |to| std::fs::copy(from, to).map(drop))?;
     let mut description = json!({
-        "id": image.id, "name": image.name, "status": "active", "size": size,
+        "id": id, "name": image.name, "status": "active", "size": size, "owner": image.owner.as_str(),
         "disk_format": image.disk_format, "container_format": image.container_format,
         "visibility": image.visibility.as_deref().unwrap_or("private"), "protected": image.protected,
         "os_hash_algo": "sha512", "os_hash_value": hex::encode(hash.finalize()),
@@ -124,7 +126,7 @@ fn store(directory: &Path, image: &NewImage, from: &Path) -> io::Result<()> {
     if let Some(fields) = description.as_object_mut() {
         fields.extend(image.properties.iter().map(|(key, value)| (key.clone(), value.clone().into())));
     }
-    put(directory, &format!("{}.json", image.id), |to| std::fs::write(to, description.to_string()))
+    put(directory, &format!("{id}.json"), |to| std::fs::write(to, description.to_string()))
 }
 
 fn put(directory: &Path, name: &str, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {

@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use tephra_domain::ids::{ImageId, ProjectId};
+use tephra_domain::image::NewImage;
 use uuid::Uuid;
 
-use super::super::store::{ImageError, ImageStore as _, NewImage};
+use super::super::store::{ImageError, ImageStore as _};
 use super::DirectoryStore;
 
 fn new_image(id: Uuid) -> NewImage {
     NewImage {
-        id,
-        name: "golden".to_owned(),
-        disk_format: "raw".to_owned(),
-        container_format: "bare".to_owned(),
+        id: ImageId::from_uuid(id),
+        owner: ProjectId::new("project"),
+        name: "golden".into(),
+        disk_format: "raw".into(),
+        container_format: "bare".into(),
         visibility: None,
         protected: false,
         properties: BTreeMap::from([("os_distro".to_owned(), "debian".to_owned())]),

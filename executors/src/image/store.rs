@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tephra_domain::effect::{Failure, FailureKind};
+use tephra_domain::image::NewImage;
 use uuid::Uuid;
 
 /// An image, as Glance v2 shows it (`GET /v2/images/{id}`). What is not named here is in `rest`.
@@ -46,25 +47,6 @@ pub struct Image {
     /// All else that the store says, properties among them.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
-}
-
-/// An image that is to be made of a volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewImage {
-    /// Its id, chosen before anything is sent, so that sending twice makes one image.
-    pub id: Uuid,
-    /// For people.
-    pub name: String,
-    /// How its file is written.
-    pub disk_format: String,
-    /// `bare`, mostly.
-    pub container_format: String,
-    /// `private`, `public`, `shared` or `community`; nothing for the store's default.
-    pub visibility: Option<String>,
-    /// Whether it must be unprotected before it can be deleted.
-    pub protected: bool,
-    /// Its other properties.
-    pub properties: BTreeMap<String, String>,
 }
 
 /// Why a store did not do what was asked. Holds no secret and no address.

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::PoolName;
+use tephra_domain::image::NewImage;
 use tephra_domain::units::SizeGib;
 use uuid::Uuid;
 
 use super::convert::{Limits, QemuImg};
 use super::header::Format;
-use super::store::{Image, ImageError, ImageStore, NewImage};
+use super::store::{Image, ImageError, ImageStore};
 use crate::backend::Backend;
 use crate::process::Launcher;
 
@@ -121,7 +122,7 @@ impl Images {
         })?;
         let content = backend.content(pool, volume).await?;
         let file = self.temporary(volume);
-        self.qemu_img.from_volume(image.id, &content, format, &file.0).await?;
+        self.qemu_img.from_volume(image.id.as_uuid(), &content, format, &file.0).await?;
         self.store.publish(image, &file.0).await?;
         Ok(())
     }
@@ -150,10 +151,15 @@ pub async fn act(
     pool: &PoolName,
     effect: &Effect,
 ) -> Result<(), Failure> {
-    if let (Some(images), Effect::CreateVolumeFromImage { volume, size, image }) = (images, effect) {
-        images.create_volume(backend, pool, *volume, *size, image.as_uuid()).await
-    } else {
-        backend.perform(pool, effect).await
+    match (images, effect) {
+        (Some(images), Effect::CreateVolumeFromImage { volume, size, image }) => {
+            images.create_volume(backend, pool, *volume, *size, image.as_uuid()).await
+        }
+        (Some(images), Effect::UploadImage { volume, image }) => {
+            images.upload_volume(backend, pool, *volume, image).await
+        }
+        (Some(images), Effect::RemoveImage { image, .. }) => images.remove(image.as_uuid()).await,
+        (Some(_) | None, effect) => backend.perform(pool, effect).await,
     }
 }
 

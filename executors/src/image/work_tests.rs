@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
-use tephra_domain::ids::{BackendName, PoolName, VolumeId};
+use tephra_domain::ids::{BackendName, ImageId, PoolName, ProjectId, VolumeId};
+use tephra_domain::image::NewImage;
 use tephra_domain::units::SizeGib;
 use uuid::Uuid;
 
 use super::super::plain::DirectoryStore;
-use super::super::store::{ImageStore as _, NewImage};
+use super::super::store::ImageStore as _;
 use super::{Images, ImagesConfig};
 use crate::backend::Backend as _;
 use crate::backend::directory::{DirectoryBackend, DirectoryConfig};
@@ -207,11 +208,12 @@ async fn a_volume_comes_back_from_the_image_that_it_became() {
     lab.create(first, image).await.unwrap();
     for format in ["qcow2", "vmdk", "vdi"] {
         let new = NewImage {
-            id: Uuid::new_v4(),
-            name: "copy".to_owned(),
-            disk_format: format.to_owned(),
-            container_format: "bare".to_owned(),
-            visibility: Some("private".to_owned()),
+            id: ImageId::from_uuid(Uuid::new_v4()),
+            owner: ProjectId::new("project"),
+            name: "copy".into(),
+            disk_format: format.into(),
+            container_format: "bare".into(),
+            visibility: Some("private".into()),
             protected: false,
             properties: [("k".to_owned(), "v".to_owned())].into(),
         };
@@ -219,11 +221,11 @@ async fn a_volume_comes_back_from_the_image_that_it_became() {
             lab.images.upload_volume(&lab.backend, &lab.pool, first, &new).await.unwrap();
         }
         let second = volume();
-        lab.create(second, new.id).await.unwrap();
+        lab.create(second, new.id.as_uuid()).await.unwrap();
         assert!(lab.content(second) == padded(&disk), "{format}");
-        lab.images.remove(new.id).await.unwrap();
+        lab.images.remove(new.id.as_uuid()).await.unwrap();
         let store = DirectoryStore::new(lab.path("store"));
-        assert!(store.image(new.id).await.is_err(), "{format}");
+        assert!(store.image(new.id.as_uuid()).await.is_err(), "{format}");
         assert!(lab.nothing_is_left());
     }
 }

@@ -71,14 +71,16 @@ impl EffectLimits {
             | Effect::Adopt { .. }
             | Effect::Disown { .. }
             | Effect::ExportVolume { .. }
-            | Effect::UnexportVolume { .. } => self.metadata,
+            | Effect::UnexportVolume { .. }
+            | Effect::RemoveImage { .. } => self.metadata,
             Effect::DeleteVolume { .. } | Effect::DeleteSnapshot { .. } => self.remove,
             Effect::CreateVolumeFromSnapshot { .. }
             | Effect::CloneVolume { .. }
             | Effect::CreateVolumeFromImage { .. }
             | Effect::CreateSnapshot { .. }
             | Effect::RevertToSnapshot { .. }
-            | Effect::OverwriteVolume { .. } => self.copy,
+            | Effect::OverwriteVolume { .. }
+            | Effect::UploadImage { .. } => self.copy,
         }
     }
 }

@@ -32,6 +32,8 @@ fn times_interrupted(effect: &Effect) -> u32 {
         | Effect::OverwriteVolume { .. } => 1,
         // made of images by `executors::image` and exported by `executors::export`, not by a backend
         Effect::CreateVolumeFromImage { .. }
+        | Effect::UploadImage { .. }
+        | Effect::RemoveImage { .. }
         | Effect::Verify { .. }
         | Effect::ExportVolume { .. }
         | Effect::UnexportVolume { .. } => 0,

@@ -313,7 +313,8 @@ impl Server {
             | Command::TerminateConnection { .. }
             | Command::AttachVolume(_)
             | Command::DetachVolume { .. }
-            | Command::DetachAll { .. } => false,
+            | Command::DetachAll { .. }
+            | Command::UploadVolume(_) => false,
         };
         is_report && submission.actor == Actor::system()
     }

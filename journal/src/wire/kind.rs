@@ -69,6 +69,9 @@ kinds! {
     120 VolumeReadonlyChanged;
     121 VolumeUseChanged;
     141 VolumeImageMetadataReplaced;
+    142 VolumeUploadAccepted;
+    143 VolumeUploaded;
+    144 VolumeUploadFailed;
     151 VolumeManageAccepted;
     152 VolumeManaged;
     153 VolumeManageFailed;

@@ -99,10 +99,15 @@ fn volume(event: &VolumeEvent) -> Value {
         VolumeEvent::CreateFailed { operation, failure }
         | VolumeEvent::ManageFailed { operation, failure }
         | VolumeEvent::DeleteFailed { operation, failure }
+        | VolumeEvent::UploadFailed { operation, failure }
         | VolumeEvent::ResetFailed { operation, failure } => failed(*operation, failure),
         VolumeEvent::DeleteAccepted { operation }
         | VolumeEvent::ResetAccepted { operation }
         | VolumeEvent::UnmanageAccepted { operation } => by(*operation),
+        VolumeEvent::UploadAccepted { operation, image } => {
+            json!({ "operation_id": operation.to_string(), "image_id": image.to_string() })
+        }
+        VolumeEvent::Uploaded { image } => json!({ "image_id": image.to_string() }),
         VolumeEvent::ExtendAccepted { operation, to } => {
             json!({ "operation_id": operation.to_string(), "new_size_gib": to.gib() })
         }

@@ -94,6 +94,16 @@ pub fn parameters(kind: &OperationKind) -> Value {
             "pool": restore.pool.to_string(),
             "export": export(&restore.export),
         }),
+        OperationKind::VolumeUpload(upload) => json!({
+            "volume_id": upload.volume.to_string(),
+            "pool": upload.pool.to_string(),
+            "image_id": upload.image.id.to_string(),
+            "image_name": upload.image.name,
+            "disk_format": upload.image.disk_format,
+            "container_format": upload.image.container_format,
+            "visibility": upload.image.visibility,
+            "protected": upload.image.protected,
+        }),
     }
 }
 
@@ -176,7 +186,9 @@ pub fn effect(effect: &Effect) -> Value {
         | Effect::OverwriteVolume { .. }
         | Effect::Disown { .. }
         | Effect::ExportVolume { .. }
-        | Effect::UnexportVolume { .. } => None,
+        | Effect::UnexportVolume { .. }
+        | Effect::UploadImage { .. }
+        | Effect::RemoveImage { .. } => None,
     };
     json!({
         "name": effect.name(),

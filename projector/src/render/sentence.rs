@@ -100,6 +100,13 @@ fn volume(event: &VolumeEvent) -> String {
         VolumeEvent::UnmanageFailed { failure, restored, .. } => {
             format!("The volume could not be given up: {failure}; {}.", restored_or_not(*restored))
         }
+        VolumeEvent::UploadAccepted { image, .. } => {
+            format!("Image {image} is to be made of the volume.")
+        }
+        VolumeEvent::Uploaded { image } => format!("Image {image} holds the volume's data."),
+        VolumeEvent::UploadFailed { failure, .. } => {
+            format!("No image could be made of the volume: {failure}.")
+        }
         VolumeEvent::UseChanged { to } => format!("The volume is now {}.", to.as_str()),
         VolumeEvent::Attachment { attachment: id, event } => attachment(*id, event),
     }

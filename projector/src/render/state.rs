@@ -27,6 +27,7 @@ pub fn volume(volume: &Volume) -> Value {
         | VolumeStatus::Verifying { .. }
         | VolumeStatus::Managing { .. }
         | VolumeStatus::Unmanaging { .. }
+        | VolumeStatus::Uploading { .. }
         | VolumeStatus::Error
         | VolumeStatus::ErrorDeleting
         | VolumeStatus::ErrorExtending

@@ -11,6 +11,7 @@ mod volume_delete;
 mod volume_extend;
 mod volume_reset;
 mod volume_revert;
+mod volume_upload;
 
 use tephra_domain::effect::{Failure, FailureKind};
 use tephra_domain::rejection::Rejection;

@@ -11,12 +11,14 @@ use tephra_domain::ids::{
     AttachmentId, BackendName, DebtId, ImageId, OperationId, PoolId, PoolName, ProjectId, SnapshotId, UserId,
     VolumeId, VolumeTypeId, ZoneName,
 };
+use tephra_domain::image::NewImage;
 use tephra_domain::operation::{OperationEnd, OperationEvent};
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
     AttachmentConnect, AttachmentDisconnect, ExportRestore, ObjectClean, OperationKind, SnapshotCreate,
     SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
     VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage,
+    VolumeUpload,
 };
 use tephra_domain::quota::{QuotaEvent, QuotaLimits, QuotaResource};
 use tephra_domain::scheduler::{Candidate, FilterName, PlacementDecision};
@@ -100,6 +102,7 @@ pub fn samples() -> Vec<(&'static str, Event)> {
     all.extend(operations());
     all.extend(debts());
     all.extend(attachments());
+    all.extend(uploads());
     all
 }
 
@@ -224,6 +227,31 @@ fn attachments() -> Vec<(&'static str, Event)> {
     .map(|(name, event)| (name, Event::Volume(VOLUME, VolumeEvent::Attachment { attachment, event })))
     .chain([("", Event::Volume(VOLUME, VolumeEvent::UseChanged { to: VolumeState::InUse }))])
     .collect()
+}
+
+fn new_image() -> NewImage {
+    NewImage {
+        id: IMAGE,
+        owner: project(),
+        name: "Abbild – alt".into(),
+        disk_format: "qcow2".into(),
+        container_format: "bare".into(),
+        visibility: Some("private".into()),
+        protected: true,
+        properties: map(&[("os_distro", "debian")]),
+    }
+}
+
+fn uploads() -> Vec<(&'static str, Event)> {
+    let of = |event| ("", Event::Volume(VOLUME, event));
+    let upload = VolumeUpload { volume: VOLUME, pool: pool("fast"), image: new_image() };
+    let kind = OperationKind::VolumeUpload(upload);
+    vec![
+        of(VolumeEvent::UploadAccepted { operation: OPERATION, image: IMAGE }),
+        of(VolumeEvent::Uploaded { image: IMAGE }),
+        of(VolumeEvent::UploadFailed { operation: OPERATION, failure: failure(FailureKind::TimedOut) }),
+        ("volume_upload", Event::Operation(OPERATION, OperationEvent::Opened { project: project(), kind })),
+    ]
 }
 
 fn managed() -> Box<VolumeCreateAccepted> {

@@ -4,10 +4,12 @@
 mod attached;
 mod from_images;
 mod taken_over;
+mod uploaded;
 
 pub use attached::record_attached;
 pub use from_images::record_from_images;
 pub use taken_over::record_taken_over;
+pub use uploaded::record_uploaded;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -1,12 +1,16 @@
 //! One way at least to open each operation, and what may have become of the data at its end.
 
-use tephra_domain::command::{CleanObject, Command};
+use std::collections::BTreeMap;
+
+use tephra_domain::command::{CleanObject, Command, UploadVolume};
 use tephra_domain::drift::FoundKind;
 use tephra_domain::effect::{BackendObject, Failure, FailureKind, Outcome};
-use tephra_domain::ids::{AttachmentId, SnapshotId, VolumeId};
+use tephra_domain::ids::{AttachmentId, ImageId, ProjectId, SnapshotId, VolumeId};
+use tephra_domain::image::NewImage;
 use tephra_domain::snapshot::SnapshotState;
 use tephra_domain::volume::{Volume, VolumeSource, VolumeState};
 use tephra_replay_tests::world::{World, gib, pool};
+use uuid::Uuid;
 
 /// The data of a volume when its snapshot was taken.
 const OLD: u64 = 111;
@@ -393,7 +397,54 @@ pub const SCENARIOS: &[Scenario] = &[
         },
         check: used_as_attachments_say,
     },
+    Scenario {
+        operation: "volume_upload",
+        case: "at rest",
+        backends: &["one"],
+        native_revert: true,
+        open: |world| {
+            let volume = world.given_volume(1, OLD);
+            world.must(upload(volume, false));
+            Subject { volume, snapshot: None }
+        },
+        check: is_uploaded_or_not_there,
+    },
+    Scenario {
+        operation: "volume_upload",
+        case: "of an attached volume",
+        backends: &["one"],
+        native_revert: true,
+        open: |world| {
+            let (volume, _) = attached_volume(world);
+            world.must(upload(volume, true));
+            Subject { volume, snapshot: None }
+        },
+        check: is_uploaded_or_not_there,
+    },
 ];
+
+const IMAGE: ImageId = ImageId::from_uuid(Uuid::from_u128(77));
+
+fn upload(volume: VolumeId, force: bool) -> Command {
+    let image = NewImage {
+        id: IMAGE,
+        owner: ProjectId::new("p"),
+        name: "golden".into(),
+        disk_format: "raw".into(),
+        container_format: "bare".into(),
+        visibility: None,
+        protected: true,
+        properties: BTreeMap::new(),
+    };
+    Command::UploadVolume(Box::new(UploadVolume { volume, force, image }))
+}
+
+fn is_uploaded_or_not_there(world: &World, subject: &Subject) {
+    used_as_attachments_say(world, subject);
+    let failed = world.ledger.volumes.get(&subject.volume).is_some_and(|row| row.last_failure.is_some());
+    let image = world.storage.images.get(&IMAGE).map(|image| image.tag);
+    assert!(image == Some(OLD) || (image.is_none() && failed), "{image:?}");
+}
 
 fn snapshot_object(subject: &Subject) -> BackendObject {
     BackendObject::Snapshot { volume: subject.volume, snapshot: subject.snapshot.unwrap() }

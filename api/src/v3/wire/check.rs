@@ -379,6 +379,14 @@ impl<'a> Field<'a> {
     /// # Errors
     /// 400 if it is none, or a key or value is not as it may be.
     pub fn metadata(&self, pattern: KeyPattern) -> Result<BTreeMap<String, String>, Fault> {
+        self.metadata_of(pattern, MAX_TEXT)
+    }
+
+    /// As keys and values of up to so many characters.
+    ///
+    /// # Errors
+    /// As [`Field::metadata`].
+    pub fn metadata_of(&self, pattern: KeyPattern, max: usize) -> Result<BTreeMap<String, String>, Fault> {
         let fields = self.value.as_object().ok_or_else(|| self.wrong_type("'object'"))?;
         let mut metadata = BTreeMap::new();
         let mut unfit = Vec::new();
@@ -387,7 +395,7 @@ impl<'a> Field<'a> {
                 unfit.push(repr_str(key));
                 continue;
             }
-            let value = Self { name: key, value }.text(0, MAX_TEXT)?;
+            let value = Self { name: key, value }.text(0, max)?;
             metadata.insert(key.clone(), value.to_owned());
         }
         if unfit.is_empty() {

@@ -85,6 +85,42 @@ pub struct VolumeActionBody {
     pub detach: Option<DetachFields>,
     #[schema(rename = "os-force_detach")]
     pub force_detach: Option<ForceDetachFields>,
+    #[schema(rename = "os-set_image_metadata")]
+    pub set_image_metadata: Option<SetImageMetadataFields>,
+    #[schema(rename = "os-show_image_metadata", value_type = Option<Object>)]
+    pub show_image_metadata: Option<()>,
+    #[schema(rename = "os-unset_image_metadata")]
+    pub unset_image_metadata: Option<UnsetImageMetadataFields>,
+    #[schema(rename = "os-volume_upload_image")]
+    pub upload_image: Option<UploadImageFields>,
+}
+
+#[derive(ToSchema)]
+pub struct UploadImageFields {
+    #[schema(min_length = 1, max_length = 255)]
+    pub image_name: String,
+    /// Also while the volume is in use.
+    pub force: Option<bool>,
+    /// `raw`, if it is not named.
+    pub disk_format: Option<String>,
+    /// `bare` only.
+    pub container_format: Option<String>,
+    /// From 3.1: `private`, `shared`, `community` or, for administrators, `public`.
+    pub visibility: Option<String>,
+    /// From 3.1.
+    pub protected: Option<bool>,
+}
+
+/// Added to what there is, in place of those of the same key.
+#[derive(ToSchema)]
+pub struct SetImageMetadataFields {
+    pub metadata: BTreeMap<String, String>,
+}
+
+#[derive(ToSchema)]
+pub struct UnsetImageMetadataFields {
+    #[schema(min_length = 1, max_length = 255)]
+    pub key: String,
 }
 
 /// What os-brick says about the host that connects; other fields are not looked at.

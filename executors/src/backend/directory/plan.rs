@@ -81,7 +81,9 @@ pub fn source_of(effect: &Effect) -> Option<BackendObject> {
         | Effect::Adopt { .. }
         | Effect::Disown { .. }
         | Effect::ExportVolume { .. }
-        | Effect::UnexportVolume { .. } => effect.source(),
+        | Effect::UnexportVolume { .. }
+        | Effect::UploadImage { .. }
+        | Effect::RemoveImage { .. } => effect.source(),
     }
 }
 
@@ -97,7 +99,9 @@ pub fn plan(effect: &Effect, observed: Observed) -> Result<Action, Failure> {
             Some(length) => has_size(target, length, *size).map(|()| Action::MakeDurable),
             None => Ok(Action::CreateBlank { bytes: size.bytes() }),
         },
-        Effect::CreateVolumeFromImage { .. } => Err(super::super::needs_images(effect)),
+        Effect::CreateVolumeFromImage { .. } | Effect::UploadImage { .. } | Effect::RemoveImage { .. } => {
+            Err(super::super::needs_images(effect))
+        }
         Effect::CreateVolumeFromSnapshot { size, snapshot: source, .. }
         | Effect::CloneVolume { size, source, .. } => match observed.target {
             Some(length) => has_size(target, length, *size).map(|()| Action::MakeDurable),

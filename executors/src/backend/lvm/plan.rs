@@ -98,7 +98,9 @@ pub fn plan(effect: &Effect, observed: &Observed, settings: &Settings) -> Result
     }
     match effect {
         Effect::CreateVolume { volume, size } => world.create(*volume, *size),
-        Effect::CreateVolumeFromImage { .. } => Err(super::super::needs_images(effect)),
+        Effect::CreateVolumeFromImage { .. } | Effect::UploadImage { .. } | Effect::RemoveImage { .. } => {
+            Err(super::super::needs_images(effect))
+        }
         Effect::CreateVolumeFromSnapshot { volume, size, snapshot: source }
         | Effect::CloneVolume { volume, size, source } => world.create_copy(*volume, *size, *source),
         Effect::DeleteVolume { volume } => world.delete_volume(*volume),

@@ -98,7 +98,9 @@ pub fn plan(
             Some(found) => has_size(target, found.size, *size).map(|()| Vec::new()),
             None => Ok(vec![Step::Create { bytes: size.bytes() }]),
         },
-        Effect::CreateVolumeFromImage { .. } => Err(super::super::needs_images(effect)),
+        Effect::CreateVolumeFromImage { .. } | Effect::UploadImage { .. } | Effect::RemoveImage { .. } => {
+            Err(super::super::needs_images(effect))
+        }
         Effect::CreateVolumeFromSnapshot { size, snapshot, .. } => {
             let from = Place::of(*snapshot);
             let made = making_clone(target, *snapshot, &from, *size, observed)?;

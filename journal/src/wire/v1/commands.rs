@@ -2,17 +2,15 @@
 
 use tephra_domain::command::{
     AttachVolume, CleanObject, Command, CreateAttachment, CreateSnapshot, CreateVolume,
-    CreateVolumeFromImage, CreateVolumeType, ManageSnapshot, ManageVolume, MetadataChange, VolumeTypeRef,
+    CreateVolumeFromImage, CreateVolumeType, ManageSnapshot, ManageVolume, MetadataChange, UploadVolume,
+    VolumeTypeRef,
 };
 use tephra_domain::image::ImageFacts;
 
 use super::codec::{Id, Map, Wire, wire_enum, wire_struct};
 use super::commit::{ActorV1, IdempotencyV1};
 use super::orders::{EffectKeyV1, OutcomeV1};
-use super::values::{
-    AttachModeV1, BackendDescriptionV1, ConnectorV1, DebtIdV1, FoundKindV1, PoolIdV1, QuotaResourceV1,
-    SnapshotStateV1, VolumeSourceV1, VolumeStateV1,
-};
+use super::values::{AttachModeV1, BackendDescriptionV1, ConnectorV1, DebtIdV1, FoundKindV1, NewImageV1, PoolIdV1, QuotaResourceV1, SnapshotStateV1, VolumeSourceV1, VolumeStateV1};
 use crate::gateway::Submission;
 use crate::wire::Invalid;
 
@@ -66,6 +64,8 @@ wire_struct! {
         snapshot: Id, volume: Id, name: &'a str, size: u32, display_name: Option<&'a str>,
         description: Option<&'a str>, metadata: Map<'a>,
     }
+    /// What becomes an image.
+    UploadVolumeV1<'a> for UploadVolume { volume: Id, force: bool, image: NewImageV1<'a> }
     /// What is to go.
     CleanObjectV1<'a> for CleanObject { pool: PoolIdV1<'a>, name: &'a str, kind: FoundKindV1<'a> }
 }
@@ -171,6 +171,7 @@ wire_enum! {
         52 DetachAll { volume: Id } = { Command::DetachAll { volume } };
         53 RestoreExports { backend: &'a str, after: Option<Id> }
             = { Command::RestoreExports { backend, after } };
+        54 UploadVolume { upload: UploadVolumeV1<'a> } = { Command::UploadVolume(upload) };
     }
 }
 

@@ -107,6 +107,11 @@ events! {
         = { Event::Volume(volume, VolumeEvent::ReadonlyChanged { readonly }) };
     VolumeImageMetadataReplaced<'a> { volume: Id, metadata: Map<'a> }
         = { Event::Volume(volume, VolumeEvent::ImageMetadataReplaced { metadata }) };
+    VolumeUploadAccepted { volume: Id, operation: Id, image: Id }
+        = { Event::Volume(volume, VolumeEvent::UploadAccepted { operation, image }) };
+    VolumeUploaded { volume: Id, image: Id } = { Event::Volume(volume, VolumeEvent::Uploaded { image }) };
+    VolumeUploadFailed<'a> { volume: Id, operation: Id, failure: FailureV1<'a> }
+        = { Event::Volume(volume, VolumeEvent::UploadFailed { operation, failure }) };
     VolumeManageAccepted<'a> { volume: Id, accepted: VolumeCreateAcceptedV1<'a>, name: &'a str }
         = { Event::Volume(volume, VolumeEvent::ManageAccepted { accepted, name }) };
     VolumeManaged { volume: Id } = { Event::Volume(volume, VolumeEvent::Managed) };

@@ -3,7 +3,7 @@
 use tephra_domain::effect::{Direction, DueEffect, Effect, EffectKey, Outcome};
 
 use super::codec::{Id, wire_code, wire_enum, wire_struct};
-use super::values::{BackendObjectV1, DebtIdV1, ExportV1, FailureV1, PoolIdV1};
+use super::values::{BackendObjectV1, DebtIdV1, ExportV1, FailureV1, NewImageV1, PoolIdV1};
 use crate::work_queue::WorkOrder;
 
 wire_code! {
@@ -58,5 +58,8 @@ wire_enum! {
             = { Effect::ExportVolume { volume, export } };
         15 UnexportVolume { volume: BackendObjectV1, attachment: Id }
             = { Effect::UnexportVolume { volume, attachment } };
+        16 UploadImage { volume: BackendObjectV1, image: NewImageV1<'a> }
+            = { Effect::UploadImage { volume, image } };
+        17 RemoveImage { volume: BackendObjectV1, image: Id } = { Effect::RemoveImage { volume, image } };
     }
 }

@@ -112,6 +112,8 @@ wire_enum! {
         72 ConnectorIncomplete { missing: &'a str } = { Rejection::ConnectorIncomplete { missing } };
         73 ReadonlyNeedsAvailable { volume: Id, status: &'a str }
             = { Rejection::ReadonlyNeedsAvailable { volume, status } };
+        74 VolumeNotUploadable { volume: Id, force: bool }
+            = { Rejection::VolumeNotUploadable { volume, force } };
     }
 }
 

@@ -5,10 +5,11 @@ use tephra_domain::operations::{
     AttachmentConnect, AttachmentDisconnect, ExportRestore, ObjectClean, OperationKind, SnapshotCreate,
     SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
     VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage,
+    VolumeUpload,
 };
 
 use super::codec::{Id, wire_enum, wire_struct};
-use super::values::{BackendObjectV1, DebtIdV1, ExportV1, PoolIdV1};
+use super::values::{BackendObjectV1, DebtIdV1, ExportV1, NewImageV1, PoolIdV1};
 
 wire_struct! {
     /// Makes a volume.
@@ -60,6 +61,8 @@ wire_struct! {
     }
     /// Makes an export again.
     ExportRestoreV1<'a> for ExportRestore { volume: Id, pool: PoolIdV1<'a>, export: ExportV1<'a> }
+    /// Makes an image.
+    VolumeUploadV1<'a> for VolumeUpload { volume: Id, pool: PoolIdV1<'a>, image: NewImageV1<'a> }
 }
 
 wire_enum! {
@@ -91,5 +94,6 @@ wire_enum! {
         15 AttachmentDisconnect { saga: AttachmentDisconnectV1<'a> }
             = { OperationKind::AttachmentDisconnect(saga) };
         16 ExportRestore { saga: ExportRestoreV1<'a> } = { OperationKind::ExportRestore(saga) };
+        17 VolumeUpload { saga: VolumeUploadV1<'a> } = { OperationKind::VolumeUpload(saga) };
     }
 }

@@ -7,6 +7,7 @@ use tephra_domain::backend::BackendDescription;
 use tephra_domain::drift::FoundKind;
 use tephra_domain::effect::{BackendObject, Export, Failure, FailureKind};
 use tephra_domain::ids::{DebtId, PoolId, VolumeTypeId};
+use tephra_domain::image::NewImage;
 use tephra_domain::operation::{OperationEnd, Phase};
 use tephra_domain::quota::{QuotaResource, Usage, UsageCount};
 use tephra_domain::scheduler::{Candidate, FilterName, PlacementDecision};
@@ -22,6 +23,7 @@ wire_code! {
         0 Absent, 1 Creating, 2 Available, 3 Deleting, 4 Extending, 5 Reverting, 6 Verifying, 7 Error,
         8 ErrorDeleting, 9 ErrorExtending, 10 ErrorRestoring, 11 ErrorManaging, 12 ErrorBackingUp,
         13 Maintenance, 14 Managing, 15 Unmanaging, 16 Reserved, 17 Attaching, 18 InUse, 19 Detaching,
+        20 Uploading,
     }
     /// A snapshot's status without data.
     SnapshotStateV1 for SnapshotState {
@@ -89,6 +91,11 @@ wire_struct! {
     ExportV1<'a> for Export {
         attachment: Id, initiator: Option<&'a str>, address: Option<&'a str>, mode: AttachModeV1,
     }
+    /// An image to be made.
+    NewImageV1<'a> for NewImage {
+        id: Id, owner: &'a str, name: &'a str, disk_format: &'a str, container_format: &'a str,
+        visibility: Option<&'a str>, protected: bool, properties: Map<'a>,
+    }
     /// Counts of what is used.
     UsageCountV1 for UsageCount { volumes: i64, snapshots: i64, gigabytes: i64 }
     /// What a project uses.
@@ -149,6 +156,7 @@ wire_enum! {
         16 Attaching {} = { VolumeStatus::Attaching };
         17 InUse {} = { VolumeStatus::InUse };
         18 Detaching {} = { VolumeStatus::Detaching };
+        19 Uploading { operation: Id, image: Id } = { VolumeStatus::Uploading { operation, image } };
     }
     /// An attachment's status.
     AttachmentStatusV1 for AttachmentStatus {

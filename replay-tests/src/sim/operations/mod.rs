@@ -61,6 +61,7 @@ pub struct Operation {
 /// Commands that no operation asks for yet, each with its reason.
 pub const NOT_ASKED: &[(&str, &str)] = &[
     ("create_volume_from_image", "the simulated hosts have no image store"),
+    ("upload_volume", "the simulated hosts have no image store"),
     ("change_image_metadata", "without images nothing has any"),
     ("create_attachment", "the simulated hosts export nothing"),
     ("update_attachment", "the simulated hosts export nothing"),
@@ -175,6 +176,7 @@ pub const fn operation_of(command: &Command) -> &'static str {
         Command::RestoreExports { .. } => "restore_exports",
         Command::FreezeBackend { .. } => "freeze_backend",
         Command::ThawBackend { .. } => "thaw_backend",
+        Command::UploadVolume(_) => "upload_volume",
     }
 }
 
