@@ -20,8 +20,8 @@ use tephra_domain::effect::{
 };
 use tephra_domain::event::{Commit, Event, Idempotency};
 use tephra_domain::ids::{
-    AttachmentId, BackendName, CommandId, DebtId, IdempotencyKey, ImageId, OperationId, PoolId, PoolName, Position,
-    ProjectId, RequestId, SnapshotId, VolumeId, VolumeTypeId, ZoneName,
+    AttachmentId, BackendName, CommandId, DebtId, IdempotencyKey, ImageId, OperationId, PoolId, PoolName,
+    Position, ProjectId, RequestId, SnapshotId, VolumeId, VolumeTypeId, ZoneName,
 };
 use tephra_domain::image::NewImage;
 use tephra_domain::quota::QuotaResource;
@@ -257,8 +257,15 @@ fn attachment_commands() -> Vec<Command> {
         Command::DetachAll { volume },
         Command::ExtendVolume { volume, to: size(301), online: true },
         Command::RestoreExports { backend: BackendName::new("b"), after: Some(volume) },
-        Command::UploadVolume(Box::new(UploadVolume { volume, force: true, image: new_image() })),
     ]
+}
+
+fn upload_commands() -> Vec<Command> {
+    vec![Command::UploadVolume(Box::new(UploadVolume { volume: volume(), force: true, image: new_image() }))]
+}
+
+fn upload_rejections() -> Vec<Rejection> {
+    vec![Rejection::VolumeNotUploadable { volume: volume(), force: true }]
 }
 
 fn attachment_rejections() -> Vec<Rejection> {
@@ -282,7 +289,6 @@ fn attachment_rejections() -> Vec<Rejection> {
         Rejection::DuplicateConnectors { volume },
         Rejection::ConnectorIncomplete { missing: "initiator" },
         Rejection::ReadonlyNeedsAvailable { volume, status: "in-use" },
-        Rejection::VolumeNotUploadable { volume, force: true },
     ]
 }
 
@@ -305,7 +311,9 @@ fn submitted(command: Command) -> Submission {
 
 #[test]
 fn every_command_arrives_as_it_was_sent() {
-    for command in commands().into_iter().chain(later_commands()).chain(attachment_commands()) {
+    for command in
+        commands().into_iter().chain(later_commands()).chain(attachment_commands()).chain(upload_commands())
+    {
         let sent = submitted(command);
         let arrived = decode_submission(&encode_submission(&sent)).unwrap();
         assert_eq!(format!("{arrived:?}"), format!("{sent:?}"));
@@ -376,7 +384,12 @@ fn rejections() -> Vec<Rejection> {
 
 #[test]
 fn rejections_arrive_with_their_code_and_their_words() {
-    for sent in rejections().into_iter().chain(later_rejections()).chain(attachment_rejections()) {
+    for sent in rejections()
+        .into_iter()
+        .chain(later_rejections())
+        .chain(attachment_rejections())
+        .chain(upload_rejections())
+    {
         match decode_answer(&encode_answer(&Err(SubmitError::Rejected(sent.clone())))).unwrap() {
             Err(SubmitError::Rejected(arrived)) => {
                 assert_eq!(arrived, sent);
@@ -491,6 +504,12 @@ fn version_1_has_these_bytes() {
         all.extend(encode_submission(&submitted(command)));
     }
     for rejection in attachment_rejections() {
+        all.extend(encode_answer(&Err(SubmitError::Rejected(rejection))));
+    }
+    for command in upload_commands() {
+        all.extend(encode_submission(&submitted(command)));
+    }
+    for rejection in upload_rejections() {
         all.extend(encode_answer(&Err(SubmitError::Rejected(rejection))));
     }
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/messages-v1.hex");

@@ -272,7 +272,7 @@ def lying(tmp_path: pathlib.Path) -> dict:
         "a vmdk that names a file of the host": (descriptor, "vmdk", {}, "separate extent"),
         "cut off": (qcow2[: len(qcow2) // 2], "qcow2", {}, ""),
         "nonsense": (os.urandom(3 * BLOCK), "vhdx", {}, "declared as vhdx"),
-        "a format that nobody reads": (data, "iso", {}, "disk format"),
+        "a format that nobody reads": (data, "ploop", {}, "disk format"),
         "a wrapped disk": (data, "raw", {"container_format": "ova"}, "container format"),
     }
 

@@ -12,9 +12,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use recorded::{
-    Recorder, record, record_attached, record_from_images, record_taken_over, record_uploaded,
-};
+use recorded::{Recorder, record, record_attached, record_from_images, record_taken_over, record_uploaded};
 use tephra_domain::ledger::Ledger;
 use tephra_journal::hash_chain::verify_chain;
 use tephra_journal::log::BlockNumber;

@@ -14,10 +14,11 @@ use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
     AttachmentConnect, AttachmentDisconnect, ExportRestore, ObjectClean, OperationKind, SnapshotCreate,
     SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
-    VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage, VolumeUpload, attachment_connect,
-    attachment_disconnect, export_restore, object_clean, snapshot_create, snapshot_delete, snapshot_manage,
-    snapshot_unmanage, status_verify, volume_create, volume_delete, volume_extend, volume_extend_attached,
-    volume_manage, volume_recover, volume_revert, volume_unmanage, volume_upload,
+    VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage, VolumeUpload,
+    attachment_connect, attachment_disconnect, export_restore, object_clean, snapshot_create,
+    snapshot_delete, snapshot_manage, snapshot_unmanage, status_verify, volume_create, volume_delete,
+    volume_extend, volume_extend_attached, volume_manage, volume_recover, volume_revert, volume_unmanage,
+    volume_upload,
 };
 use tephra_replay_tests::docs::{check_document, repository};
 use tephra_replay_tests::world::{gib, pool};

@@ -11,7 +11,7 @@ use tephra_domain::attachment::{
     Connector,
 };
 use tephra_domain::effect::{Failure, FailureKind};
-use tephra_domain::ids::{ImageId, AttachmentId, OperationId, SnapshotId};
+use tephra_domain::ids::{AttachmentId, ImageId, OperationId, SnapshotId};
 use tephra_domain::scheduler::PlacementDecision;
 use tephra_domain::snapshot::{self, SnapshotEvent, SnapshotEventKind, SnapshotState, SnapshotStatus};
 use tephra_domain::units::Timestamp;

@@ -68,7 +68,9 @@ pub(super) async fn act(
             state.submit(identity, idempotency, command).await?;
             Ok(Some(StatusCode::OK.into_response()))
         }
-        "os-volume_upload_image" => upload(state, identity, idempotency, volume, version, json).await.map(Some),
+        "os-volume_upload_image" => {
+            upload(state, identity, idempotency, volume, version, json).await.map(Some)
+        }
         _ => Ok(None),
     }
 }
@@ -107,7 +109,12 @@ async fn upload(
     let is_newer = version.is_at_least(UPLOAD_PARAMS);
     let (visibility, protected) = if is_newer {
         fields.deny_unknown(&[
-            "image_name", "force", "disk_format", "container_format", "visibility", "protected",
+            "image_name",
+            "force",
+            "disk_format",
+            "container_format",
+            "visibility",
+            "protected",
         ])?;
         (Some(word("visibility", VISIBILITIES)?.unwrap_or("private")), flag("protected")?)
     } else {

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use crate::attachment::AttachmentEvent;
 use crate::effect::Failure;
-use crate::ids::{AttachmentId, ImageId, OperationId, PoolId, ProjectId, SnapshotId, UserId, VolumeTypeId, ZoneName};
+use crate::ids::{
+    AttachmentId, ImageId, OperationId, PoolId, ProjectId, SnapshotId, UserId, VolumeTypeId, ZoneName,
+};
 use crate::scheduler::PlacementDecision;
 use crate::units::SizeGib;
 

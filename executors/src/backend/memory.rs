@@ -93,7 +93,12 @@ type Objects = BTreeMap<BackendObject, MemoryObject>;
 impl MemoryBackend {
     /// An empty backend.
     pub fn new(config: MemoryConfig) -> Self {
-        Self { config: Arc::new(config), objects: Arc::default(), strangers: Arc::default(), images: Arc::default() }
+        Self {
+            config: Arc::new(config),
+            objects: Arc::default(),
+            strangers: Arc::default(),
+            images: Arc::default(),
+        }
     }
 
     /// Everything that exists now.

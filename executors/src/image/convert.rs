@@ -195,8 +195,62 @@ fn bad(image: Uuid, error: &ProcessError) -> ImageError {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use proptest::prelude::*;
+
     use super::parse;
+
+    proptest! {
+        #[test]
+        fn nonsense_from_qemu_img_is_an_error_or_a_disk_but_never_a_panic(
+            bytes in prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..512),
+                "[{}\\[\\]:,\"a-z0-9 .-]{0,256}".prop_map(String::into_bytes),
+            ]
+        ) {
+            if let Ok(info) = parse(&bytes) {
+                info.is_whole(Path::new("/image"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_anywhere_in_what_qemu_img_really_says_never_panics() {
+        let folder = tempfile::tempdir().unwrap();
+        for (format, options) in [
+            ("raw", ""),
+            ("qcow2", ""),
+            ("vmdk", "subformat=twoGbMaxExtentSparse"),
+            ("vmdk", ""),
+            ("vdi", ""),
+            ("vpc", ""),
+            ("vhdx", ""),
+        ] {
+            let image = folder.path().join(format!("{format}-{}", options.len()));
+            let mut create = Command::new("qemu-img");
+            create.args(["create", "-q", "-f", format]);
+            if !options.is_empty() {
+                create.args(["-o", options]);
+            }
+            assert!(create.arg(&image).arg("8M").status().unwrap().success(), "{format} {options}");
+            let info = Command::new("qemu-img").args(["info", "--output=json"]).arg(&image).output().unwrap();
+            let said = info.stdout;
+            assert!(parse(&said).is_ok(), "{format} {options}: {}", String::from_utf8_lossy(&said));
+            for at in 0..said.len() {
+                for byte in [0, b'"', b'{', b'-', b'9', 0xff] {
+                    let mut changed = said.clone();
+                    changed[at] = byte;
+                    if let Ok(info) = parse(&changed) {
+                        info.is_whole(&image);
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn what_qemu_img_says_is_read() {

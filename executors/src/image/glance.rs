@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde_json::{Map, Value, json};
-use tokio_util::io::ReaderStream;
 use tephra_domain::image::NewImage;
+use tokio_util::io::ReaderStream;
 use uuid::Uuid;
 
 use super::download::{Expected, save};

@@ -8,8 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use async_trait::async_trait;
 use reqwest::{Client, StatusCode, Url};
 use serde_json::{Value, json};
-use tokio_util::io::ReaderStream;
 use tephra_domain::image::NewImage;
+use tokio_util::io::ReaderStream;
 use uuid::Uuid;
 
 use super::download::{Expected, save};

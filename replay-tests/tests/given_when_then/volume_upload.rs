@@ -31,7 +31,7 @@ fn upload(volume: VolumeId, force: bool, visibility: &str) -> Command {
 
 #[test]
 fn given_an_available_volume_when_uploaded_then_an_image_holds_its_data() {
-    let mut world = World::new(&["one"]);
+    let mut world = World::with_backends(&["one"], true);
     let volume = world.given_volume(1, 9);
     let remembered = [("os_distro", "debian"), ("size", "1"), ("os_glance_stage", "x")];
     let remembered = remembered.map(|(key, value)| (key.to_owned(), value.to_owned()));
@@ -51,7 +51,7 @@ fn given_an_available_volume_when_uploaded_then_an_image_holds_its_data() {
 
 #[test]
 fn given_an_upload_that_fails_then_no_image_is_left_and_the_volume_is_what_it_was() {
-    let mut world = World::new(&["one"]);
+    let mut world = World::with_backends(&["one"], true);
     let volume = world.given_volume(1, 9);
     world.must(upload(volume, false, "private"));
     let failure = Failure::new(FailureKind::Mismatch, "the image service refuses it");
@@ -66,7 +66,7 @@ fn given_an_upload_that_fails_then_no_image_is_left_and_the_volume_is_what_it_wa
 
 #[test]
 fn given_a_volume_in_use_when_uploaded_then_only_by_force_and_it_is_in_use_again() {
-    let mut world = World::new(&["one"]);
+    let mut world = World::with_backends(&["one"], true);
     let volume = world.given_volume(1, 9);
     let attachment = world.connect(volume);
     world.settle();
@@ -80,7 +80,7 @@ fn given_a_volume_in_use_when_uploaded_then_only_by_force_and_it_is_in_use_again
 
 #[test]
 fn given_a_member_when_the_image_is_to_be_public_then_it_is_refused() {
-    let mut world = World::new(&["one"]);
+    let mut world = World::with_backends(&["one"], true);
     let volume = world.given_volume(1, 9);
     assert_eq!(code(world.when(upload(volume, false, "public"))), "PolicyNotAuthorized");
     assert!(world.when_admin(upload(volume, false, "public")).is_ok());

@@ -17,8 +17,7 @@ use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
     AttachmentConnect, AttachmentDisconnect, ExportRestore, ObjectClean, OperationKind, SnapshotCreate,
     SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
-    VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage,
-    VolumeUpload,
+    VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage, VolumeUpload,
 };
 use tephra_domain::quota::{QuotaEvent, QuotaLimits, QuotaResource};
 use tephra_domain::scheduler::{Candidate, FilterName, PlacementDecision};

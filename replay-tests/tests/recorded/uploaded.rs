@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tephra_domain::actor::Role;
+use tephra_domain::attachment::AttachMode;
 use tephra_domain::command::{AttachVolume, Command, CreateVolume, MetadataChange, UploadVolume};
 use tephra_domain::ids::{AttachmentId, ImageId, ProjectId, VolumeId};
 use tephra_domain::image::NewImage;
@@ -45,7 +46,7 @@ impl Recorder {
                 instance: None,
                 host: Some("compute-1".into()),
                 mountpoint: "/dev/vdb".into(),
-                mode: None,
+                mode: AttachMode::ReadWrite,
             })),
             3 => {
                 let change = MetadataChange::Merge([("os_distro".to_owned(), "debian".to_owned())].into());

@@ -10,7 +10,10 @@ use tephra_domain::image::ImageFacts;
 use super::codec::{Id, Map, Wire, wire_enum, wire_struct};
 use super::commit::{ActorV1, IdempotencyV1};
 use super::orders::{EffectKeyV1, OutcomeV1};
-use super::values::{AttachModeV1, BackendDescriptionV1, ConnectorV1, DebtIdV1, FoundKindV1, NewImageV1, PoolIdV1, QuotaResourceV1, SnapshotStateV1, VolumeSourceV1, VolumeStateV1};
+use super::values::{
+    AttachModeV1, BackendDescriptionV1, ConnectorV1, DebtIdV1, FoundKindV1, NewImageV1, PoolIdV1,
+    QuotaResourceV1, SnapshotStateV1, VolumeSourceV1, VolumeStateV1,
+};
 use crate::gateway::Submission;
 use crate::wire::Invalid;
 
