@@ -260,7 +260,7 @@ def lying(tmp_path: pathlib.Path) -> dict:
         b'RW 2048 FLAT "/etc/shadow" 0\n')
     qcow2 = base.read_bytes()
     return {
-        "longer than it says": (data, "raw", {"size": len(data) - 1}, "more"),
+        "longer than it says": (data, "raw", {"size": len(data) - 1}, "is longer than"),
         "shorter than it says": (data, "raw", {"size": len(data) + 1}, ""),
         "another hash": (data, "raw", {"os_hash_value": "0" * 128}, ""),
         "qcow2 that says raw": (qcow2, "raw", {}, "declared as raw, but its file is qcow2"),

@@ -52,6 +52,31 @@ impl SimBackend {
             .ok_or_else(|| Failure::new(FailureKind::ObjectMissing, format!("{object} is not on {pool}")))
     }
 
+    /// What is taken over under the name `from`, unless it has been already.
+    fn adopted(
+        &mut self,
+        pool: &PoolId,
+        object: BackendObject,
+        from: &str,
+        size: Option<SizeGib>,
+    ) -> Result<Contents, Failure> {
+        if let Some(contents) = self.contents(pool, object) {
+            return Ok(contents);
+        }
+        let outside = (pool.clone(), Box::from(from));
+        match self.strangers.get(&outside) {
+            None => Err(Failure::new(FailureKind::ObjectMissing, format!("{from} is not on {pool}"))),
+            Some(contents) if size.is_some_and(|size| size != contents.size) => {
+                Err(Failure::new(FailureKind::Mismatch, format!("{from} has another size")))
+            }
+            Some(contents) => {
+                let contents = *contents;
+                self.strangers.remove(&outside);
+                Ok(contents)
+            }
+        }
+    }
+
     /// Brings an effect about. Idempotent, like every backend.
     ///
     /// # Errors
@@ -93,25 +118,7 @@ impl SimBackend {
                 }
                 return Ok(());
             }
-            Effect::Adopt { object, from, size } => {
-                let outside = (pool.clone(), from.clone());
-                match (self.contents(pool, *object), self.strangers.get(&outside).copied()) {
-                    (Some(contents), _) => put(*object, contents),
-                    (None, None) => {
-                        return Err(Failure::new(
-                            FailureKind::ObjectMissing,
-                            format!("{from} is not on {pool}"),
-                        ));
-                    }
-                    (None, Some(contents)) if size.is_some_and(|size| size != contents.size) => {
-                        return Err(Failure::new(FailureKind::Mismatch, format!("{from} has another size")));
-                    }
-                    (None, Some(contents)) => {
-                        self.strangers.remove(&outside);
-                        put(*object, contents)
-                    }
-                }
-            }
+            Effect::Adopt { object, from, size } => put(*object, self.adopted(pool, *object, from, *size)?),
             Effect::ExportVolume { volume, export } => {
                 let contents = self.existing(pool, *volume)?;
                 self.exports.insert((pool.clone(), export.attachment), (*volume, contents.size));

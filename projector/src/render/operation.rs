@@ -7,7 +7,7 @@ use tephra_domain::ids::{BackendName, OperationId, PoolId, SnapshotId};
 use tephra_domain::operation::{Access, Operation, ResourceKey};
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
-    OperationKind, VolumeCreate, VolumeDelete, VolumeExtendAttached, VolumeRevert,
+    OperationKind, VolumeCreate, VolumeDelete, VolumeExtendAttached, VolumeRevert, VolumeUpload,
 };
 use tephra_domain::units::Timestamp;
 
@@ -94,16 +94,7 @@ pub fn parameters(kind: &OperationKind) -> Value {
             "pool": restore.pool.to_string(),
             "export": export(&restore.export),
         }),
-        OperationKind::VolumeUpload(upload) => json!({
-            "volume_id": upload.volume.to_string(),
-            "pool": upload.pool.to_string(),
-            "image_id": upload.image.id.to_string(),
-            "image_name": upload.image.name,
-            "disk_format": upload.image.disk_format,
-            "container_format": upload.image.container_format,
-            "visibility": upload.image.visibility,
-            "protected": upload.image.protected,
-        }),
+        OperationKind::VolumeUpload(upload) => volume_upload(upload),
     }
 }
 
@@ -113,6 +104,19 @@ fn export(export: &Export) -> Value {
         "initiator": export.initiator,
         "address": export.address,
         "mode": export.mode.as_str(),
+    })
+}
+
+fn volume_upload(VolumeUpload { volume, pool, image }: &VolumeUpload) -> Value {
+    json!({
+        "volume_id": volume.to_string(),
+        "pool": pool.to_string(),
+        "image_id": image.id.to_string(),
+        "image_name": image.name,
+        "disk_format": image.disk_format,
+        "container_format": image.container_format,
+        "visibility": image.visibility,
+        "protected": image.protected,
     })
 }
 
