@@ -270,7 +270,7 @@ def lying(tmp_path: pathlib.Path) -> dict:
         "a file of the host behind it": (passwd.read_bytes(), "qcow2", {}, "backing file"),
         "its data elsewhere": (outside.read_bytes(), "qcow2", {}, "data file"),
         "a vmdk that names a file of the host": (descriptor, "vmdk", {}, "separate extent"),
-        "cut off": (qcow2[: len(qcow2) // 2], "qcow2", {}, ""),
+        "cut off": (qcow2[: len(qcow2) // 2], "qcow2", {}, "its end is missing"),
         "nonsense": (os.urandom(3 * BLOCK), "vhdx", {}, "declared as vhdx"),
         "a format that nobody reads": (data, "ploop", {}, "disk format"),
         "a wrapped disk": (data, "raw", {"container_format": "ova"}, "container format"),

@@ -147,7 +147,13 @@ async fn upload(
         "status": "uploading",
         "display_description": row.description,
         "size": row.size.gib(),
-        "volume_type": state.views.volume_type(row.volume_type)?.map(|volume_type| volume_type.name),
+        // Cinder shows the whole type here, not its name, and cinderclient counts on it
+        "volume_type": state.views.volume_type(row.volume_type)?.map(|volume_type| json!({
+            "id": row.volume_type.to_string(),
+            "name": volume_type.name,
+            "description": volume_type.description,
+            "is_public": volume_type.is_public,
+        })),
         "image_id": id.to_string(),
         "container_format": image.container_format,
         "disk_format": image.disk_format,

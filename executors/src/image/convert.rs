@@ -32,6 +32,10 @@ impl Default for Limits {
 const LOOK_TIME_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_STDOUT_LIMIT_BYTES: usize = 1 << 20;
 
+/// How `qemu-img check` says that a format has nothing to check, and that space is lost but no data.
+const NOT_CHECKABLE: i32 = 63;
+const ONLY_LEAKS: i32 = 3;
+
 /// What `qemu-img info --output=json` says.
 #[derive(Debug, Deserialize)]
 struct Info {
@@ -117,7 +121,25 @@ impl QemuImg {
         if info.format != declared.driver() || info.encrypted || !info.is_whole(file) {
             return Err(ImageError::unacceptable(image, "it is encrypted, or is not what it says"));
         }
+        self.check(image, declared, file).await?;
         Ok(info.virtual_size)
+    }
+
+    /// Makes sure that nothing of an image is missing: where a file has lost its end, qemu reads
+    /// zeroes.
+    async fn check(&self, image: Uuid, declared: Format, file: &Path) -> Result<(), ImageError> {
+        let check = self
+            .program(self.limits.time_limit)
+            .args(["check", "-q", "-f", declared.driver(), "--"])
+            .arg(file);
+        match self.launcher.launch(check).await {
+            Ok(_) => Ok(()),
+            Err(ProcessError::Failed { code: Some(NOT_CHECKABLE | ONLY_LEAKS), .. }) => Ok(()),
+            Err(ProcessError::Failed { .. }) => {
+                Err(ImageError::unacceptable(image, "it is damaged, or its end is missing"))
+            }
+            Err(error) => Err(bad(image, &error)),
+        }
     }
 
     /// Writes an image's disk into a volume that is there already, and sees to it that it is on the
