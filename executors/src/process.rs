@@ -169,6 +169,11 @@ impl Program {
         &self.argv
     }
 
+    /// After how long it is made to end.
+    pub const fn time_limit(&self) -> Duration {
+        self.time_limit
+    }
+
     /// Asks it to end (SIGTERM) where others are killed. For lvm2: killed between two calls to the
     /// kernel it leaves devices suspended, but asked it lets go of its lock first. One that does
     /// not end goes on by itself, and nobody waits for it.

@@ -5,7 +5,7 @@
 //! 2. Ask the ledger whether the attempt is still due ([`Command::CheckAttempt`]). Asked under the
 //!    lock, the answer stays true long enough: whatever comes after this operation on the volume
 //!    waits for the lock. A late order is dropped here, before it does harm.
-//! 3. Perform it under the time limit of its kind ([`limits`]). What goes on after its limit keeps
+//! 3. Perform it under the time limit that the backend has for its kind ([`limits`]). What goes on after its limit keeps
 //!    the locks, so the next attempt does not meet it.
 //! 4. Report the outcome until the ledger has taken it, then acknowledge.
 //!
@@ -35,7 +35,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::ledger::LedgerClient;
-use self::limits::EffectLimits;
 use self::orders::OrderDesk;
 use self::pools::PoolReporter;
 use crate::backend::Backend;
@@ -58,8 +57,6 @@ pub struct RunnerConfig {
     pub keep_interval: Duration,
     /// How long effects that are being performed may go on after it was told to stop.
     pub drain_limit: Duration,
-    /// How long each kind of effect may take.
-    pub limits: EffectLimits,
     /// What makes volumes of images; nothing if no image store is configured.
     pub images: Option<Arc<Images>>,
 }
@@ -72,7 +69,6 @@ impl Default for RunnerConfig {
             stats_interval: Duration::from_secs(10),
             keep_interval: Duration::from_secs(5),
             drain_limit: Duration::from_secs(30),
-            limits: EffectLimits::default(),
             images: None,
         }
     }
@@ -118,6 +114,7 @@ impl Runner {
             locks: VolumeLocks::default(),
             workers: Arc::new(Semaphore::new(config.parallelism.max(1))),
             finished: Arc::default(),
+            limits: backend.limits(),
             changed: Arc::clone(&changed),
             config: config.clone(),
             cancel: cancel.clone(),

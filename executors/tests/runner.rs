@@ -10,7 +10,9 @@ use std::time::Duration;
 use support::{Lab, create, eventually, gib, is_report, order, snapshot, volume};
 use tephra_domain::command::Command;
 use tephra_domain::effect::{Effect, Failure, FailureKind, Outcome};
+use tephra_domain::ids::PoolName;
 use tephra_domain::units::Timestamp;
+use tephra_executors::backend::Backend;
 use tephra_executors::backend::faulty::{Fault, Rule, Strikes};
 use tephra_executors::runner::limits::EffectLimits;
 use tokio::sync::Notify;
@@ -175,8 +177,8 @@ async fn what_outlives_its_time_limit_keeps_its_volume() {
     let gate = Arc::new(Notify::new());
     lab.faulty.inject(Rule::once("CreateVolume", Strikes::Before, Fault::Gate(Arc::clone(&gate))));
     let metadata = Duration::from_millis(50);
-    let runner =
-        lab.start_with(|config| config.limits = EffectLimits { metadata, ..EffectLimits::default() });
+    lab.faulty.limit(EffectLimits { metadata, ..EffectLimits::default() });
+    let runner = lab.start();
     lab.queue.send(order(1, 1, create(volume(1))));
     lab.acknowledged(1).await;
     assert_eq!(lab.gateway.failures()[0].kind, FailureKind::TimedOut);
@@ -194,13 +196,40 @@ async fn what_outlives_its_time_limit_keeps_its_volume() {
 }
 
 #[tokio::test]
+async fn an_effect_may_take_as_long_as_its_backend_says() {
+    let lab = Lab::new();
+    let (zeroed, compared) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    lab.faulty.inject(Rule::once("DeleteVolume", Strikes::Before, Fault::Gate(Arc::clone(&zeroed))));
+    lab.faulty.inject(Rule::once("ShrinkVolume", Strikes::Before, Fault::Gate(Arc::clone(&compared))));
+    lab.faulty.inject(Rule::once("CreateVolume", Strikes::Before, Fault::Crash));
+    lab.memory.perform(&PoolName::new("memory"), &create(volume(1))).await.unwrap();
+    lab.memory.perform(&PoolName::new("memory"), &create(volume(2))).await.unwrap();
+    let (short, long) = (Duration::from_millis(50), Duration::from_secs(3600));
+    lab.faulty.limit(EffectLimits { metadata: short, resize: long, remove: long, copy: short, lock: short });
+    let runner = lab.start();
+    lab.queue.send(order(1, 1, Effect::DeleteVolume { volume: volume(1) }));
+    lab.queue.send(order(2, 1, Effect::ShrinkVolume { volume: volume(2), to: gib(1) }));
+    eventually("both are at work", || lab.faulty.calls().len() == 2).await;
+    // by the time that this one has outlived the short limit, they have long outlived it, too
+    lab.queue.send(order(3, 1, create(volume(3))));
+    lab.acknowledged(1).await;
+    assert_eq!(lab.gateway.failures().len(), 1);
+    zeroed.notify_one();
+    compared.notify_one();
+    lab.acknowledged(3).await;
+    assert_eq!(lab.gateway.failures().len(), 1, "{:?}", lab.gateway.failures());
+    assert!(lab.memory.object(volume(1)).is_none());
+    lab.cancel.cancel();
+    runner.stopped().await;
+}
+
+#[tokio::test]
 async fn an_order_whose_volume_stays_busy_times_out() {
     let lab = Lab::new();
     lab.faulty.inject(Rule::once("CreateVolume", Strikes::Before, Fault::Crash));
     let short = Duration::from_millis(30);
-    let runner = lab.start_with(|config| {
-        config.limits = EffectLimits { metadata: short, lock: short, ..EffectLimits::default() };
-    });
+    lab.faulty.limit(EffectLimits { metadata: short, lock: short, ..EffectLimits::default() });
+    let runner = lab.start();
     lab.queue.send(order(1, 1, create(volume(1))));
     lab.acknowledged(1).await;
     lab.queue.send(order(1, 2, create(volume(1))));

@@ -100,7 +100,7 @@ impl RbdSection {
                 "must be a UUID",
             ),
             ("clone_format", self.clone_format.is_some_and(|it| !(1..=2).contains(&it)), "must be 1 or 2"),
-            // the ledger gives up an extend after a minute: two of our commands must fit
+            // figures and listings wait half a minute: a cluster that is slower is as good as down
             ("command_timeout_s", !(1..=50).contains(&self.command_timeout_s), "must be between 1 and 50"),
             ("sweep_interval_s", self.sweep_interval_s == 0, "must be at least 1"),
         ];

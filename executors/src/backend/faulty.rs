@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::{Backend, Content};
 use crate::export::Exporter;
+use crate::runner::limits::EffectLimits;
 
 /// When a fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,12 +90,19 @@ pub struct FaultyBackend {
     script: Mutex<Vec<Rule>>,
     stats_failure: Mutex<Option<Failure>>,
     calls: Mutex<Vec<Effect>>,
+    limits: Mutex<Option<EffectLimits>>,
 }
 
 impl FaultyBackend {
     /// Passes everything through until a fault is injected.
     pub fn new(inner: Arc<dyn Backend>) -> Self {
-        Self { inner, script: Mutex::default(), stats_failure: Mutex::default(), calls: Mutex::default() }
+        Self {
+            inner,
+            script: Mutex::default(),
+            stats_failure: Mutex::default(),
+            calls: Mutex::default(),
+            limits: Mutex::default(),
+        }
     }
 
     /// Adds a line to the script. The first line that matches a call strikes.
@@ -111,6 +119,11 @@ impl FaultyBackend {
     /// From now on the backend shows neither figures nor objects, for this reason; or it does again.
     pub fn fail_stats(&self, failure: Option<Failure>) {
         *self.stats_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    /// A runner that starts from now on gives effects so much time.
+    pub fn limit(&self, limits: EffectLimits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some(limits);
     }
 
     /// Every effect that was asked for, in order, whatever became of it.
@@ -158,6 +171,11 @@ impl Backend for FaultyBackend {
             Some(failure) => Err(failure),
             None => self.inner.stats(now).await,
         }
+    }
+
+    fn limits(&self) -> EffectLimits {
+        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        limits.unwrap_or_else(|| self.inner.limits())
     }
 
     async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {

@@ -41,6 +41,7 @@ use self::step::{Commands, Plan, Step, Then};
 use super::{Backend, Content};
 use crate::export;
 use crate::process::{Launcher, Program};
+use crate::runner::limits::EffectLimits;
 
 pub use self::open::OpenError;
 
@@ -50,6 +51,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How often a plan may end with "look again": a revert that meets the leavings of two others
 /// needs five.
 const MOST_LOOKS: usize = 12;
+
+/// More commands of lvm2 than any effect needs beside those that touch data, with all that it may have
+/// to finish first for attempts that were killed.
+const MOST_COMMANDS: u32 = 32;
+
+/// How often an effect may touch all data of a volume: it finishes a merge or clears what one has
+/// left, copies, flushes, and clears the snapshot that was copied from.
+const MOST_PASSES: u32 = 4;
 
 /// How new volumes get their space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +140,15 @@ impl LvmConfig {
             busy_patience: Duration::from_secs(2),
             lock_directory: PathBuf::from("/run/lock"),
         }
+    }
+
+    /// Every command has a time limit of its own, at which its effect fails. An effect may take as
+    /// long as all of its commands together: ended before, it would go on behind everybody's back,
+    /// and the next attempt would meet its locks. Of any kind: there may be a merge to be waited for.
+    pub fn limits(&self) -> EffectLimits {
+        let commands = self.command_time_limit.saturating_mul(MOST_COMMANDS);
+        let all = self.copy_time_limit.saturating_mul(MOST_PASSES).saturating_add(commands);
+        EffectLimits { metadata: all, resize: all, remove: all, copy: all, ..EffectLimits::default() }
     }
 }
 
@@ -310,6 +328,16 @@ fn explained(step: &Step, failure: Failure) -> Failure {
         let message = format!("{lv} holds data beyond {from} bytes; nothing was cut off");
         return Failure::new(FailureKind::Mismatch, message);
     }
+    if let Step::SnapshotAgain { lv, of, .. } = step
+        && failure.kind == FailureKind::NoSpace
+    {
+        let message = format!(
+            "{of} has been reverted to {lv}, for which there is no room any more, and until it is taken \
+             again {of} can only be deleted: {}",
+            failure.message
+        );
+        return Failure::new(FailureKind::NoSpace, message);
+    }
     if let Step::Clear { lv, .. } = step
         && failure.kind == FailureKind::Unsupported
     {
@@ -371,6 +399,10 @@ impl Backend for LvmBackend {
             capabilities: self.capabilities(),
             reported_at: now,
         }])
+    }
+
+    fn limits(&self) -> EffectLimits {
+        self.config.limits()
     }
 
     async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {

@@ -28,13 +28,15 @@ use tephra_domain::ids::{BackendName, PoolId, PoolName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
 
+use crate::export::Exporter;
+use crate::runner::limits::EffectLimits;
+
 /// Where the bytes of an object are, for a program on this host that reads or writes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
     /// As `qemu-img` and `tgtd` name it: the path of a file or a block device, or `rbd:…`.
     pub location: OsString,
 }
-use crate::export::Exporter;
 
 /// A kind of storage, configured.
 #[async_trait]
@@ -47,6 +49,12 @@ pub trait Backend: Send + Sync {
 
     /// How full its pools are. `provisioned_gib` is left at what the backend itself can see.
     async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure>;
+
+    /// How long each kind of effect may take: at least as long as the backend itself waits for what
+    /// it does. Asked once, when a runner starts.
+    fn limits(&self) -> EffectLimits {
+        EffectLimits::default()
+    }
 
     /// Brings the effect about on one of its pools, or says why not. Idempotent.
     async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure>;
@@ -64,6 +72,7 @@ pub trait Backend: Send + Sync {
         let message = format!("{}#{pool} cannot show the bytes of {object}", self.name());
         Err(Failure::new(FailureKind::Unsupported, message))
     }
+
     /// What makes its volumes reachable, where they are not by themselves.
     fn exporter(&self) -> Option<Arc<dyn Exporter>> {
         None

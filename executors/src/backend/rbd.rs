@@ -33,6 +33,7 @@ use self::report::{Image, capacity};
 use super::{Backend, Content};
 use crate::export;
 use crate::process::Launcher;
+use crate::runner::limits::EffectLimits;
 
 mod cli;
 mod failure;
@@ -114,7 +115,24 @@ impl RbdConfig {
             sweep_interval: Duration::from_secs(10 * 60),
         }
     }
+
+    /// Every command has a time limit of its own, at which its effect fails. An effect may take as
+    /// long as all of its commands together, and as it waits for whoever has the image open. Of any
+    /// kind: what a killed attempt has left may have to be removed first.
+    pub fn limits(&self) -> EffectLimits {
+        let quick = cli::quick_limit(self).saturating_mul(MOST_COMMANDS);
+        let long = cli::DATA_LIMIT.saturating_mul(MOST_PASSES);
+        let all = quick.saturating_add(long).saturating_add(self.watcher_wait);
+        EffectLimits { metadata: all, resize: all, remove: all, copy: all, ..EffectLimits::default() }
+    }
 }
+
+/// More quick commands than any effect needs: the longest chain of ancestors, twice over.
+const MOST_COMMANDS: u32 = 128;
+
+/// How often an effect may touch all data of an image: a clone grows and gets data of its own, and
+/// what a deleted one was made from is freed with it.
+const MOST_PASSES: u32 = 4;
 
 /// How often somebody who has an image open is looked for while waiting.
 const WATCHER_PAUSE: Duration = Duration::from_secs(1);
@@ -452,6 +470,10 @@ impl Backend for RbdBackend {
         Ok(pools)
     }
 
+    fn limits(&self) -> EffectLimits {
+        self.config.limits()
+    }
+
     async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
         self.known(pool)?;
         match self.cluster.perform(pool.as_str(), effect).await {
@@ -495,4 +517,26 @@ impl Backend for RbdBackend {
 )]
 fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_effect_may_take_as_long_as_its_commands() {
+        let config = RbdConfig {
+            command_timeout: Duration::from_secs(50),
+            watcher_wait: Duration::from_secs(600),
+            ..RbdConfig::new(BackendName::new("rbd"), "host", PoolName::new("volumes"))
+        };
+        let limits = config.limits();
+        let quick = cli::quick_limit(&config);
+        // a create that finds the remains of another: look, make, remove, make
+        assert!(limits.metadata >= cli::DATA_LIMIT + quick * 3);
+        assert!(limits.remove >= cli::DATA_LIMIT + config.watcher_wait + quick * 4);
+        assert!(limits.resize >= cli::DATA_LIMIT + quick && limits.copy >= cli::DATA_LIMIT * 2);
+    }
 }

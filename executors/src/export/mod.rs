@@ -26,6 +26,7 @@ use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
 
 use crate::backend::{Backend, Content};
+use crate::runner::limits::EffectLimits;
 
 /// Makes and removes exports. Idempotent, like a backend: it looks first, and a crash at any point
 /// is repaired by the same call again.
@@ -91,6 +92,10 @@ impl Backend for Exporting {
             pool.capabilities.insert("storage_protocol".to_owned(), "iSCSI".to_owned());
         }
         Ok(stats)
+    }
+
+    fn limits(&self) -> EffectLimits {
+        self.backend.limits()
     }
 
     async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {

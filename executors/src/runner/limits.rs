@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tephra_domain::effect::Effect;
 
-/// Making, growing, shrinking, looking: a few system calls, or one command of a backend's tools.
+/// Making, growing, shrinking, looking, where a backend does not say otherwise: a few system calls, or one command of a backend's tools.
 /// A minute is far beyond the slowest that was seen, and short enough to notice a hanging mount.
 pub const METADATA_LIMIT: Duration = Duration::from_secs(60);
 
-/// Removing: a large file's blocks are freed one by one on some file systems.
+/// Removing, where a backend does not say otherwise: a large file's blocks are freed one by one on some file systems.
 pub const REMOVE_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// Copying whole volumes: 8 TiB at 100 MiB/s is about a day.
@@ -41,11 +41,15 @@ pub const DUE_NAP: Duration = Duration::from_secs(1);
 /// How many finished attempts are remembered, so that a repeated order is not performed again.
 pub const FINISHED_REMEMBERED: usize = 16_384;
 
-/// How long each kind of effect may take.
+/// How long each kind of effect may take. Every backend gives its own
+/// ([`Backend::limits`](crate::backend::Backend::limits)): what it is configured to wait for must
+/// not be ended here before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectLimits {
-    /// Creating blank volumes, extending, shrinking, verifying.
+    /// Creating blank volumes, verifying, taking over and giving up, exports.
     pub metadata: Duration,
+    /// Extending and shrinking: what is cut off may have to be read before.
+    pub resize: Duration,
     /// Deleting.
     pub remove: Duration,
     /// Snapshots, clones, reverts, overwrites.
@@ -56,7 +60,13 @@ pub struct EffectLimits {
 
 impl Default for EffectLimits {
     fn default() -> Self {
-        Self { metadata: METADATA_LIMIT, remove: REMOVE_LIMIT, copy: COPY_LIMIT, lock: LOCK_LIMIT }
+        Self {
+            metadata: METADATA_LIMIT,
+            resize: METADATA_LIMIT,
+            remove: REMOVE_LIMIT,
+            copy: COPY_LIMIT,
+            lock: LOCK_LIMIT,
+        }
     }
 }
 
@@ -65,14 +75,13 @@ impl EffectLimits {
     pub const fn of(&self, effect: &Effect) -> Duration {
         match effect {
             Effect::CreateVolume { .. }
-            | Effect::ExtendVolume { .. }
-            | Effect::ShrinkVolume { .. }
             | Effect::Verify { .. }
             | Effect::Adopt { .. }
             | Effect::Disown { .. }
             | Effect::ExportVolume { .. }
             | Effect::UnexportVolume { .. }
             | Effect::RemoveImage { .. } => self.metadata,
+            Effect::ExtendVolume { .. } | Effect::ShrinkVolume { .. } => self.resize,
             Effect::DeleteVolume { .. } | Effect::DeleteSnapshot { .. } => self.remove,
             Effect::CreateVolumeFromSnapshot { .. }
             | Effect::CloneVolume { .. }

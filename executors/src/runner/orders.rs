@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use super::RunnerConfig;
 use super::ledger::LedgerClient;
-use super::limits::{DUE_NAP, FINISHED_REMEMBERED};
+use super::limits::{DUE_NAP, EffectLimits, FINISHED_REMEMBERED};
 use crate::backend::Backend;
 use crate::image;
 use crate::locks::{VolumeGuard, VolumeLocks};
@@ -33,6 +33,7 @@ pub struct OrderDesk {
     pub workers: Arc<Semaphore>,
     pub finished: Arc<Finished>,
     pub changed: Arc<Notify>,
+    pub limits: EffectLimits,
     pub config: RunnerConfig,
     /// No new work.
     pub cancel: CancellationToken,
@@ -98,7 +99,7 @@ impl OrderDesk {
         self.wait_until_due(order.due.not_before).await;
         let began = Instant::now();
         let effect = &order.due.effect;
-        let locked = tokio::time::timeout(self.config.limits.lock, self.locks.acquire(effect)).await;
+        let locked = tokio::time::timeout(self.limits.lock, self.locks.acquire(effect)).await;
         // only now: an earlier delivery of the same attempt may have been at work
         if let Some(outcome) = self.finished.outcome(order.due.key) {
             return Ok(Prepared::Known(outcome));
@@ -135,7 +136,7 @@ impl OrderDesk {
         let images = self.config.images.clone();
         let finished = Arc::clone(&self.finished);
         let in_flight = ::metrics::gauge!(metrics::EFFECTS_IN_FLIGHT, "backend" => self.label());
-        let limit = self.config.limits.of(&effect);
+        let limit = self.limits.of(&effect);
         let began = Instant::now();
         let work = async move {
             in_flight.increment(1.0);

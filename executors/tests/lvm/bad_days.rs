@@ -316,6 +316,63 @@ async fn a_revert_whose_merge_was_killed_is_finished_whatever_comes_next() {
     assert_eq!(group.lvs().len(), 3);
 }
 
+/// Somebody else takes all space that there is, as soon as a merge has freed some.
+struct TakesTheRoom(Arc<std::sync::atomic::AtomicBool>);
+
+#[async_trait]
+impl Launcher for TakesTheRoom {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        let merges = program.argv().iter().any(|word| word == "--merge");
+        let output = Spawner.launch(program).await;
+        if merges && !self.0.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            run(["lvcreate", "-y", "-l", "100%FREE", "-n", "greedy", "tephra-room"]);
+        }
+        output
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn a_reverted_volume_without_room_for_its_snapshot_loses_nothing_and_can_be_deleted() {
+    let group = Group::new("tephra-room", 8);
+    let used = volume();
+    let (snapshot, safety) = (snapshot_of(used), safety_of(used));
+    let taken = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let launcher = Arc::new(TakesTheRoom(Arc::clone(&taken)));
+    let backend = LvmBackend::open(group.config(Provisioning::Thick), launcher).await.unwrap();
+    done(&backend, create(used)).await;
+    write(&backend, used, 1, SOME);
+    done(&backend, Effect::CreateSnapshot { snapshot }).await;
+    let first = fingerprint(&backend, used);
+    write(&backend, used, 5, SOME);
+    done(&backend, Effect::CreateSnapshot { snapshot: safety }).await;
+    let second = fingerprint(&backend, used);
+
+    let revert = Effect::RevertToSnapshot { volume: used, snapshot };
+    let undo = Effect::RevertToSnapshot { volume: used, snapshot: safety };
+    for effect in [revert.clone(), revert.clone(), undo.clone()] {
+        let message = refused(&backend, effect, FailureKind::NoSpace).await;
+        assert!(message.contains("has been reverted to") && message.contains("only be deleted"), "{message}");
+    }
+    assert_eq!(fingerprint(&backend, used), first);
+    assert_eq!(fingerprint(&backend, safety), second);
+
+    // with room, the undo takes the snapshot before it changes the volume
+    run(["lvremove", "-y", "tephra-room/greedy"]);
+    done(&backend, undo).await;
+    for (object, expected) in [(used, &second), (snapshot, &first), (safety, &second)] {
+        assert_eq!(&fingerprint(&backend, object), expected, "{object}");
+    }
+
+    // and without, everything can be deleted
+    taken.store(false, std::sync::atomic::Ordering::SeqCst);
+    refused(&backend, revert, FailureKind::NoSpace).await;
+    for gone in [safety, snapshot, used] {
+        done(&backend, Effect::delete(gone)).await;
+    }
+    assert_eq!(group.lvs(), ["greedy"]);
+}
+
 #[tokio::test]
 #[ignore = "needs real lvm2: ./test lvm"]
 async fn what_is_deleted_is_cleared_as_configured() {

@@ -7,8 +7,9 @@
 //! * A volume is tagged [`name::DELETING`] before the first of its bytes is cleared. A thick
 //!   snapshot is split from its origin before that; what is left is no snapshot any more.
 //! * A merge consumes the snapshot. Its name is tagged onto the volume before, and the tag goes
-//!   when the snapshot has been taken again. In between, [`settle`] finishes what was begun,
-//!   whatever effect comes first.
+//!   when the snapshot has been taken again. In between, [`settle`] finishes what was begun before
+//!   anything may change the volume. Deletes go on without: where the space that the merge freed has
+//!   gone to others, they make room.
 //! * A thin volume is replaced by renaming: the new one beside it, the old one aside, the new one
 //!   into its place. At every point the two that are there say what comes next.
 

@@ -27,6 +27,8 @@ pub enum Step {
     CreateThin { lv: String, bytes: u64, pool: String, incomplete: bool },
     /// A snapshot with space for all of its origin, which has so many bytes.
     SnapshotThick { lv: String, of: String, bytes: u64 },
+    /// A thick snapshot that a merge has consumed, under its name.
+    SnapshotAgain { lv: String, of: String, bytes: u64 },
     /// A snapshot in its origin's pool; a volume from it if it is to be written.
     SnapshotThin { lv: String, of: String, is_volume: bool, incomplete: bool },
     /// One tag more.
@@ -119,7 +121,7 @@ impl Commands<'_> {
                 let program = self.lvm("lvcreate").args(["-y", "-T", "-n", lv]);
                 one(tagged(program, *incomplete).args(["-V", &in_bytes(*bytes)]).arg(self.path(pool)))
             }
-            Step::SnapshotThick { lv, of, bytes } => {
+            Step::SnapshotThick { lv, of, bytes } | Step::SnapshotAgain { lv, of, bytes } => {
                 let chunk = in_bytes(SNAPSHOT_CHUNK_BYTES);
                 let program = self.lvm("lvcreate").args(["-y", "-s", "-c", &chunk, "-n", lv]);
                 one(tagged(program, false).args(["-L", &in_bytes(snapshot_bytes(*bytes))]).arg(self.path(of)))

@@ -17,11 +17,16 @@ use super::report::{Extent, Image, Listed, Monitors, PoolDetail, Snapshot, Statu
 use crate::process::{Launcher, Program};
 
 /// What a command that moves data may take at most: as long as the cluster answers, it goes on.
-const DATA_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const DATA_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Between the tools' own time limits and the moment at which they are killed: they say more
 /// about what did not answer than a killed one.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// What a command may take whose work does not grow with the data.
+pub(super) const fn quick_limit(config: &RbdConfig) -> Duration {
+    config.command_timeout.saturating_add(GRACE)
+}
 
 /// What the differences of an image may take in JSON: 64 bytes for each of the 2 Mi objects of 8 TiB.
 const DIFF_LIMIT_BYTES: usize = 128 << 20;
@@ -73,7 +78,7 @@ impl Cli {
 
     /// A command whose work does not grow with the data.
     fn quick(&self, command: &str, pool: &str) -> Program {
-        self.rbd(self.config.command_timeout.saturating_add(GRACE), command, pool)
+        self.rbd(quick_limit(&self.config), command, pool)
     }
 
     fn long(&self, command: &str, pool: &str) -> Program {
@@ -242,8 +247,7 @@ impl Cli {
     }
 
     fn ceph(&self) -> Program {
-        let limit = self.config.command_timeout.saturating_add(GRACE);
-        Program::new("ceph", limit)
+        Program::new("ceph", quick_limit(&self.config))
             .args(self.connection())
             .arg(format!("--connect-timeout={}", self.config.command_timeout.as_secs().max(1)))
             .args(["--format", "json"])

@@ -7,6 +7,42 @@ use super::super::report::Lv;
 use super::super::step::{Plan, Step, Then};
 use super::{World, activated, half_reverted, home, is_unused};
 
+/// Whether an effect needs a snapshot that a merge has consumed to be taken again before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TakeAgain {
+    /// What comes next may change the volume, whose data is the snapshot's until then.
+    Now,
+    /// The volume stays as it is, or goes with its tags. Where there is no room for the snapshot,
+    /// this must go on: deleting makes room.
+    Later,
+    /// The snapshot itself is to go.
+    No,
+}
+
+fn whether_to_take_again(effect: &Effect, snapshot: &str) -> TakeAgain {
+    match effect {
+        Effect::DeleteSnapshot { snapshot: going } if name::of(*going) == snapshot => TakeAgain::No,
+        Effect::DeleteSnapshot { .. }
+        | Effect::DeleteVolume { .. }
+        | Effect::UnexportVolume { .. }
+        | Effect::Verify { .. } => TakeAgain::Later,
+        Effect::CreateVolume { .. }
+        | Effect::CreateVolumeFromImage { .. }
+        | Effect::CreateVolumeFromSnapshot { .. }
+        | Effect::CloneVolume { .. }
+        | Effect::ExtendVolume { .. }
+        | Effect::ShrinkVolume { .. }
+        | Effect::CreateSnapshot { .. }
+        | Effect::RevertToSnapshot { .. }
+        | Effect::OverwriteVolume { .. }
+        | Effect::Adopt { .. }
+        | Effect::Disown { .. }
+        | Effect::ExportVolume { .. }
+        | Effect::UploadImage { .. }
+        | Effect::RemoveImage { .. } => TakeAgain::Now,
+    }
+}
+
 impl World<'_> {
     /// A merge whose command was killed with its devices suspended. `lvs` waits for the group's
     /// lock, under which lvm2 suspends, so what it shows suspended nobody is at work on.
@@ -41,8 +77,13 @@ impl World<'_> {
             // the merge never began, or the snapshot has been taken again: both are whole
             return Ok((!goes_on).then(|| Plan::first(vec![forget])));
         }
+        match whether_to_take_again(effect, snapshot) {
+            TakeAgain::No => return Ok(Some(Plan::first(vec![forget]))),
+            TakeAgain::Later => return Ok(None),
+            TakeAgain::Now => {}
+        }
         let mut steps = activated(volume);
-        steps.push(Step::SnapshotThick {
+        steps.push(Step::SnapshotAgain {
             lv: snapshot.to_owned(),
             of: volume.name.clone(),
             bytes: volume.bytes,

@@ -1,7 +1,10 @@
-use tephra_domain::ids::{OperationId, SnapshotId, VolumeId};
+use std::time::Duration;
+
+use tephra_domain::ids::{BackendName, OperationId, SnapshotId, VolumeId};
 use uuid::Uuid;
 
-use super::super::step::Then;
+use super::super::LvmConfig;
+use super::super::step::{Commands, Then};
 use super::*;
 
 const GIB: u64 = 1 << 30;
@@ -83,9 +86,19 @@ fn planned(effect: &Effect, lvs: Vec<Lv>, settings: &Settings) -> Result<Plan, F
 fn check(effect: &Effect, lvs: Vec<Lv>, settings: &Settings, expected: &[&str], then: Then) {
     let shown = format!("{lvs:?}");
     let plan = planned(effect, lvs, settings).unwrap();
+    takes_no_longer_than_its_effect_may(effect, &plan);
     let steps: Vec<String> = plan.steps.iter().map(short).collect();
     assert_eq!(steps, expected, "{effect:?} with {shown}");
     assert_eq!(plan.then, then, "{effect:?} with {shown}");
+}
+
+/// With the looks before and after it, and with a merge of another attempt to be waited for first.
+fn takes_no_longer_than_its_effect_may(effect: &Effect, plan: &Plan) {
+    let config = LvmConfig::new(BackendName::new("lvm"), "host", "group");
+    let programs = plan.steps.iter().flat_map(|step| (Commands { config: &config }).of(step));
+    let commands: Duration = programs.map(|program| program.time_limit()).sum();
+    let all = commands + config.command_time_limit * 4 + config.copy_time_limit;
+    assert!(all <= config.limits().of(effect), "{effect:?} may take {all:?}");
 }
 
 fn check_refused(effect: &Effect, lvs: Vec<Lv>, settings: &Settings, kind: FailureKind) {
@@ -99,6 +112,7 @@ fn short(step: &Step) -> String {
         Step::CreateThick { lv, incomplete, .. } => format!("thick {lv} {incomplete}"),
         Step::CreateThin { lv, incomplete, .. } => format!("thin {lv} {incomplete}"),
         Step::SnapshotThick { lv, of, .. } => format!("snapshot {lv} of {of}"),
+        Step::SnapshotAgain { lv, of, .. } => format!("snapshot {lv} of {of} again"),
         Step::SnapshotThin { lv, of, is_volume: true, incomplete } => {
             format!("twin {lv} of {of} {incomplete}")
         }
@@ -298,7 +312,7 @@ fn a_merge_has_its_snapshots_name_on_the_volume_until_it_is_taken_again() {
     check(&effect, vec![origin(volume(), 1), present()], &thick(), &[&mark, merge], Then::LookAgain);
     check(&effect, vec![marked(origin(volume(), 1)), present()], &thick(), &[merge], Then::LookAgain);
 
-    let again = ["snapshot _snapshot-3 of volume-1", &forget];
+    let again = ["snapshot _snapshot-3 of volume-1 again", &forget];
     check(&effect, vec![marked(plain(volume(), 1))], &thick(), &again, Then::Done);
     check_refused(&effect, vec![plain(volume(), 1)], &thick(), FailureKind::ObjectMissing);
 
@@ -311,13 +325,13 @@ fn a_merge_has_its_snapshots_name_on_the_volume_until_it_is_taken_again() {
     let left = vec![marked(plain(volume(), 1)), suspended];
     check(&effect, left, &thick(), &["resume _snapshot-3"], Then::LookAgain);
 
-    // whoever comes next finishes it first: an undo, a snapshot, a deletion
+    // whoever comes next finishes it first: an undo, a snapshot, an export
     let undo = Effect::RevertToSnapshot { volume: volume(), snapshot: safety() };
     for other in [
         undo,
         Effect::CreateSnapshot { snapshot: safety() },
-        Effect::DeleteSnapshot { snapshot: snapshot() },
         Effect::ExtendVolume { volume: volume(), to: gib(2) },
+        Effect::Disown { object: volume(), to: "elsewhere".into() },
     ] {
         check(&other, vec![marked(plain(volume(), 1))], &thick(), &again, Then::LookAgain);
         check(&other, vec![marked(origin(volume(), 1)), present()], &thick(), &[&*forget], Then::LookAgain);
@@ -325,6 +339,28 @@ fn a_merge_has_its_snapshots_name_on_the_volume_until_it_is_taken_again() {
     let effect = Effect::CreateSnapshot { snapshot: safety() };
     let observed = Observed { lvs: vec![marked(plain(volume(), 1))] };
     assert_eq!(also_involved(&effect, &observed), Some(name::of(snapshot())));
+}
+
+#[test]
+fn a_snapshot_that_there_is_no_room_for_any_more_keeps_nothing_from_being_deleted() {
+    let reverted = |lv: Lv| tagged(lv, &name::reverting(&name::of(snapshot())));
+    // the volume, with its tag
+    let all = ["tag volume-1 tephra.deleting", "clear volume-1", "remove volume-1"];
+    check(&Effect::delete(volume()), vec![reverted(plain(volume(), 1))], &thick(), &all, Then::Done);
+    // the snapshot itself, which need not be there for that
+    let gone = Effect::DeleteSnapshot { snapshot: snapshot() };
+    let forget = format!("untag volume-1 {}", name::reverting("_snapshot-3"));
+    check(&gone, vec![reverted(plain(volume(), 1))], &thick(), &[&forget], Then::LookAgain);
+    check(&gone, vec![plain(volume(), 1)], &thick(), &[], Then::Done);
+    // another one, whose space it may have; the tag stays, and the snapshot is taken by whoever is next
+    let other = Effect::DeleteSnapshot { snapshot: safety() };
+    let lvs = || vec![reverted(origin(volume(), 1)), cow(name::of(safety()), volume(), 1)];
+    let all = ["split safety-4", "activate safety-4", "clear safety-4", "remove safety-4"];
+    check(&other, lvs(), &thick(), &all, Then::Done);
+    // nobody gets at the volume before: what is written then would be in the snapshot
+    let undo = Effect::RevertToSnapshot { volume: volume(), snapshot: safety() };
+    let again = ["snapshot _snapshot-3 of volume-1 again", &forget];
+    check(&undo, lvs(), &thick(), &again, Then::LookAgain);
 }
 
 #[test]
