@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever is not as expected is a failure")]
 
+#[path = "exports/load.rs"]
+mod load;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -23,6 +26,8 @@ use tephra_executors::export::tgt::{DEFAULT_IQN_PREFIX, TgtConfig, TgtExporter, 
 use tephra_executors::process::{Launcher, Spawner};
 use tephra_journal::secrets::{MASTER_KEY_BYTES, MasterKey};
 use uuid::Uuid;
+
+use crate::load::Load;
 
 /// How long anything that must happen may take. It only bounds a failure.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -269,4 +274,62 @@ async fn what_cannot_be_exported_leaves_nothing_behind() {
         bench.exporter.unexport(export.attachment).await.unwrap_err().kind,
         FailureKind::BackendUnavailable
     );
+}
+
+fn export_for(host: &str, attachment: u128) -> Export {
+    Export {
+        attachment: AttachmentId::from_uuid(Uuid::from_u128(attachment)),
+        initiator: Some(format!("iqn.1993-08.org.debian:01:{host}").into()),
+        address: None,
+        mode: AttachMode::ReadWrite,
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs tgt: ./test iscsi"]
+async fn growing_under_a_host_that_writes_much_at_once_loses_no_write() {
+    let bench = TgtBench::start();
+    let (volume, export) = (VolumeId::from_uuid(Uuid::from_u128(3)), export_for("alpha", 4));
+    let source = source_of(bench.directory(), volume);
+    let file = std::fs::File::create(&source).unwrap();
+    file.set_len(1 << 30).unwrap();
+    bench.exporter.export(&source, volume, &export).await.unwrap();
+
+    let mut load = Load::start(&bench, &export, 64);
+    for gib in 2..=7 {
+        assert!(load.goes_on_since_its_last_write(&source), "it has ended before {gib} GiB");
+        file.set_len(gib << 30).unwrap();
+        assert_eq!(bench.exporter.export(&source, volume, &export).await, Ok(()), "{gib} GiB");
+        assert_eq!(bench.shown().await[&export.attachment].gib, Some(gib));
+    }
+    load.ensure_all_written(&source);
+    assert_eq!(bench.exporter.unexport(export.attachment).await, Ok(()));
+    assert_eq!(bench.leftovers().await, [""; 0]);
+}
+
+#[tokio::test]
+#[ignore = "needs tgt: ./test iscsi"]
+async fn a_host_that_writes_on_is_cut_off() {
+    let bench = TgtBench::start();
+    let (volume, export) = (VolumeId::from_uuid(Uuid::from_u128(5)), export_for("alpha", 6));
+    let source = source_of(bench.directory(), volume);
+    std::fs::File::create(&source).unwrap().set_len(1 << 30).unwrap();
+    for moved_to in [None, Some("beta")] {
+        bench.exporter.export(&source, volume, &export).await.unwrap();
+        let mut load = Load::start(&bench, &export, 32);
+        assert!(load.goes_on_since_its_last_write(&source));
+        // the same attachment is for another host, or for none
+        let other = moved_to.map(|host| Export { attachment: export.attachment, ..export_for(host, 0) });
+        match &other {
+            Some(other) => assert_eq!(bench.exporter.export(&source, volume, other).await, Ok(())),
+            None => assert_eq!(bench.exporter.unexport(export.attachment).await, Ok(())),
+        }
+        let left: Vec<_> = bench.shown().await.into_values().map(|shown| shown.initiator).collect();
+        let expected: Vec<_> = other.iter().map(|other| other.initiator.clone()).collect();
+        assert_eq!(left, expected);
+        let target = bench.show("target");
+        assert!(!target.contains("alpha"), "a session is left: {target}");
+    }
+    assert_eq!(bench.exporter.unexport(export.attachment).await, Ok(()));
+    assert_eq!(bench.leftovers().await, [""; 0]);
 }

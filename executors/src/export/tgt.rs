@@ -7,9 +7,15 @@
 //! |---|---|
 //! | always first | `A --op show --mode target` |
 //! | a new export | `A --op new --mode account`, `… target`, `… logicalunit`, `--op update --mode logicalunit`, `--op bind --mode account`, `… target`: nobody can log in before the last |
-//! | it shows an old size | `A --op update --mode logicalunit` with `online=0,path=…,online=1`: tgt opens the file again, and with it its length, between two commands of its sessions |
+//! | it shows an old size | `A --op update --mode target` with `state` = `offline`, the connections and the unit as below, the unit as new, `state` = `ready` |
 //! | it is for another host | as removed, then as new |
-//! | removed | `A --op delete --mode target --force`, `… account` |
+//! | removed | `A --op unbind --mode target`, `… account`: nobody can log in any more; `--op delete --mode connection` for each that there is; `--op delete --mode target --force`, `… account` |
+//!
+//! tgtd performs commands in threads of their own. While any is under way it deletes neither a unit
+//! nor its target, whatever `--force` says, and a file that is opened again under it (`path=`) loses
+//! writes that are answered as done. So connections are closed first, and deleting is tried until
+//! what was under way has ended. A target that is `offline` refuses logins as something passing:
+//! initiators come again, and send again what had no answer.
 //!
 //! `tgtadm` takes the password as an argument and in no other way: whoever can list processes on the
 //! export's host can see it in the moment in which the account is made.
@@ -30,6 +36,7 @@ use tephra_domain::ids::{AttachmentId, VolumeId};
 use tephra_journal::secrets::MasterKey;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use self::shown::{LUN, Plan, Target, Wanted, plan};
 use super::Exporter;
@@ -47,6 +54,15 @@ const NUMBER_TRIES: u32 = 8;
 
 /// Where tgtd listens for `tgtadm`, if `TGT_IPC_SOCKET` does not say so.
 const DEFAULT_SOCKET: &str = "/var/run/tgtd/socket";
+
+/// How long commands that are under way may take to end, once their connections are closed.
+const DRAIN_LIMIT: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether they have.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What `tgtadm` says of a unit with commands under way (its exit status says nothing).
+const UNIT_ACTIVE: &str = "logical unit is still active";
 
 /// Every initiator's address, to tgt.
 const ALL: &str = "ALL";
@@ -137,9 +153,7 @@ impl TgtExporter {
         let bind = ["--op", "bind", "--mode"];
         let account = ["account", "--tid", &tid, "--user", wanted.account];
         self.tgtadm(bind.into_iter().chain(account)).await.map_err(failure)?;
-        let is_address = wanted.allowed == ALL || wanted.allowed.parse::<IpAddr>().is_ok();
-        let by = if is_address { "--initiator-address" } else { "--initiator-name" };
-        let allowed = ["target", "--tid", &tid, by, wanted.allowed];
+        let allowed = ["target", "--tid", &tid, by(wanted.allowed), wanted.allowed];
         self.tgtadm(bind.into_iter().chain(allowed)).await.map_err(failure)?;
         Ok(())
     }
@@ -174,23 +188,71 @@ impl TgtExporter {
         Ok(())
     }
 
-    /// Has the file opened again. One request, so that no session finds the unit closed: tgt takes
-    /// a disk's commands while it is "offline", but opens nothing while it is "online".
-    async fn reopen(&self, target: &Target, wanted: &Wanted<'_>) -> Result<(), Failure> {
+    /// Has the file opened again, and with it its length.
+    async fn reopen(&self, target: &Target, volume: VolumeId, wanted: &Wanted<'_>) -> Result<(), Failure> {
         let (tid, lun) = (target.tid.to_string(), LUN.to_string());
-        let params = format!("online=0,path={},online=1", wanted.path);
-        let unit = ["--mode", "logicalunit", "--tid", &tid, "--lun", &lun];
-        let update = ["--op", "update", "--params", &params];
-        self.tgtadm(update.into_iter().chain(unit)).await.map_err(failure)?;
+        self.set_state(&tid, "offline").await?;
+        if target.unit.is_some() {
+            let unit = ["--op", "delete", "--mode", "logicalunit", "--tid", &tid, "--lun", &lun];
+            if let Err(busy) = self.delete_idle(&tid, &unit).await {
+                // as it was: it serves the old size
+                self.set_state(&tid, "ready").await?;
+                return Err(busy);
+            }
+        }
+        self.new_unit(&tid, volume, wanted).await?;
+        self.set_state(&tid, "ready").await
+    }
+
+    async fn set_state(&self, tid: &str, state: &str) -> Result<(), Failure> {
+        let update =
+            ["--op", "update", "--mode", "target", "--tid", tid, "--name", "state", "--value", state];
+        self.tgtadm(update).await.map_err(failure)?;
+        Ok(())
+    }
+
+    /// Closes the target's connections and deletes it, or its unit, once no command is under way.
+    async fn delete_idle(&self, tid: &str, delete: &[&str]) -> Result<(), Failure> {
+        let end = Instant::now().checked_add(DRAIN_LIMIT);
+        loop {
+            self.close_connections(tid).await?;
+            match self.tgtadm(delete).await {
+                Ok(_) => return Ok(()),
+                Err(ProcessError::Failed { stderr_tail, .. }) if stderr_tail.contains(UNIT_ACTIVE) => {
+                    if end.is_none_or(|end| Instant::now() >= end) {
+                        let busy = "commands of a host that had the volume do not end";
+                        return Err(Failure::new(FailureKind::Busy, busy));
+                    }
+                }
+                Err(error) => return Err(failure(error)),
+            }
+            tokio::time::sleep(DRAIN_INTERVAL).await;
+        }
+    }
+
+    async fn close_connections(&self, tid: &str) -> Result<(), Failure> {
+        let on = ["--mode", "connection", "--tid", tid];
+        let text = self.tgtadm(["--op", "show"].into_iter().chain(on)).await.map_err(failure)?;
+        for (sid, cid) in shown::parse_connections(&text) {
+            let close = ["--op", "delete", "--sid", &sid, "--cid", &cid];
+            // one that has gone by itself cannot be closed
+            drop(self.tgtadm(close.into_iter().chain(on)).await);
+        }
         Ok(())
     }
 
     async fn remove(&self, target: &Target) -> Result<(), Failure> {
         let tid = target.tid.to_string();
-        self.tgtadm(["--op", "delete", "--mode", "target", "--force", "--tid", &tid])
-            .await
-            .map_err(failure)?;
-        Ok(())
+        // access first: without an account, whoever is in the list needs no password
+        for allowed in &target.allowed {
+            let unbind = ["--op", "unbind", "--mode", "target", "--tid", &tid, by(allowed), allowed];
+            self.tgtadm(unbind).await.map_err(failure)?;
+        }
+        for account in &target.accounts {
+            let unbind = ["--op", "unbind", "--mode", "account", "--tid", &tid, "--user", account];
+            self.tgtadm(unbind).await.map_err(failure)?;
+        }
+        self.delete_idle(&tid, &["--op", "delete", "--mode", "target", "--force", "--tid", &tid]).await
     }
 
     async fn remove_account(&self, account: &str) -> Result<(), Failure> {
@@ -209,6 +271,12 @@ impl TgtExporter {
         path.push(format!(".{}", self.config.control_port));
         path.into()
     }
+}
+
+/// How `tgtadm` is told who may connect.
+fn by(allowed: &str) -> &'static str {
+    let is_address = allowed == ALL || allowed.parse::<IpAddr>().is_ok();
+    if is_address { "--initiator-address" } else { "--initiator-name" }
 }
 
 fn failure(error: ProcessError) -> Failure {
@@ -264,7 +332,7 @@ impl Exporter for TgtExporter {
         let found = self.find(&name).await?;
         match (plan(found.as_ref(), &wanted), found) {
             (Plan::Nothing, _) => Ok(()),
-            (Plan::Reopen, Some(found)) => self.reopen(&found, &wanted).await,
+            (Plan::Reopen, Some(found)) => self.reopen(&found, volume, &wanted).await,
             (Plan::Rebuild, Some(found)) => {
                 self.remove(&found).await?;
                 self.create(&name, volume, &wanted, &secret.password).await

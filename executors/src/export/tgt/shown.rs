@@ -26,6 +26,8 @@ pub struct Target {
     pub tid: u32,
     /// Its iSCSI name.
     pub name: String,
+    /// Whether it takes no commands and no logins, for a moment.
+    pub is_offline: bool,
     /// The export's unit, if it is there.
     pub unit: Option<Unit>,
     /// Users that may log in.
@@ -56,7 +58,7 @@ pub enum Plan {
     Nothing,
     /// It is not there.
     Create,
-    /// All is well but the size that it shows.
+    /// All is well but the size that it shows, or making that right was interrupted.
     Reopen,
     /// It is for somebody else, or half made.
     Rebuild,
@@ -71,17 +73,35 @@ pub fn plan(found: Option<&Target>, wanted: &Wanted<'_>) -> Plan {
         && found.allowed.contains(wanted.allowed);
     match &found.unit {
         _ if !is_for_it => Plan::Rebuild,
-        None => Plan::Rebuild,
-        Some(unit) if unit.path != wanted.path || unit.readonly != wanted.readonly => Plan::Rebuild,
+        None => Plan::Reopen,
+        Some(unit) if unit.path != wanted.path => Plan::Rebuild,
+        // the mode is said after the unit is made
+        Some(unit) if unit.readonly != wanted.readonly && !found.is_offline => Plan::Rebuild,
         Some(unit) => {
             let shown = unit.size_mb.saturating_mul(1_000_000);
-            if shown.abs_diff(wanted.bytes) > SIZE_TOLERANCE_BYTES { Plan::Reopen } else { Plan::Nothing }
+            let is_old = shown.abs_diff(wanted.bytes) > SIZE_TOLERANCE_BYTES;
+            if is_old || found.is_offline { Plan::Reopen } else { Plan::Nothing }
         }
     }
 }
 
+/// Reads a listing of connections: session and connection numbers.
+pub fn parse_connections(text: &str) -> Vec<(String, String)> {
+    let mut session = None;
+    let mut connections = Vec::new();
+    for line in text.lines() {
+        if let Some(sid) = line.strip_prefix("Session: ") {
+            session = Some(sid.trim().to_owned());
+        } else if let (Some(sid), Some(cid)) = (&session, line.trim().strip_prefix("Connection: ")) {
+            connections.push((sid.clone(), cid.to_owned()));
+        }
+    }
+    connections
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Section {
+    System,
     Nexus,
     Unit(u32),
     Accounts,
@@ -104,9 +124,8 @@ pub fn parse(text: &str) -> Vec<Target> {
         match entry {
             "Account information:" => section = Section::Accounts,
             "ACL information:" => section = Section::Allowed,
-            "System information:" | "I_T nexus information:" | "LUN information:" => {
-                section = Section::Nexus;
-            }
+            "System information:" => section = Section::System,
+            "I_T nexus information:" | "LUN information:" => section = Section::Nexus,
             _ => take_entry(target, &mut section, entry),
         }
     }
@@ -123,6 +142,7 @@ fn take_entry(target: &mut Target, section: &mut Section, entry: &str) {
         return;
     }
     match (*section, &mut target.unit) {
+        (Section::System, _) => target.is_offline |= entry == "State: offline",
         (Section::Accounts, _) => {
             // an account for outgoing logins has a note behind it
             target.accounts.extend(entry.split_whitespace().next().map(ToOwned::to_owned));
@@ -221,15 +241,32 @@ Target 12: iqn.other
     }
 
     #[test]
-    fn another_size_is_put_right_under_living_sessions() {
+    fn another_size_is_put_right_for_hosts_that_stay() {
         let grown = Wanted { bytes: 2 << 30, ..wanted() };
         assert_eq!(plan(Some(&found()), &grown), Plan::Reopen);
+        let unmoded = found().unit.map(|unit| Unit { readonly: false, ..unit });
+        for interrupted in [
+            Target { is_offline: true, ..found() },
+            Target { is_offline: true, unit: None, ..found() },
+            Target { unit: unmoded, is_offline: true, ..found() },
+        ] {
+            assert_eq!(plan(Some(&interrupted), &wanted()), Plan::Reopen, "{interrupted:?}");
+        }
+    }
+
+    #[test]
+    fn every_connection_of_every_session_is_read() {
+        let text = "Session: 2\n    Connection: 0\n        Initiator: iqn.a\n        IP Address: 127.0.0.1\n\
+                    Session: 1\n    Connection: 0\n    Connection: 3\n";
+        let pair = |sid: &str, cid: &str| (sid.to_owned(), cid.to_owned());
+        assert_eq!(parse_connections(text), [pair("2", "0"), pair("1", "0"), pair("1", "3")]);
+        assert_eq!(parse_connections(""), []);
     }
 
     #[test]
     fn a_target_that_is_half_made_is_made_anew() {
         for half in [
-            Target { unit: None, ..found() },
+            Target { unit: None, allowed: BTreeSet::new(), ..found() },
             Target { allowed: BTreeSet::new(), ..found() },
             Target { accounts: BTreeSet::new(), allowed: BTreeSet::new(), ..found() },
         ] {
