@@ -14,15 +14,19 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use rustix::fs::{FlockOperation, flock, ioctl_ficlone};
 use tempfile::TempDir;
 use tephra_domain::attachment::AttachMode;
-use tephra_domain::effect::{Effect, Export, FailureKind};
-use tephra_domain::ids::{AttachmentId, PoolName, VolumeId};
+use tephra_domain::effect::{BackendObject, Effect, Export, FailureKind};
+use tephra_domain::ids::{AttachmentId, BackendName, PoolName, SnapshotId, VolumeId};
+use tephra_domain::units::SizeGib;
+use tephra_executors::backend::Backend as _;
 use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter};
-use tephra_executors::export::Exporter;
+use tephra_executors::backend::directory::{DirectoryBackend, DirectoryConfig};
 use tephra_executors::export::conformance::{ExportBench, Shown, check_all, source_of};
 use tephra_executors::export::memory::MemoryExporter;
 use tephra_executors::export::tgt::{DEFAULT_IQN_PREFIX, TgtConfig, TgtExporter, changes};
+use tephra_executors::export::{Exporter, Exporting};
 use tephra_executors::process::{Launcher, Spawner};
 use tephra_journal::secrets::{MASTER_KEY_BYTES, MasterKey};
 use uuid::Uuid;
@@ -77,6 +81,62 @@ impl ExportBench for MemoryBench {
 async fn exports_that_are_only_remembered_conform() {
     let bench = MemoryBench { exporter: MemoryExporter::default(), directory: tempfile::tempdir().unwrap() };
     check_all(&bench).await;
+}
+
+fn copies_of(volume: BackendObject) -> [Effect; 2] {
+    let copy = BackendObject::Volume(VolumeId::from_uuid(Uuid::new_v4()));
+    let snapshot = SnapshotId::from_uuid(Uuid::new_v4());
+    [
+        Effect::CreateSnapshot { snapshot: BackendObject::Snapshot { volume: volume.volume(), snapshot } },
+        Effect::CloneVolume { volume: copy, size: SizeGib::new(1).unwrap(), source: volume },
+    ]
+}
+
+#[tokio::test]
+async fn a_file_is_copied_piece_by_piece_only_while_no_host_writes_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let exporter = MemoryExporter::default();
+    let config = DirectoryConfig::new(BackendName::new("files"), "host", directory.path());
+    let files = DirectoryBackend::open(config).unwrap();
+    let backend = Exporting::new(Arc::new(files), Arc::new(exporter.clone()));
+    let pool = PoolName::new("files");
+    let perform = async |effect: &Effect| backend.perform(&pool, effect).await.map_err(|error| error.kind);
+    let volume = BackendObject::Volume(VolumeId::from_uuid(Uuid::from_u128(7)));
+    let source = directory.path().join(volume.to_string());
+    perform(&Effect::CreateVolume { volume, size: SizeGib::new(1).unwrap() }).await.unwrap();
+    let at_one_stroke = {
+        let reflink = std::fs::File::create(directory.path().join("reflink")).unwrap();
+        ioctl_ficlone(&reflink, std::fs::File::open(&source).unwrap()).is_ok()
+    };
+    let while_written = if at_one_stroke { Ok(()) } else { Err(FailureKind::Busy) };
+
+    let writable = export_for("alpha", 8);
+    let readonly = Export { mode: AttachMode::ReadOnly, ..export_for("beta", 9) };
+    perform(&Effect::ExportVolume { volume, export: readonly }).await.unwrap();
+    for copy in copies_of(volume) {
+        assert_eq!(perform(&copy).await, Ok(()), "while it is only read: {copy:?}");
+    }
+    perform(&Effect::ExportVolume { volume, export: writable.clone() }).await.unwrap();
+    for copy in copies_of(volume) {
+        assert_eq!(perform(&copy).await, while_written, "while it is written: {copy:?}");
+    }
+    exporter.set_down(true);
+    for copy in copies_of(volume) {
+        assert_eq!(perform(&copy).await, while_written, "while it may be written: {copy:?}");
+    }
+    exporter.set_down(false);
+    perform(&Effect::UnexportVolume { volume, attachment: writable.attachment }).await.unwrap();
+    for copy in copies_of(volume) {
+        assert_eq!(perform(&copy).await, Ok(()), "once nobody writes: {copy:?}");
+    }
+
+    // a copy that takes its time
+    let copied = std::fs::File::open(&source).unwrap();
+    flock(&copied, FlockOperation::LockShared).unwrap();
+    let export = Effect::ExportVolume { volume, export: writable };
+    assert_eq!(perform(&export).await, Err(FailureKind::Busy));
+    drop(copied);
+    assert_eq!(perform(&export).await, Ok(()));
 }
 
 /// A tgtd of the test's own.
@@ -295,6 +355,8 @@ async fn growing_under_a_host_that_writes_much_at_once_loses_no_write() {
     file.set_len(1 << 30).unwrap();
     bench.exporter.export(&source, volume, &export).await.unwrap();
 
+    assert_eq!(bench.exporter.is_written(&source).await, Ok(true));
+    assert_eq!(bench.exporter.is_written(bench.directory()).await, Ok(false));
     let mut load = Load::start(&bench, &export, 64);
     for gib in 2..=7 {
         assert!(load.goes_on_since_its_last_write(&source), "it has ended before {gib} GiB");

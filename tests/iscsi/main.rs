@@ -55,15 +55,23 @@ async fn the_host_that_attached_reads_and_writes_and_nobody_else_gets_in() -> Re
     let shown = stranger.discovers()?;
     ensure!(!shown.contains(&attachment), "a stranger is shown {shown}");
 
-    // what is in use stays where it is
+    // without reflinks a file is copied piece by piece, and not while a host writes to it
     let snapshot = json!({ "snapshot": { "volume_id": volume, "force": true } });
+    if !world.has_reflinks(&volume)? {
+        let torn = world.told(Method::POST, "snapshots", snapshot.clone()).await?;
+        let torn = torn["snapshot"]["id"].as_str().unwrap_or_default().to_owned();
+        world.snapshot_settled(&torn, "error").await?;
+        world.delete("snapshot", &torn).await?;
+    }
+    world.detach(&attachment).await?;
+    world.settled(&volume, "available").await?;
     let answer = world.told(Method::POST, "snapshots", snapshot).await?;
     let snapshot = answer["snapshot"]["id"].as_str().unwrap_or_default().to_owned();
-    until("the snapshot is available", async || {
-        let shown = world.api.get(&format!("/v3/demo/snapshots/{snapshot}")).await?;
-        Ok((shown["snapshot"]["status"] == "available").then_some(()))
-    })
-    .await?;
+    world.snapshot_settled(&snapshot, "available").await?;
+
+    // what is in use stays where it is
+    let (attachment, host) = world.attach(&volume, "alpha", "rw").await?;
+    world.settled(&volume, "in-use").await?;
     let revert = json!({ "revert": { "snapshot_id": snapshot } });
     let (status, said) = world.refused(Method::POST, &format!("volumes/{volume}/action"), revert).await?;
     let expected = format!(
@@ -172,6 +180,7 @@ async fn a_volume_grows_under_a_host_that_writes() -> Result<()> {
         until("the target shows the new size", async || Ok((host.bytes()? == size * GIB).then_some(())))
             .await?;
     }
+    until("the host goes on", async || Ok(holds(&world.file(&volume), 0, WRITTEN)?.then_some(()))).await?;
     let written = writer.stop()?;
     println!("{written} blocks written meanwhile");
     host.does(&["read -P 90 0 64k", "write -P 0xd1 4G 64k", "read -P 0xd1 4G 64k"])?;

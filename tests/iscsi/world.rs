@@ -1,6 +1,7 @@
 //! A server over a tgtd, and what its users ask of it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Method;
@@ -53,6 +54,27 @@ impl World {
 
     pub fn file(&self, volume: &str) -> PathBuf {
         self.server.volumes().join(format!("volume-{volume}"))
+    }
+
+    /// Whether a volume's file can be copied at one stroke.
+    pub fn has_reflinks(&self, volume: &str) -> Result<bool> {
+        let file = self.file(volume);
+        let copy = self.server.volumes().with_file_name("reflink");
+        let copied = Command::new("cp").arg("--reflink=always").args([&file, &copy]).output()?;
+        // where it fails, an empty file is left
+        if copy.exists() {
+            std::fs::remove_file(copy)?;
+        }
+        Ok(copied.status.success())
+    }
+
+    /// Waits until a snapshot has a status.
+    pub async fn snapshot_settled(&self, snapshot: &str, status: &str) -> Result<()> {
+        until("the snapshot settles", async || {
+            let shown = self.api.get(&format!("/v3/demo/snapshots/{snapshot}")).await?;
+            Ok((shown["snapshot"]["status"] == status).then_some(()))
+        })
+        .await
     }
 
     pub async fn ask(&self, method: Method, path: &str, body: &Value) -> Result<(u16, Value)> {

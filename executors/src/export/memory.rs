@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use tephra_domain::attachment::AttachMode;
 use tephra_domain::effect::{Export, Failure, FailureKind};
 use tephra_domain::ids::{AttachmentId, VolumeId};
 
@@ -70,6 +71,12 @@ impl Exporter for MemoryExporter {
     async fn unexport(&self, attachment: AttachmentId) -> Result<(), Failure> {
         self.up()?.exports.remove(&attachment);
         Ok(())
+    }
+
+    async fn is_written(&self, source: &Path) -> Result<bool, Failure> {
+        let is_so =
+            |(from, export): &(PathBuf, Export)| from == source && export.mode == AttachMode::ReadWrite;
+        Ok(self.up()?.exports.values().any(is_so))
     }
 
     async fn incarnation(&self) -> Result<String, Failure> {

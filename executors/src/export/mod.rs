@@ -5,16 +5,21 @@
 //! For the others, [`Exporting`] puts an [`Exporter`] before the backend: it performs the effects
 //! about exports and leaves all others to the backend.
 //!
+//! A file that hosts write to must not be copied piece by piece: the copy would hold what the volume
+//! never held. Daemons take no locks on files that a backend could see, so [`Exporting`] takes them
+//! for them while it has one copied ([`copying`]).
+//!
 //! * [`tgt`]: iSCSI targets by tgtd, one for each attachment.
 //! * [`memory`]: exports that are only remembered, for tests and the simulator.
 //! * [`conformance`]: what every exporter must show.
 
 pub mod conformance;
+mod copying;
 pub mod memory;
 pub mod tgt;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -25,6 +30,7 @@ use tephra_domain::ids::{AttachmentId, BackendName, PoolName, VolumeId};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
 
+use self::copying::Copies;
 use crate::backend::{Backend, Content};
 use crate::runner::limits::EffectLimits;
 
@@ -42,6 +48,12 @@ pub trait Exporter: Send + Sync {
     /// Nobody reaches anything through this attachment any more.
     async fn unexport(&self, attachment: AttachmentId) -> Result<(), Failure>;
 
+    /// Whether any host may write to the data at `source` through an export, whole or half made. Who
+    /// cannot tell says yes.
+    async fn is_written(&self, _source: &Path) -> Result<bool, Failure> {
+        Ok(true)
+    }
+
     /// Names the present life of whatever holds the exports: after a restart, which loses them, it
     /// is another one.
     async fn incarnation(&self) -> Result<String, Failure>;
@@ -51,12 +63,31 @@ pub trait Exporter: Send + Sync {
 pub struct Exporting {
     backend: Arc<dyn Backend>,
     exporter: Arc<dyn Exporter>,
+    copies: Copies,
 }
 
 impl Exporting {
     /// Puts the exporter before the backend.
     pub fn new(backend: Arc<dyn Backend>, exporter: Arc<dyn Exporter>) -> Self {
-        Self { backend, exporter }
+        Self { backend, exporter, copies: Copies::default() }
+    }
+
+    async fn source(&self, pool: &PoolName, object: BackendObject) -> Result<PathBuf, Failure> {
+        let Content { location } = self.backend.content(pool, object).await?;
+        std::path::absolute(&location)
+            .map_err(|error| Failure::new(FailureKind::Unsupported, error.to_string()))
+    }
+
+    /// Has the backend copy what a volume holds now.
+    async fn copy_of(&self, pool: &PoolName, volume: BackendObject, effect: &Effect) -> Result<(), Failure> {
+        // one that is not there is for the backend to refuse
+        let Ok(source) = self.source(pool, volume).await else {
+            return self.backend.perform(pool, effect).await;
+        };
+        // whoever does not answer may well be at work
+        let is_written = self.exporter.is_written(&source).await.unwrap_or(true);
+        let _lock = self.copies.begin(&source, is_written).await?;
+        self.backend.perform(pool, effect).await
     }
 }
 
@@ -101,22 +132,23 @@ impl Backend for Exporting {
     async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
         match effect {
             Effect::ExportVolume { volume, export } => {
-                let Content { location } = self.backend.content(pool, *volume).await?;
-                let source = std::path::absolute(&location)
-                    .map_err(|error| Failure::new(FailureKind::Unsupported, error.to_string()))?;
+                let source = self.source(pool, *volume).await?;
+                copying::refuse_if_copied(&source)?;
                 self.exporter.export(&source, volume.volume(), export).await
             }
             Effect::UnexportVolume { attachment, .. } => self.exporter.unexport(*attachment).await,
+            Effect::CreateSnapshot { snapshot } => {
+                self.copy_of(pool, BackendObject::Volume(snapshot.volume()), effect).await
+            }
+            Effect::CloneVolume { source, .. } => self.copy_of(pool, *source, effect).await,
             Effect::CreateVolume { .. }
             | Effect::CreateVolumeFromImage { .. }
             | Effect::UploadImage { .. }
             | Effect::RemoveImage { .. }
             | Effect::CreateVolumeFromSnapshot { .. }
-            | Effect::CloneVolume { .. }
             | Effect::DeleteVolume { .. }
             | Effect::ExtendVolume { .. }
             | Effect::ShrinkVolume { .. }
-            | Effect::CreateSnapshot { .. }
             | Effect::DeleteSnapshot { .. }
             | Effect::RevertToSnapshot { .. }
             | Effect::OverwriteVolume { .. }

@@ -353,6 +353,11 @@ impl Exporter for TgtExporter {
         if self.has_account(&account).await? { self.remove_account(&account).await } else { Ok(()) }
     }
 
+    async fn is_written(&self, source: &Path) -> Result<bool, Failure> {
+        let units = self.targets().await?.into_iter().filter_map(|target| target.unit);
+        Ok(units.filter(|unit| !unit.readonly).any(|unit| Path::new(&unit.path) == source))
+    }
+
     /// The daemon's process, by the credentials of its control socket, and when it began.
     async fn incarnation(&self) -> Result<String, Failure> {
         let unreachable = |error: &dyn std::fmt::Display| {
