@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use tephra_domain::effect::BackendObject;
 use tephra_domain::event::Event;
-use tephra_domain::ids::{BackendName, OperationId, PoolId, SnapshotId, VolumeId};
+use tephra_domain::ids::{BackendName, ImageId, OperationId, PoolId, SnapshotId, VolumeId};
 use tephra_domain::ledger::Ledger;
 use tephra_domain::operation::ResourceKey;
 use tephra_domain::snapshot::{SnapshotEvent, SnapshotState};
 use tephra_domain::units::SizeGib;
-use tephra_domain::volume::{VolumeEvent, VolumeSource, VolumeState, VolumeStatus};
+use tephra_domain::volume::{USES, VolumeEvent, VolumeSource, VolumeState, VolumeStatus};
 use tephra_executors::backend::memory::{BLOCK_BYTES, MemoryBackend};
 
 use super::invariants::{Invariant, Violation};
@@ -58,7 +58,7 @@ impl Contents {
         let volume = ledger.volumes.get(&id)?;
         let pool = volume.pool.as_ref()?;
         let is_free = ledger.claimants(ResourceKey::Volume(id)).is_empty();
-        if !is_free || volume.status.state() != VolumeState::Available {
+        if !is_free || !USES.contains(&volume.status.state()) {
             return None;
         }
         let last = volume.size.bytes() / BLOCK_BYTES - 1;
@@ -79,7 +79,8 @@ impl Contents {
                 let data = match source {
                     Some(VolumeSource::Volume(source)) => self.volumes.get(&source).cloned(),
                     Some(VolumeSource::Snapshot(source)) => self.snapshots.get(&source).cloned(),
-                    Some(VolumeSource::Blank | VolumeSource::Image(_)) | None => None,
+                    Some(VolumeSource::Image(image)) => Some(disk_of(image)),
+                    Some(VolumeSource::Blank) | None => None,
                 };
                 self.volumes.insert(*id, data.unwrap_or_default());
             }
@@ -165,7 +166,7 @@ impl Contents {
     /// The first that is not.
     pub fn check_available(&self, ledger: &Ledger) -> Result<(), Violation> {
         for (id, volume) in ledger.volumes.sorted() {
-            if volume.status.state() == VolumeState::Available
+            if USES.contains(&volume.status.state())
                 && ledger.claimants(ResourceKey::Volume(*id)).is_empty()
                 && let Some(pool) = &volume.pool
             {
@@ -232,6 +233,11 @@ impl Contents {
         }
         Ok(())
     }
+}
+
+/// What is in an image: it names itself.
+fn disk_of(image: ImageId) -> Blocks {
+    Blocks::from([(0, image.as_uuid().as_bytes().as_slice().into())])
 }
 
 fn shown(blocks: &Blocks) -> String {

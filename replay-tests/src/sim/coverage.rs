@@ -3,19 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tephra_domain::attachment::{self, AttachmentState};
 use tephra_domain::event::{Commit, Event};
 use tephra_domain::evolve::evolve;
 use tephra_domain::ids::Position;
 use tephra_domain::ledger::Ledger;
 use tephra_domain::operation::{OperationEvent, Step};
 use tephra_domain::operations::{
-    object_clean, snapshot_create, snapshot_delete, snapshot_manage, snapshot_unmanage, status_verify,
-    volume_create, volume_delete, volume_extend, volume_manage, volume_recover, volume_revert,
-    volume_unmanage,
+    attachment_connect, attachment_disconnect, export_restore, object_clean, snapshot_create,
+    snapshot_delete, snapshot_manage, snapshot_unmanage, status_verify, volume_create, volume_delete,
+    volume_extend, volume_extend_attached, volume_manage, volume_recover, volume_revert, volume_unmanage,
 };
 use tephra_domain::rejection::Rejection;
 use tephra_domain::snapshot::{self, SnapshotState};
-use tephra_domain::volume::{self, VolumeState};
+use tephra_domain::volume::{self, VolumeEvent, VolumeState};
 
 use super::faults::FaultKind;
 
@@ -87,7 +88,14 @@ impl Coverage {
             let snapshot = |ledger: &Ledger, id| {
                 ledger.snapshots.get(id).map_or(SnapshotState::Absent, |row| row.status.state())
             };
+            let attachment = |ledger: &Ledger, id, attachment| {
+                let row = ledger.volumes.get(id).and_then(|row| row.attachment(attachment));
+                row.map_or(AttachmentState::Absent, |row| row.status.state())
+            };
             let was = match event {
+                Event::Volume(id, VolumeEvent::Attachment { attachment: one, .. }) => {
+                    attachment(&state, id, *one).as_str()
+                }
                 Event::Volume(id, _) => volume(&state, id).as_str(),
                 Event::Snapshot(id, _) => snapshot(&state, id).as_str(),
                 Event::VolumeType(..)
@@ -100,6 +108,10 @@ impl Coverage {
             // the oracle has found it legal already
             drop(evolve(&mut state, Position::START, commit.time, event));
             match event {
+                Event::Volume(id, VolumeEvent::Attachment { attachment: one, event }) => {
+                    let to = attachment(&state, id, *one).as_str();
+                    self.count(TRANSITIONS, format!("attachment {was} {:?} {to}", event.kind()), 1);
+                }
                 Event::Volume(id, event) => {
                     let to = volume(&state, id).as_str();
                     self.count(TRANSITIONS, format!("volume {was} {:?} {to}", event.kind()), 1);
@@ -149,6 +161,11 @@ impl Coverage {
                 .iter()
                 .map(|(from, kind, to)| format!("snapshot {} {kind:?} {}", from.as_str(), to.as_str())),
         );
+        transitions.extend(
+            attachment::TRANSITIONS
+                .iter()
+                .map(|(from, kind, to)| format!("attachment {} {kind:?} {}", from.as_str(), to.as_str())),
+        );
         let unreachable = |code: &&&str| !UNREACHABLE_REJECTIONS.iter().any(|(other, _)| other == *code);
         let rejections = Rejection::CODES.iter().filter(unreachable).map(|code| (*code).to_owned()).collect();
         let mut steps = BTreeSet::new();
@@ -165,6 +182,10 @@ impl Coverage {
         step_names("snapshot_manage", snapshot_manage::STEPS, &mut steps);
         step_names("snapshot_unmanage", snapshot_unmanage::STEPS, &mut steps);
         step_names("object_clean", object_clean::STEPS, &mut steps);
+        step_names("attachment_connect", attachment_connect::STEPS, &mut steps);
+        step_names("attachment_disconnect", attachment_disconnect::STEPS, &mut steps);
+        step_names("export_restore", export_restore::STEPS, &mut steps);
+        step_names("volume_extend_attached", volume_extend_attached::STEPS, &mut steps);
         let faults = FaultKind::ALL.iter().map(|kind| kind.as_str().to_owned()).collect();
         let operations = super::operations::ALL.iter().map(|operation| operation.name.to_owned()).collect();
         [

@@ -80,6 +80,10 @@ fault_kinds! {
     BackendDown "backend-down";
     /// The backend has no room.
     BackendFull "backend-full";
+    /// Somebody else has an object open: it cannot be removed, reverted or given up for a while.
+    ObjectInUse "object-in-use";
+    /// The export daemon of a host dies and is started again, without its exports.
+    ExportsLost "exports-lost";
     /// An executor dies at a random moment.
     ExecutorCrash "executor-crash";
     /// A node with a projector, perhaps with the sequencer, dies at a random moment.
@@ -99,19 +103,22 @@ fault_kinds! {
 pub struct Faults {
     strike: Arc<AtomicBool>,
     without: Arc<BTreeSet<FaultKind>>,
+    harshness: Arc<BTreeMap<FaultKind, u32>>,
     struck: Arc<Mutex<BTreeMap<FaultKind, u64>>>,
 }
 
 impl Faults {
-    /// All kinds but these.
-    pub fn without(without: &BTreeSet<FaultKind>) -> Self {
-        let without = Arc::new(without.clone());
-        Self { strike: Arc::new(AtomicBool::new(true)), without, struck: Arc::default() }
+    /// All kinds but these, some of them more often.
+    pub fn new(without: &BTreeSet<FaultKind>, harshness: &BTreeMap<FaultKind, u32>) -> Self {
+        let (without, harshness) = (Arc::new(without.clone()), Arc::new(harshness.clone()));
+        Self { strike: Arc::new(AtomicBool::new(true)), without, harshness, struck: Arc::default() }
     }
 
-    /// Whether this kind strikes now: one time in so many. Draws whether or not it may.
+    /// Whether this kind strikes now: one time in so many, or more often if the run is harsh there.
+    /// Draws whether or not it may.
     pub fn strikes(&self, kind: FaultKind, random: &mut fastrand::Rng, one_in: u32) -> bool {
-        let drawn = random.u32(0..one_in.max(1)) == 0;
+        let times = self.harshness.get(&kind).copied().unwrap_or(1).max(1);
+        let drawn = random.u32(0..one_in.max(1)) < times.min(one_in.div_ceil(2));
         let strikes = drawn && self.may_strike(kind);
         if strikes {
             let mut struck = self.struck.lock().unwrap_or_else(PoisonError::into_inner);

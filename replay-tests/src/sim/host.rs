@@ -12,8 +12,13 @@ use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
 use tephra_executors::backend::Backend;
 use tephra_executors::backend::memory::MemoryBackend;
+use tephra_executors::export::{Exporter, Exporting};
 
+use super::exports::Exports;
 use super::faults::{FaultKind, Faults};
+use super::invariants::{Invariant, Violation};
+use super::node::Site;
+use super::oracle::Oracle;
 use super::process::Process;
 use super::trace::Trace;
 
@@ -33,24 +38,38 @@ pub struct HostState {
 /// A process's way to a host's storage.
 pub struct HostPort {
     store: MemoryBackend,
+    exports: Exports,
+    /// The storage, with its exports.
+    whole: Exporting,
     state: Arc<HostState>,
     process: Process,
     faults: Faults,
     trace: Trace,
+    oracle: Oracle,
     random: Mutex<fastrand::Rng>,
 }
 
 impl HostPort {
     /// A way for an executor.
-    pub const fn new(
+    pub fn new(
         store: MemoryBackend,
+        exports: Exports,
         state: Arc<HostState>,
         process: Process,
-        faults: Faults,
-        trace: Trace,
+        site: &Site,
         random: fastrand::Rng,
     ) -> Self {
-        Self { store, state, process, faults, trace, random: Mutex::new(random) }
+        Self {
+            whole: Exporting::new(Arc::new(store.clone()), Arc::new(exports.clone())),
+            store,
+            exports,
+            state,
+            process,
+            faults: site.faults.clone(),
+            trace: site.trace.clone(),
+            oracle: site.oracle.clone(),
+            random: Mutex::new(random),
+        }
     }
 
     fn draw<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
@@ -128,6 +147,7 @@ fn makes_something(effect: &Effect) -> bool {
         effect,
         Effect::CreateVolume { .. }
             | Effect::CreateVolumeFromSnapshot { .. }
+            | Effect::CreateVolumeFromImage { .. }
             | Effect::CloneVolume { .. }
             | Effect::CreateSnapshot { .. }
             | Effect::ExtendVolume { .. }
@@ -145,7 +165,7 @@ impl Backend for HostPort {
     }
 
     fn description(&self) -> BackendDescription {
-        self.store.description()
+        self.whole.description()
     }
 
     async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure> {
@@ -153,7 +173,7 @@ impl Backend for HostPort {
         if self.state.down.load(Ordering::Relaxed) {
             return Err(Failure::new(FailureKind::BackendUnavailable, "the host does not answer"));
         }
-        self.store.stats(now).await
+        self.whole.stats(now).await
     }
 
     async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
@@ -170,10 +190,17 @@ impl Backend for HostPort {
                 return Err(self.failure("it failed while acting"));
             }
         }
-        let acted = self.store.perform(pool, effect).await;
+        if self.exports.is_in_the_way(effect) {
+            let found = format!("{} {} while a server has it", effect.name(), effect.target());
+            self.oracle.found(Violation { invariant: Invariant::UsedIsLeftAlone, found });
+        }
+        let acted = self.whole.perform(pool, effect).await;
         let word = if acted.is_ok() { "done" } else { "failed" };
         self.trace.note(&self.process, format_args!("{} {}: {word}", effect.name(), effect.target()));
         acted?;
         self.after(effect).await
+    }
+    fn exporter(&self) -> Option<Arc<dyn Exporter>> {
+        self.whole.exporter()
     }
 }

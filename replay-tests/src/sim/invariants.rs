@@ -5,10 +5,11 @@ use std::fmt;
 
 use tephra_domain::actor::Role;
 use tephra_domain::event::{Commit, Event};
-use tephra_domain::ids::{PoolId, ProjectId, VolumeTypeId};
+use tephra_domain::ids::{OperationId, PoolId, ProjectId, VolumeTypeId};
 use tephra_domain::ledger::Ledger;
 use tephra_domain::operations::OperationKind;
 use tephra_domain::quota::{QuotaResource, Usage, UsageCount};
+use tephra_domain::volume::{Volume, VolumeState};
 
 /// What the simulator holds the code to. The numbers are those of ARCHITECTURE.md where it has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +32,10 @@ pub enum Invariant {
     ObjectsAreAccountedFor,
     /// Whatever is available holds the data that its owner was told it holds.
     DataIsRight,
+    /// Servers reach what they were given, and nothing else.
+    ExportsAreAttachments,
+    /// What a server can reach is not taken away, nor changed under its hands.
+    UsedIsLeftAlone,
     /// A rejection changes nothing, and is justified.
     RejectionHasNoEffect,
     /// An answer is not older than its question.
@@ -57,6 +62,8 @@ impl Invariant {
         Self::LimitsHold,
         Self::ObjectsAreAccountedFor,
         Self::DataIsRight,
+        Self::ExportsAreAttachments,
+        Self::UsedIsLeftAlone,
         Self::RejectionHasNoEffect,
         Self::AnswersAreFresh,
         Self::AuthorityHolds,
@@ -77,6 +84,8 @@ impl Invariant {
             Self::LimitsHold => "limits hold",
             Self::ObjectsAreAccountedFor => "objects on backends are the ledger's and its debts'",
             Self::DataIsRight => "data is what its owner was told",
+            Self::ExportsAreAttachments => "servers reach what they were given, and nothing else",
+            Self::UsedIsLeftAlone => "what a server can reach is left alone",
             Self::RejectionHasNoEffect => "a rejection has no effect and is justified",
             Self::AnswersAreFresh => "answers are not older than their questions",
             Self::AuthorityHolds => "nobody changes what is not theirs",
@@ -126,6 +135,7 @@ fn statuses_have_operations(ledger: &Ledger) -> Result<(), Violation> {
             return broken(Invariant::TransitionalHasOperation, found);
         }
         owners.extend(owner);
+        owners.extend(attachments_have_operations(ledger, volume)?);
         for snapshot in &volume.snapshots {
             if ledger.snapshots.get(snapshot).is_none_or(|row| row.volume != *id) {
                 return broken(Invariant::HistoryIsLegal, format!("volume {id} lists snapshot {snapshot}"));
@@ -147,14 +157,51 @@ fn statuses_have_operations(ledger: &Ledger) -> Result<(), Violation> {
         }
     }
     for (id, operation) in ledger.operations.sorted() {
-        // what cleans up a stranger has no resource of the ledger's
-        if !owners.contains(id) && !matches!(operation.kind, OperationKind::ObjectClean(_)) {
+        // what cleans up a stranger has no resource of the ledger's, and making an export again
+        // changes no status
+        let has_none =
+            matches!(operation.kind, OperationKind::ObjectClean(_) | OperationKind::ExportRestore(_));
+        if !owners.contains(id) && !has_none {
             let found =
                 format!("operation {id} ({}) is open, and nothing waits for it", operation.kind.name());
             return broken(Invariant::TransitionalHasOperation, found);
         }
     }
     Ok(())
+}
+
+/// The operations that attachments of a volume wait for.
+fn attachments_have_operations(ledger: &Ledger, volume: &Volume) -> Result<Vec<OperationId>, Violation> {
+    let mut owners = Vec::new();
+    let wrong = |found: String| {
+        let found = format!("volume {} is {}: {found}", volume.id, volume.status.state().as_str());
+        Err(Violation { invariant: Invariant::TransitionalHasOperation, found })
+    };
+    for attachment in &volume.attachments {
+        let state = attachment.status.state();
+        let owner = attachment.status.operation();
+        let open = owner.is_some_and(|operation| ledger.operations.contains_key(&operation));
+        if state.is_transitional() != open {
+            let (id, state) = (attachment.id, state.as_str());
+            return wrong(format!("attachment {id} is {state}, its operation is open: {open}"));
+        }
+        owners.extend(owner);
+    }
+    let state = volume.status.state();
+    let used = Volume::use_of(volume.attachments.iter());
+    if state == VolumeState::Available && used != VolumeState::Available {
+        return wrong(format!("its attachments make it {}", used.as_str()));
+    }
+    if state == VolumeState::InUse && volume.attachments.is_empty() {
+        return wrong("nobody has it".to_owned());
+    }
+    if state == VolumeState::Deleting && volume.is_held() {
+        return wrong("somebody has it".to_owned());
+    }
+    if ledger.exported.contains_key(&volume.id) != volume.has_exports() {
+        return wrong(format!("it has exports: {}", volume.has_exports()));
+    }
+    Ok(owners)
 }
 
 fn usage_is_the_sum(ledger: &Ledger) -> Result<(), Violation> {

@@ -5,8 +5,8 @@
 //! disks, the backends, the clients, and everything that goes wrong. See docs/simulation.md.
 //!
 //! Rooms:
-//! * [`seeds`], [`clock`], [`process`], [`trace`]: what makes a run a run.
-//! * [`log`], [`queue`], [`network`], [`disk`], [`host`]: the ports, with their faults ([`faults`]).
+//! * [`seeds`], [`mood`], [`clock`], [`process`], [`trace`]: what makes a run a run.
+//! * [`log`], [`queue`], [`network`], [`disk`], [`host`], [`exports`]: the ports, with their faults ([`faults`]).
 //! * [`node`], [`world`]: which processes there are, and what happens to them.
 //! * [`operations`]: what is asked, one file per command.
 //! * [`oracle`], [`invariants`], [`contents`]: what must hold. [`coverage`]: what was reached.
@@ -16,10 +16,12 @@ pub mod clock;
 pub mod contents;
 pub mod coverage;
 pub mod disk;
+pub mod exports;
 pub mod faults;
 pub mod host;
 pub mod invariants;
 pub mod log;
+pub mod mood;
 pub mod network;
 pub mod node;
 pub mod operations;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tephra_domain::effect::BackendObject;
 use tephra_domain::ids::{BackendName, PoolId, PoolName, ZoneName};
 use tephra_domain::ledger::Ledger;
 use tephra_domain::units::SizeGib;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::SimClock;
 use super::disk::SimDisk;
+use super::exports::Exports;
 use super::faults::Faults;
 use super::host::{HostPort, HostState};
 use super::invariants::{Invariant, Violation};
@@ -309,6 +311,8 @@ pub struct Host {
     /// The backend's name.
     pub name: BackendName,
     store: MemoryBackend,
+    /// What servers can reach of it.
+    pub exports: Exports,
     /// What is the matter with it.
     pub state: Arc<HostState>,
     clock: SimClock,
@@ -337,12 +341,15 @@ impl Host {
             store.put_stranger(lun, object);
         }
         let name = BackendName::new(name);
-        site.oracle.add_host(name.clone(), store.clone());
+        let state = Arc::<HostState>::default();
+        let exports = Exports::new(store.clone(), Arc::clone(&state));
+        site.oracle.add_host(name.clone(), store.clone(), exports.clone());
         Self {
             site: site.clone(),
             name,
             store,
-            state: Arc::default(),
+            exports,
+            state,
             clock: site.clock.skewed(random.i64(-2_000_000..2_000_000)),
             parallelism: random.usize(1..5),
             incarnation: 0,
@@ -358,6 +365,16 @@ impl Host {
         strangers.iter().map(|(name, found)| (pool.clone(), name.clone(), found.size)).collect()
     }
 
+    /// Something of the ledger's on it.
+    pub fn any_object(&self, random: &mut fastrand::Rng) -> Option<BackendObject> {
+        random.choice(self.store.objects().into_keys())
+    }
+
+    /// Somebody, none of the ledger's, has an object open, or lets it go.
+    pub fn hold(&self, object: BackendObject, is_held: bool) {
+        self.store.set_in_use(object, is_held);
+    }
+
     /// Its executor, if it runs.
     pub fn process(&self) -> Option<&Process> {
         self.process.as_ref().filter(|process| process.lives())
@@ -371,10 +388,10 @@ impl Host {
         self.site.trace.note(&process, format_args!("starts"));
         let backend = HostPort::new(
             self.store.clone(),
+            self.exports.clone(),
             Arc::clone(&self.state),
             process.clone(),
-            self.site.faults.clone(),
-            self.site.trace.clone(),
+            &self.site,
             self.site.seeds.stream(&format!("host {}", self.name), self.incarnation),
         );
         let config = RunnerConfig { parallelism: self.parallelism, ..RunnerConfig::default() };

@@ -20,6 +20,7 @@ use tephra_journal::wire::state::state_hash;
 
 use super::contents::Contents;
 use super::coverage::Coverage;
+use super::exports::{self, Exports};
 use super::invariants::{self, Invariant, Violation};
 use super::trace::Trace;
 
@@ -40,6 +41,9 @@ struct Inner {
     asked: BTreeMap<CommandId, Position>,
     hashes: BTreeMap<BlockNumber, [u8; 32]>,
     contents: Contents,
+    exports: BTreeMap<BackendName, Exports>,
+    /// Volumes that grew while somebody had them, where an export goes on showing the old size.
+    unrefreshed: BTreeSet<VolumeId>,
     coverage: Coverage,
     violation: Option<Violation>,
 }
@@ -57,6 +61,8 @@ impl Oracle {
             asked: BTreeMap::new(),
             hashes: BTreeMap::new(),
             contents: Contents::default(),
+            exports: BTreeMap::new(),
+            unrefreshed: BTreeSet::new(),
             coverage: Coverage::default(),
             violation: None,
         };
@@ -68,8 +74,10 @@ impl Oracle {
     }
 
     /// Tells it of a backend's storage.
-    pub fn add_host(&self, name: BackendName, store: MemoryBackend) {
-        self.lock().contents.add_host(name, store);
+    pub fn add_host(&self, name: BackendName, store: MemoryBackend, exports: Exports) {
+        let mut inner = self.lock();
+        inner.exports.insert(name.clone(), exports);
+        inner.contents.add_host(name, store);
     }
 
     /// The first invariant that was broken.
@@ -163,7 +171,9 @@ impl Oracle {
         let result = {
             let inner = self.lock();
             let available = inner.contents.check_available(&inner.ledger);
-            available.and_then(|()| inner.contents.check_nothing_is_orphaned(&inner.ledger))
+            available
+                .and_then(|()| inner.contents.check_nothing_is_orphaned(&inner.ledger))
+                .and_then(|()| exports::check_at_rest(&inner.ledger, &inner.exports, &inner.unrefreshed))
         };
         self.check(result);
     }
@@ -222,6 +232,7 @@ impl Inner {
         invariants::limits_hold(&used, &self.ledger)?;
         for event in &commit.events {
             self.contents.follow(&before, &self.ledger, event);
+            self.unrefreshed.extend(exports::unrefreshed(&before, event));
         }
         self.coverage.follow(&before, commit);
         Ok(())

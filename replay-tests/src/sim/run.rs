@@ -23,6 +23,7 @@ pub fn run(plan: &Plan) -> Report {
             violation: Some(Violation { invariant: Invariant::NothingDies, found: text }),
             trace: Vec::new(),
             head: tephra_journal::hash_chain::ChainHead::default(),
+            state: [0; 32],
             blocks: Vec::new(),
             simulated: std::time::Duration::ZERO,
             coverage: Coverage::default(),

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tephra_domain::effect::BackendObject;
 use tephra_domain::event::Idempotency;
 use tephra_domain::ids::{CommandId, IdempotencyKey, RequestId, VolumeId};
 use tephra_journal::gateway::{CommandGateway as _, Receipt, Submission, SubmitError};
 use tephra_journal::hash_chain::ChainHead;
 use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::wire::state::state_hash;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -18,6 +20,7 @@ use super::coverage::Coverage;
 use super::faults::{FaultKind, Faults};
 use super::invariants::{Invariant, Violation};
 use super::log::LogStore;
+use super::mood::Mood;
 use super::network::Sequencers;
 use super::node::{Host, Node, Site};
 use super::operations::{self, Draw};
@@ -30,6 +33,9 @@ use super::trace::{Keep, Trace};
 /// Simulated time in which everything must have ended once nothing goes wrong any more: the longest
 /// wait for a lock, three times, and the longest pause between two attempts at a debt, several times.
 const REST_WITHIN: Duration = Duration::from_secs(3 * 60 * 60);
+
+/// How long nothing must have been at work for everything to have ended.
+const QUIET_FOR: Duration = Duration::from_secs(300);
 
 /// How often it is looked whether everything has ended.
 const REST_POLL: Duration = Duration::from_secs(5);
@@ -61,6 +67,8 @@ pub struct Report {
     pub trace: Vec<String>,
     /// Where the log ended.
     pub head: ChainHead,
+    /// The SHA-256 of the state there.
+    pub state: [u8; 32],
     /// The log.
     pub blocks: Vec<Arc<[u8]>>,
     /// How much time went by in the simulation.
@@ -80,10 +88,13 @@ enum Later {
     HostUp(usize),
     /// A host has room again.
     HostRoom(usize),
+    /// Nobody has this object of a host open any more.
+    LetGo(usize, BackendObject),
 }
 
 struct World {
     plan: Plan,
+    mood: Mood,
     site: Site,
     nodes: Vec<Node>,
     hosts: Vec<Host>,
@@ -117,7 +128,8 @@ impl World {
         fastrand::seed(seeds.stream("pauses", 0).u64(..));
         let clock = SimClock::new(0);
         let trace = Trace::new(plan.keep, clock);
-        let faults = Faults::without(&plan.without);
+        let mood = Mood::of(seeds);
+        let faults = Faults::new(&plan.without, &mood.harshness);
         let oracle = Oracle::new(trace.clone());
         let mut random = seeds.stream("deployment", 0);
         let nodes = random.u64(1..4);
@@ -139,6 +151,7 @@ impl World {
         let nodes = (0..nodes).map(|number| Node::new(&site, number, skew(&mut random))).collect();
         Self {
             plan: plan.clone(),
+            mood,
             site,
             nodes,
             hosts,
@@ -201,6 +214,8 @@ impl World {
             strikes(FaultKind::BackendDown, 120),
             strikes(FaultKind::BackendFull, 120),
         );
+        let held = strikes(FaultKind::ObjectInUse, 20);
+        let exports_lost = strikes(FaultKind::ExportsLost, 60);
         let (change, two) = (strikes(FaultKind::LeaderChange, 50), strikes(FaultKind::TwoLeaders, 40));
         let longest_ms = [60_000, 14_400_000][self.nemesis.usize(0..2)];
         let (short, long) =
@@ -235,6 +250,15 @@ impl World {
             self.hosts[host].state.full.store(true, Ordering::Relaxed);
             self.later.push((now + long, Later::HostRoom(host)));
         }
+        if exports_lost {
+            self.site.trace.note("nemesis", format_args!("{} loses its exports", self.hosts[host].name));
+            self.hosts[host].exports.restart();
+        }
+        if held && let Some(object) = self.hosts[host].any_object(&mut self.nemesis) {
+            self.site.trace.note("nemesis", format_args!("somebody has {object} open for {long:?}"));
+            self.hosts[host].hold(object, true);
+            self.later.push((now + long, Later::LetGo(host, object)));
+        }
         if (change || two) && self.nodes[node].process().is_some() && !self.nodes[node].leads() {
             for old in 0..self.nodes.len() {
                 if two && self.nodes[old].leads() {
@@ -264,6 +288,7 @@ impl World {
                 }
                 Later::HostUp(host) => self.hosts[host].state.down.store(false, Ordering::Relaxed),
                 Later::HostRoom(host) => self.hosts[host].state.full.store(false, Ordering::Relaxed),
+                Later::LetGo(host, object) => self.hosts[host].hold(object, false),
             }
         }
         for node in &mut self.nodes {
@@ -352,10 +377,10 @@ impl World {
         }
         drop(keyed);
         let strangers: Vec<_> = self.hosts.iter().flat_map(Host::strangers).collect();
-        let ask = self
-            .site
-            .oracle
-            .with_ledger(|ledger| operations::next(&mut Draw { ledger, strangers: &strangers, random }))?;
+        let weights = &self.mood.weights;
+        let ask = self.site.oracle.with_ledger(|ledger| {
+            operations::next(weights, &mut Draw { ledger, strangers: &strangers, random })
+        })?;
         let idempotency = (random.u8(0..4) == 0)
             .then(|| Idempotency { key: IdempotencyKey::new(format!("key-{number}")), fingerprint: [0; 32] });
         let id = CommandId::from_uuid(fresh_id(random));
@@ -377,27 +402,36 @@ impl World {
         for node in &mut self.nodes {
             node.starts_at = node.starts_at.map(|_| now);
         }
+        for host in &mut self.hosts {
+            host.starts_at = host.starts_at.map(|_| now);
+        }
         let until = now + REST_WITHIN;
+        let mut quiet_since = None;
         loop {
             self.keep_running();
             while self.asking.try_join_next().is_some() {}
             let unfinished = self.site.oracle.unfinished();
-            if unfinished.is_none() && self.asking.is_empty() {
-                break;
-            }
+            let all_run = self.nodes.iter().all(|node| node.process().is_some())
+                && self.hosts.iter().all(|host| host.process().is_some());
             if self.is_broken() {
                 return;
             }
-            if Instant::now() >= until {
+            let now = Instant::now();
+            if unfinished.is_none() && self.asking.is_empty() && all_run {
+                // orders that are still on their way find nothing to do, and nobody finds more
+                if *quiet_since.get_or_insert(now) + QUIET_FOR <= now {
+                    break;
+                }
+            } else {
+                quiet_since = None;
+            }
+            if now >= until + QUIET_FOR {
                 let found = unfinished.unwrap_or_else(|| format!("{} clients wait", self.asking.len()));
                 self.site.oracle.found(Violation { invariant: Invariant::EverythingEnds, found });
                 return;
             }
             tokio::time::sleep(REST_POLL).await;
         }
-        // orders that are still on their way find nothing to do
-        tokio::time::sleep(Duration::from_secs(300)).await;
-        self.keep_running();
         self.site.oracle.check_at_rest();
         for node in &self.nodes {
             node.check_views_at_rest().await;
@@ -411,6 +445,7 @@ impl World {
             violation: self.site.oracle.violation(),
             trace: self.site.trace.take(),
             head: self.site.oracle.head(),
+            state: self.site.oracle.with_ledger(state_hash),
             blocks: self.site.log.blocks(),
             simulated: self.began.elapsed(),
             coverage: self.coverage,

@@ -17,13 +17,22 @@ fn draw(draw: &mut Draw<'_>) -> Option<Ask> {
     let (source, owner) = match draw.below(10) {
         0 | 1 => draw.snapshot().map(|(id, project)| (VolumeSource::Snapshot(id), project))?,
         2 | 3 => draw.volume().map(|(id, project)| (VolumeSource::Volume(id), project))?,
+        // the api looks images up first; whoever does not is told so
+        4 if draw.below(8) == 0 => (VolumeSource::Image(draw.image().id), draw.project()),
         _ => (VolumeSource::Blank, draw.project()),
     };
+    let create = parameters(draw, source)?;
+    Some(draw.owner(&owner).asks(Command::CreateVolume(Box::new(create))))
+}
+
+/// What is asked for beside the source.
+pub fn parameters(draw: &mut Draw<'_>, source: VolumeSource) -> Option<CreateVolume> {
+    let has_size = matches!(source, VolumeSource::Volume(_) | VolumeSource::Snapshot(_));
     let size_gib = match draw.below(30) {
         0 => None,
         1 => Some(500),
         2 => Some(SizeGib::MAX),
-        _ if source != VolumeSource::Blank && draw.below(2) == 0 => None,
+        _ if has_size && draw.below(2) == 0 => None,
         _ => Some(1 + draw.below(6)),
     };
     let volume_type = match draw.below(6) {
@@ -38,7 +47,7 @@ fn draw(draw: &mut Draw<'_>) -> Option<Ask> {
         _ => None,
     };
     let taken = draw.below(40) == 0;
-    let create = CreateVolume {
+    Some(CreateVolume {
         volume: if taken { draw.volume()?.0 } else { draw.fresh().into() },
         name: draw.name(),
         description: None,
@@ -47,6 +56,5 @@ fn draw(draw: &mut Draw<'_>) -> Option<Ask> {
         volume_type,
         availability_zone,
         metadata: BTreeMap::new(),
-    };
-    Some(draw.owner(&owner).asks(Command::CreateVolume(Box::new(create))))
+    })
 }

@@ -8,7 +8,11 @@ use super::{Ask, Draw, Operation};
 pub const OPERATION: Operation = Operation { name: "delete_volume", weight: 10, draw };
 
 fn draw(draw: &mut Draw<'_>) -> Option<Ask> {
-    let (volume, project) = draw.volume()?;
+    let (volume, project) = match draw.below(8) {
+        0 => draw.volume_with_debts()?,
+        1 => draw.volume_at_odds()?,
+        _ => draw.volume()?,
+    };
     let (cascade, force) = (draw.below(2) == 0, draw.below(5) == 0);
     let who = if force { draw.admin() } else { draw.owner(&project) };
     Some(who.asks(Command::DeleteVolume { volume, cascade, force }))

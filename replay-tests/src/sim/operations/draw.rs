@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 
 use tephra_domain::actor::{Actor, Role};
+use tephra_domain::attachment::{AttachMode, Connector};
 use tephra_domain::command::{Command, MetadataChange};
 use tephra_domain::effect::EffectKey;
 use tephra_domain::ids::{
-    BackendName, DebtId, OperationId, PoolId, ProjectId, SnapshotId, UserId, VolumeId, VolumeTypeId,
+    AttachmentId, BackendName, DebtId, ImageId, OperationId, PoolId, ProjectId, SnapshotId, UserId, VolumeId,
+    VolumeTypeId,
 };
+use tephra_domain::image::ImageFacts;
 use tephra_domain::ledger::Ledger;
 use tephra_domain::units::SizeGib;
+use tephra_domain::volume::{USES, VolumeState};
 use uuid::Uuid;
 
 use crate::sim::seeds::fresh_id;
@@ -46,6 +50,12 @@ impl From<Fresh> for VolumeId {
 }
 
 impl From<Fresh> for SnapshotId {
+    fn from(fresh: Fresh) -> Self {
+        Self::from_uuid(fresh.0)
+    }
+}
+
+impl From<Fresh> for AttachmentId {
     fn from(fresh: Fresh) -> Self {
         Self::from_uuid(fresh.0)
     }
@@ -128,6 +138,93 @@ impl Draw<'_> {
         Some((*id, row.project.clone()))
     }
 
+    /// A volume in this status, if there is one.
+    pub fn volume_in(&mut self, state: VolumeState) -> Option<(VolumeId, ProjectId)> {
+        let rows = self.ledger.volumes.sorted().into_iter();
+        let rows: Vec<_> = rows.filter(|(_, row)| row.status.state() == state).collect();
+        match self.random.choice(rows) {
+            Some((id, row)) if self.below(8) != 0 => Some((*id, row.project.clone())),
+            Some(_) | None => self.volume(),
+        }
+    }
+
+    /// An attachment with its volume and project; now and then one that is not there.
+    pub fn attachment(&mut self) -> Option<(VolumeId, AttachmentId, ProjectId)> {
+        let rows = self.ledger.volumes.sorted().into_iter();
+        let all: Vec<_> = rows
+            .flat_map(|(id, row)| row.attachments.iter().map(|one| (*id, one.id, row.project.clone())))
+            .collect();
+        match self.random.choice(all) {
+            Some(found) if self.below(24) != 0 => Some(found),
+            Some(_) | None => {
+                let (volume, project) = self.volume()?;
+                Some((volume, self.fresh().into(), project))
+            }
+        }
+    }
+
+    /// The id of a new attachment of a volume; now and then one that is taken.
+    pub fn attachment_id(&mut self, volume: VolumeId) -> AttachmentId {
+        let taken = self.ledger.volumes.get(&volume).and_then(|row| row.attachments.first());
+        match taken.map(|one| one.id) {
+            Some(taken) if self.below(24) == 0 => taken,
+            Some(_) | None => self.fresh().into(),
+        }
+    }
+
+    /// A server, or none.
+    pub fn instance(&mut self) -> Option<Box<str>> {
+        let number = self.below(5);
+        (number > 0).then(|| format!("server-{number}").into())
+    }
+
+    /// A host that connects; now and then without what a target needs to know of it.
+    pub fn connector(&mut self) -> Connector {
+        let number = self.below(4);
+        let knows_initiator = self.below(20) != 0;
+        Connector {
+            host: Some(format!("compute-{number}").into()),
+            initiator: knows_initiator.then(|| format!("iqn.1994-05.com.example:{number}").into()),
+            ip: Some(format!("192.0.2.{}", 10 + number).into()),
+            mountpoint: None,
+            multipath: false,
+            enforce_multipath: false,
+        }
+    }
+
+    /// Whether a server may write, or nothing.
+    pub fn attach_mode(&mut self) -> Option<AttachMode> {
+        match self.below(4) {
+            0 => Some(AttachMode::ReadOnly),
+            1 => Some(AttachMode::ReadWrite),
+            _ => None,
+        }
+    }
+
+    /// A volume that is at rest, but not as it should be, if there is one.
+    pub fn volume_at_odds(&mut self) -> Option<(VolumeId, ProjectId)> {
+        let rows = self.ledger.volumes.sorted().into_iter();
+        let is_at_odds = |state: VolumeState| !state.is_transitional() && !USES.contains(&state);
+        let rows: Vec<_> = rows.filter(|(_, row)| is_at_odds(row.status.state())).collect();
+        match self.random.choice(rows) {
+            Some((id, row)) => Some((*id, row.project.clone())),
+            None => self.volume(),
+        }
+    }
+
+    /// A volume of which something is owed or held, if there is one.
+    pub fn volume_with_debts(&mut self) -> Option<(VolumeId, ProjectId)> {
+        let debts = self.ledger.debts.sorted().into_iter();
+        let volumes =
+            debts.filter(|(_, debt)| debt.object.is_snapshot()).map(|(_, debt)| debt.object.volume());
+        let rows: Vec<_> =
+            volumes.filter_map(|id| Some((id, self.ledger.volumes.get(&id)?.project.clone()))).collect();
+        match self.random.choice(rows) {
+            Some(found) => Some(found),
+            None => self.volume(),
+        }
+    }
+
     /// A volume that has snapshots, if there is one.
     pub fn volume_with_snapshots(&mut self) -> Option<(VolumeId, ProjectId)> {
         let rows = self.ledger.volumes.sorted().into_iter();
@@ -158,6 +255,23 @@ impl Draw<'_> {
     pub fn busy_snapshots(&self) -> Vec<SnapshotId> {
         let rows = self.ledger.snapshots.sorted().into_iter();
         rows.filter(|(_, row)| row.status.state().is_transitional()).map(|(id, _)| *id).collect()
+    }
+
+    /// An image, as the store says it is: small, larger than most volumes, for large disks only, or
+    /// not there yet.
+    pub fn image(&mut self) -> ImageFacts {
+        const GIB: u64 = 1 << 30;
+        let number = self.below(6);
+        let (status, size_bytes, min_disk_gib) = match number {
+            0 => ("queued", None, 0),
+            1 => ("active", Some(3 * GIB + 1), 0),
+            2 => ("active", Some(GIB), 4),
+            3 => ("active", None, 1),
+            _ => ("active", Some(GIB), 0),
+        };
+        let metadata = (0..number % 3).map(|n| (format!("key-{n}"), format!("image-{number}"))).collect();
+        let id = ImageId::from_uuid(Uuid::from_u128(0x1a6e_0000 + u128::from(number)));
+        ImageFacts { id, status: status.into(), size_bytes, min_disk_gib, metadata }
     }
 
     /// A volume type; now and then one that is not there.

@@ -11,5 +11,6 @@ pub const OPERATION: Operation = Operation { name: "extend_volume", weight: 10, 
 fn draw(draw: &mut Draw<'_>) -> Option<Ask> {
     let (volume, project) = draw.volume()?;
     let to = SizeGib::new(1 + draw.below(9))?;
-    Some(draw.owner(&project).asks(Command::ExtendVolume { volume, to, online: false }))
+    let online = draw.below(2) == 0;
+    Some(draw.owner(&project).asks(Command::ExtendVolume { volume, to, online }))
 }

@@ -4,40 +4,56 @@
 //! A new command needs a file here: [`operation_of`] does not compile without it, and a test says
 //! which of [`ALL`] is missing.
 
+mod attach_volume;
+mod begin_detaching;
 mod change_extra_specs;
+mod change_image_metadata;
 mod change_snapshot_metadata;
 mod change_volume_metadata;
 mod check_attempt;
 mod clean_object;
 mod clear_quota_limits;
+mod complete_attachment;
+mod create_attachment;
 mod create_snapshot;
 mod create_volume;
+mod create_volume_from_image;
 mod create_volume_type;
+mod delete_attachment;
 mod delete_snapshot;
 mod delete_volume;
 mod delete_volume_type;
+mod detach_all;
+mod detach_volume;
 mod disable_backend;
 mod enable_backend;
 mod extend_volume;
 mod freeze_backend;
 mod grant_type_access;
+mod initialize_connection;
 mod manage_snapshot;
 mod manage_volume;
 mod recover_volume;
 mod register_backend;
 mod release_debt;
 mod report_outcome;
+mod reserve_volume;
 mod reset_snapshot_status;
 mod reset_volume_status;
+mod restore_exports;
 mod revert_volume;
 mod revoke_type_access;
+mod roll_detaching;
 mod set_quota_defaults;
 mod set_quota_limits;
 mod set_volume_bootable;
 mod set_volume_readonly;
+mod terminate_connection;
 mod thaw_backend;
 mod unmanage_snapshot;
 mod unmanage_volume;
+mod unreserve_volume;
+mod update_attachment;
 mod update_snapshot;
 mod update_volume;
 mod update_volume_type;
@@ -52,42 +68,26 @@ use tephra_domain::command::Command;
 pub struct Operation {
     /// The command's name; its file is called so.
     pub name: &'static str,
-    /// How often it is drawn, relative to the others.
+    /// How often it is drawn, relative to the others, where a run leans on nothing.
     pub weight: u32,
     /// Draws one; nothing if there is nothing that it could be about.
     pub draw: fn(&mut Draw<'_>) -> Option<Ask>,
 }
 
 /// Commands that no operation asks for yet, each with its reason.
-pub const NOT_ASKED: &[(&str, &str)] = &[
-    ("create_volume_from_image", "the simulated hosts have no image store"),
-    ("upload_volume", "the simulated hosts have no image store"),
-    ("change_image_metadata", "without images nothing has any"),
-    ("create_attachment", "the simulated hosts export nothing"),
-    ("update_attachment", "the simulated hosts export nothing"),
-    ("complete_attachment", "the simulated hosts export nothing"),
-    ("delete_attachment", "the simulated hosts export nothing"),
-    ("reserve_volume", "the simulated hosts export nothing"),
-    ("unreserve_volume", "the simulated hosts export nothing"),
-    ("begin_detaching", "the simulated hosts export nothing"),
-    ("roll_detaching", "the simulated hosts export nothing"),
-    ("initialize_connection", "the simulated hosts export nothing"),
-    ("terminate_connection", "the simulated hosts export nothing"),
-    ("attach_volume", "the simulated hosts export nothing"),
-    ("detach_volume", "the simulated hosts export nothing"),
-    ("detach_all", "the simulated hosts export nothing"),
-    ("restore_exports", "the simulated hosts export nothing"),
-];
+pub const NOT_ASKED: &[(&str, &str)] = &[];
 
 /// Every operation.
 pub const ALL: &[Operation] = &[
     create_volume::OPERATION,
+    create_volume_from_image::OPERATION,
     delete_volume::OPERATION,
     extend_volume::OPERATION,
     revert_volume::OPERATION,
     recover_volume::OPERATION,
     update_volume::OPERATION,
     change_volume_metadata::OPERATION,
+    change_image_metadata::OPERATION,
     set_volume_bootable::OPERATION,
     set_volume_readonly::OPERATION,
     reset_volume_status::OPERATION,
@@ -118,6 +118,20 @@ pub const ALL: &[Operation] = &[
     clean_object::OPERATION,
     freeze_backend::OPERATION,
     thaw_backend::OPERATION,
+    create_attachment::OPERATION,
+    update_attachment::OPERATION,
+    complete_attachment::OPERATION,
+    delete_attachment::OPERATION,
+    reserve_volume::OPERATION,
+    unreserve_volume::OPERATION,
+    begin_detaching::OPERATION,
+    roll_detaching::OPERATION,
+    initialize_connection::OPERATION,
+    terminate_connection::OPERATION,
+    attach_volume::OPERATION,
+    detach_volume::OPERATION,
+    detach_all::OPERATION,
+    restore_exports::OPERATION,
 ];
 
 /// The name of the operation that asks for a command.
@@ -180,12 +194,11 @@ pub const fn operation_of(command: &Command) -> &'static str {
     }
 }
 
-/// Draws what is asked next.
-pub fn next(draw: &mut Draw<'_>) -> Option<Ask> {
-    let all: u32 = ALL.iter().map(|operation| operation.weight).sum();
-    let mut drawn = draw.below(all);
-    for operation in ALL {
-        match drawn.checked_sub(operation.weight) {
+/// Draws what is asked next. `weights`: how often each of [`ALL`], relative to the others.
+pub fn next(weights: &[u32], draw: &mut Draw<'_>) -> Option<Ask> {
+    let mut drawn = draw.below(weights.iter().sum());
+    for (operation, weight) in ALL.iter().zip(weights) {
+        match drawn.checked_sub(*weight) {
             Some(rest) => drawn = rest,
             None => return (operation.draw)(draw),
         }

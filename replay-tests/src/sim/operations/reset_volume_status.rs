@@ -12,6 +12,7 @@ fn draw(draw: &mut Draw<'_>) -> Option<Ask> {
     let busy = draw.busy_volumes();
     let volume = match draw.choose(&busy) {
         Some(volume) if draw.below(2) == 0 => volume,
+        _ if draw.below(3) == 0 => draw.volume_at_odds()?.0,
         _ => draw.volume()?.0,
     };
     let to = match draw.below(3) {
