@@ -271,6 +271,34 @@ mod tests {
         assert_eq!(vgs(br#"{"report": [{"vg": []}]}"#).unwrap(), None);
     }
 
+    /// Whatever a broken pipe or another lvm2 makes of a report, it is read or refused.
+    #[test]
+    fn a_lost_end_is_refused_and_a_changed_byte_is_no_panic() {
+        let samples: [&[u8]; 6] = [
+            include_bytes!("recorded/thick-snapshot.json"),
+            include_bytes!("recorded/thick-merging.json"),
+            include_bytes!("recorded/thick-suspended.json"),
+            include_bytes!("recorded/thin-full.json"),
+            include_bytes!("recorded/thin.json"),
+            include_bytes!("recorded/vgs.json"),
+        ];
+        for sample in samples.map(<[u8]>::trim_ascii_end) {
+            for at in 0..sample.len() {
+                assert!(lvs(&sample[..at]).is_err() && vgs(&sample[..at]).is_err(), "cut at {at}");
+                for byte in [0, b'"', b'-', b'9', b'{', 0xff] {
+                    let mut changed = sample.to_vec();
+                    changed[at] = byte;
+                    for lv in lvs(&changed).unwrap_or_default() {
+                        assert!(lv.shown_bytes() == lv.bytes || lv.is_thick_snapshot());
+                    }
+                    if let Err(failure) = vgs(&changed) {
+                        assert_eq!(failure.kind, FailureKind::BackendError);
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_is_no_report_is_refused() {
         for json in ["", "[]", "{\"report\": [{\"lv\": [{\"lv_name\": \"a\"}]}]}"] {

@@ -304,6 +304,55 @@ mod tests {
         assert!(!extents.iter().any(|extent| extent.is_beyond(2 << 30)));
     }
 
+    /// Parses a sample with its end lost, and with each byte changed. What is read nevertheless is
+    /// looked at.
+    fn broken<T: for<'a> Deserialize<'a>>(sample: &str, look: impl Fn(T)) {
+        let sample = sample.trim_end().as_bytes();
+        for at in 0..sample.len() {
+            assert!(serde_json::from_slice::<T>(&sample[..at]).is_err(), "cut at {at}");
+            for byte in [0, b'"', b'-', b'9', b'{', 0xff] {
+                let mut changed = sample.to_vec();
+                changed[at] = byte;
+                if let Ok(read) = serde_json::from_slice(&changed) {
+                    look(read);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_end_is_refused_and_a_changed_byte_is_no_panic() {
+        broken(include_str!("recorded/info-clone.json"), |image: Image| {
+            image.is_protected();
+        });
+        broken(include_str!("recorded/info-snapshot.json"), |image: Image| {
+            image.is_protected();
+        });
+        broken(include_str!("recorded/snap-ls.json"), |all: Vec<Snapshot>| {
+            assert!(all.iter().filter(|snapshot| snapshot.is_in_trash()).count() <= all.len());
+        });
+        broken(include_str!("recorded/status.json"), |_: Status| {});
+        broken(include_str!("recorded/trash-ls.json"), |_: Vec<Trashed>| {});
+        broken(include_str!("recorded/ls.json"), |_: Vec<Listed>| {});
+        broken(include_str!("recorded/diff.json"), |all: Vec<Extent>| {
+            assert!(!all.iter().any(|extent| extent.is_beyond(u64::MAX)));
+        });
+        let details: Vec<PoolDetail> = parsed(include_str!("recorded/pool-ls-detail.json"));
+        broken(include_str!("recorded/df.json"), |usage: Usage| {
+            for pool in usage.pools {
+                let capacity = capacity(pool.stats, &details[0]);
+                assert!(capacity.free <= capacity.total, "{capacity:?}");
+            }
+        });
+        let usage: Usage = parsed(include_str!("recorded/df.json"));
+        broken(include_str!("recorded/pool-ls-detail.json"), |details: Vec<PoolDetail>| {
+            for detail in details {
+                let capacity = capacity(usage.pools[0].stats, &detail);
+                assert!(capacity.free <= capacity.total, "{capacity:?}");
+            }
+        });
+    }
+
     #[test]
     fn capacity_is_what_the_pool_and_its_quota_leave() {
         let usage: Usage = parsed(include_str!("recorded/df.json"));
