@@ -252,8 +252,9 @@ pub(super) fn roll_detaching(
 
 /// os-attach. Checks, in this order: role; the volume exists and is visible; it is not in
 /// maintenance; its readonly flag allows the mode; nobody else has it, unless it is made for that;
-/// it is available, attaching or in use; the id of a new attachment is not taken. The same server
-/// or host once more changes nothing.
+/// it is available, attaching or in use; the mode is the one that os-initialize_connection gave,
+/// which Cinder lets differ; the id of a new attachment is not taken. The same server or host once
+/// more changes nothing.
 pub(super) fn attach(
     ledger: &Ledger,
     command: &AttachVolume,
@@ -288,6 +289,10 @@ pub(super) fn attach(
             && one.instance.is_none()
             && (command.host.is_none() || one.host.is_none() || one.host == command.host)
     });
+    // its host can do what it was connected for, whatever is said afterwards
+    if waiting.and_then(Attachment::export).is_some_and(|export| export.mode != command.mode) {
+        return Err(Rejection::AttachModeInvalid { volume: volume.id, mode: command.mode.as_str() });
+    }
     let attached = AttachmentEvent::Attached {
         instance: command.instance.clone(),
         host: command.host.clone(),

@@ -1,8 +1,13 @@
 //! Watches over the life of whatever holds a backend's exports: when it is another one than before,
-//! the ledger is told, and has the exports made again.
+//! the ledger is told, and has the exports made again. It is told again where one could not be made:
+//! the host that lost it waits for it, and nobody else would ask.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use tephra_domain::effect::{Effect, Outcome};
+use tokio::time::Instant;
 
 use super::ledger::LedgerClient;
 use crate::export::Exporter;
@@ -10,17 +15,42 @@ use crate::export::Exporter;
 /// How often it is looked, and tried again where the exports cannot be reached.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
+/// The pause before the ledger is asked again to have exports made that could not be made.
+pub const AGAIN_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// Whether an export could not be made since the ledger was last asked for all of them. Cheap to
+/// clone; all clones are one.
+#[derive(Clone, Default)]
+pub struct FailedExports(Arc<AtomicBool>);
+
+impl FailedExports {
+    /// Takes an outcome in.
+    pub fn note(&self, effect: &Effect, outcome: &Outcome) {
+        if matches!((effect, outcome), (Effect::ExportVolume { .. }, Outcome::Failed(_))) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// Goes on until it is dropped. At the start nothing is known of the exporter's life before, so
 /// every export is made sure of.
-pub async fn watch(exporter: Arc<dyn Exporter>, ledger: Arc<LedgerClient>) {
+pub async fn watch(exporter: Arc<dyn Exporter>, ledger: Arc<LedgerClient>, failed: FailedExports) {
     let mut known: Option<String> = None;
+    let mut asked_at = Instant::now();
     let mut is_up = true;
     loop {
         match exporter.incarnation().await {
             Ok(life) => {
                 is_up = true;
-                if known.as_ref() != Some(&life) && ledger.restore_exports().await {
-                    known = Some(life);
+                let is_another = known.as_ref() != Some(&life);
+                let is_again = asked_at.elapsed() >= AGAIN_INTERVAL && failed.take();
+                if is_another || is_again {
+                    asked_at = Instant::now();
+                    known = ledger.restore_exports().await.then_some(life);
                 }
             }
             Err(failure) => {
@@ -31,5 +61,99 @@ pub async fn watch(exporter: Arc<dyn Exporter>, ledger: Arc<LedgerClient>) {
             }
         }
         tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use tephra_domain::attachment::{AttachMode, Connector};
+    use tephra_domain::command::Command;
+    use tephra_domain::effect::{BackendObject, Export, Failure, FailureKind};
+    use tephra_domain::ids::{AttachmentId, Position, VolumeId};
+    use tephra_domain::units::Timestamp;
+    use tephra_journal::clock::ManualClock;
+    use tephra_journal::gateway::{CommandGateway, Receipt, Submission, SubmitError};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::backend::memory::{MemoryBackend, MemoryConfig};
+
+    /// An exporter in its so-manieth life.
+    #[derive(Default)]
+    struct Daemon(Mutex<u32>);
+
+    #[async_trait]
+    impl Exporter for Daemon {
+        fn facts(&self) -> BTreeMap<String, String> {
+            BTreeMap::new()
+        }
+
+        async fn export(&self, _: &Path, _: VolumeId, _: &Export) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        async fn unexport(&self, _: AttachmentId) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        async fn incarnation(&self) -> Result<String, Failure> {
+            Ok(self.0.lock().unwrap().to_string())
+        }
+    }
+
+    /// Counts how often exports are asked for.
+    #[derive(Default)]
+    struct Ledger(Mutex<u32>);
+
+    #[async_trait]
+    impl CommandGateway for Ledger {
+        async fn submit(&self, submission: Submission) -> Result<Receipt, SubmitError> {
+            assert!(matches!(submission.command, Command::RestoreExports { .. }));
+            *self.0.lock().unwrap() += 1;
+            Ok(Receipt::NothingToDo { position: Position::START })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn exports_are_asked_for_at_the_start_after_a_restart_and_again_while_one_fails() {
+        let (daemon, ledger) = (Arc::new(Daemon::default()), Arc::new(Ledger::default()));
+        let backend = Arc::new(MemoryBackend::new(MemoryConfig::new("b")));
+        let client = LedgerClient::new(
+            backend,
+            Arc::<Ledger>::clone(&ledger),
+            Arc::new(ManualClock::at(Timestamp(0))),
+        );
+        let failed = FailedExports::default();
+        let watching = tokio::spawn(watch(Arc::<Daemon>::clone(&daemon), Arc::new(client), failed.clone()));
+        let after = async |time: Duration| {
+            tokio::time::sleep(time).await;
+            *ledger.0.lock().unwrap()
+        };
+        assert_eq!(after(WATCH_INTERVAL * 2).await, 1);
+        *daemon.0.lock().unwrap() += 1;
+        assert_eq!(after(WATCH_INTERVAL * 2).await, 2);
+        assert_eq!(after(AGAIN_INTERVAL * 3).await, 2, "nothing has failed");
+
+        let volume = BackendObject::Volume(VolumeId::from_uuid(Uuid::from_u128(1)));
+        let connector = Connector::default();
+        let attachment = AttachmentId::from_uuid(Uuid::from_u128(2));
+        let effect =
+            Effect::ExportVolume { volume, export: Export::of(attachment, &connector, AttachMode::ReadOnly) };
+        failed.note(&effect, &Outcome::Done);
+        assert_eq!(after(AGAIN_INTERVAL * 2).await, 2);
+        let failure = Failure::new(FailureKind::TimedOut, "busy");
+        failed.note(&effect, &Outcome::Failed(failure.clone()));
+        assert_eq!(after(WATCH_INTERVAL * 2).await, 3);
+        failed.note(&effect, &Outcome::Failed(failure));
+        assert_eq!(after(WATCH_INTERVAL * 2).await, 3, "not without a pause");
+        assert_eq!(after(AGAIN_INTERVAL).await, 4);
+        assert_eq!(after(AGAIN_INTERVAL * 2).await, 4, "once for one failure");
+        watching.abort();
     }
 }

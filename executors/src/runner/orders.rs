@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::RunnerConfig;
+use super::exports::FailedExports;
 use super::ledger::LedgerClient;
 use super::limits::{DUE_NAP, EffectLimits, FINISHED_REMEMBERED};
 use crate::backend::Backend;
@@ -34,6 +35,7 @@ pub struct OrderDesk {
     pub finished: Arc<Finished>,
     pub changed: Arc<Notify>,
     pub limits: EffectLimits,
+    pub failed_exports: FailedExports,
     pub config: RunnerConfig,
     /// No new work.
     pub cancel: CancellationToken,
@@ -90,6 +92,7 @@ impl OrderDesk {
             Some(Ok(Prepared::Known(outcome))) => outcome,
             Some(Ok(Prepared::Ready(bench))) => self.perform(order, bench).await,
         };
+        self.failed_exports.note(&order.due.effect, &outcome);
         self.ledger.report(order, outcome).await;
         true
     }

@@ -117,6 +117,10 @@ impl CaughtUp {
     }
 }
 
+/// How often a new sequencer is asked to make the type: the first answer of all may turn out to rest on a
+/// state that another sequencer has changed.
+const BOOTSTRAP_TRIES: u32 = 5;
+
 /// Blocks that are read at once to remember them.
 const REMEMBERED_BLOCKS: usize = 256;
 
@@ -167,8 +171,13 @@ pub async fn bootstrap(gateway: &dyn CommandGateway) -> Result<(), SubmitError> 
             extra_specs: BTreeMap::new(),
         })),
     };
-    match gateway.submit(submission).await {
-        Ok(_) | Err(SubmitError::Rejected(Rejection::VolumeTypeExists { .. })) => Ok(()),
-        Err(error) => Err(error),
+    let mut tries = BOOTSTRAP_TRIES;
+    loop {
+        tries = tries.saturating_sub(1);
+        match gateway.submit(submission.clone()).await {
+            Ok(_) | Err(SubmitError::Rejected(Rejection::VolumeTypeExists { .. })) => return Ok(()),
+            Err(SubmitError::Unavailable { .. }) if tries > 0 => {}
+            Err(error) => return Err(error),
+        }
     }
 }

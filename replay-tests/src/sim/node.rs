@@ -269,10 +269,17 @@ impl TakenTurn {
             cancel: self.over.clone(),
         };
         let handle = Sequencer::start(SequencerConfig::default(), state, parts);
-        let bootstrapped = self.over.run_until_cancelled(bootstrap(&handle)).await;
-        if bootstrapped.is_some_and(|bootstrapped| bootstrapped.is_ok()) {
-            let turn = Turn { number: self.number, process: self.process.clone(), handle: handle.clone() };
-            self.site.sequencers.add(turn);
+        match self.over.run_until_cancelled(bootstrap(&handle)).await {
+            Some(Ok(())) => {
+                let turn =
+                    Turn { number: self.number, process: self.process.clone(), handle: handle.clone() };
+                self.site.sequencers.add(turn);
+            }
+            Some(Err(error)) => {
+                self.site.trace.note(&self.process, format_args!("gives turn {} up: {error}", self.number));
+                self.over.cancel();
+            }
+            None => {}
         }
         let drained = handle.drained().await;
         self.site.sequencers.remove(self.number);

@@ -211,6 +211,10 @@ fn the_old_way_leads_to_the_same_attachments() {
     world.settle();
     assert_eq!(world.when(connect), Ok(vec![]), "a host that is connected stays so");
     let attach = attaching(&mut world, volume, "server");
+    let Command::AttachVolume(mut other) = attach.clone() else { unreachable!() };
+    other.mode = AttachMode::ReadOnly;
+    let other = world.when(Command::AttachVolume(other));
+    assert_eq!(code(other), "AttachModeInvalid", "its host can write");
     world.when(attach.clone()).unwrap();
     assert_eq!(world.when(attach), Ok(vec![]));
     assert_eq!(state(&world, volume, attachment), AttachmentState::Attached);
