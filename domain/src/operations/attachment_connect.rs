@@ -19,6 +19,7 @@ use crate::operation::{Access, IfItFails, IfUndoFails, PlannedStep, ResourceKey,
 use crate::rejection::Rejection;
 use crate::volume::{Volume, VolumeEvent, VolumeState};
 
+use super::attachment_disconnect::ended_for;
 use super::{OperationKind, Saga, open};
 
 /// The parameters of the operation.
@@ -78,7 +79,8 @@ pub fn begin(
     let operation = OperationId::from(ctx.command);
     let export = Export::of(attachment, connector, mode);
     let accepted = AttachmentEvent::ConnectAccepted { operation, connector: connector.clone(), mode };
-    let mut events = vec![Event::Volume(volume.id, VolumeEvent::Attachment { attachment, event: accepted })];
+    let mut events = ended_for(ledger, volume.id, attachment);
+    events.push(Event::Volume(volume.id, VolumeEvent::Attachment { attachment, event: accepted }));
     events.extend(volume.used_as(VolumeState::Attaching).map(|event| Event::Volume(volume.id, event)));
     let params = AttachmentConnect { volume: volume.id, pool, export };
     events.extend(open(ledger, operation, &volume.project, OperationKind::AttachmentConnect(params)));

@@ -91,8 +91,8 @@ pub fn begin<'a>(
     events
 }
 
-/// Ends what is under way on an attachment: it would make the export again.
-fn ended_for(ledger: &Ledger, volume: VolumeId, attachment: AttachmentId) -> Vec<Event> {
+/// Ends what is under way on an attachment: it would make the export again, as it was.
+pub(super) fn ended_for(ledger: &Ledger, volume: VolumeId, attachment: AttachmentId) -> Vec<Event> {
     let claimants = ledger.claimants(ResourceKey::Volume(volume));
     let open = claimants.iter().filter_map(|id| ledger.operations.get(id));
     let makes_it = |kind: &OperationKind| {

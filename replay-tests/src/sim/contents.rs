@@ -3,14 +3,15 @@
 //! It follows the events, and looks at a backend only where an operator's word made what is there
 //! the truth.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tephra_domain::effect::BackendObject;
 use tephra_domain::event::Event;
 use tephra_domain::ids::{BackendName, ImageId, OperationId, PoolId, SnapshotId, VolumeId};
 use tephra_domain::ledger::Ledger;
-use tephra_domain::operation::ResourceKey;
+use tephra_domain::operation::{OperationEnd, OperationEvent, ResourceKey};
+use tephra_domain::operations::OperationKind;
 use tephra_domain::snapshot::{SnapshotEvent, SnapshotState};
 use tephra_domain::units::SizeGib;
 use tephra_domain::volume::{USES, VolumeEvent, VolumeSource, VolumeState, VolumeStatus};
@@ -33,6 +34,10 @@ pub struct Contents {
     given_up: BTreeMap<Box<str>, Blocks>,
     /// The names of what is being taken over.
     taken_over: BTreeMap<uuid::Uuid, Box<str>>,
+    /// What is in the images that were made of volumes.
+    uploaded: BTreeMap<ImageId, Blocks>,
+    /// Images that may be there although their operations failed: the record says so.
+    left_behind: BTreeSet<ImageId>,
     next_tag: u64,
 }
 
@@ -91,6 +96,18 @@ impl Contents {
                 let failed = OperationId::from_uuid(snapshot.as_uuid());
                 if let Some(data) = self.before_revert.get(&failed).cloned() {
                     self.snapshots.insert(*snapshot, data);
+                }
+            }
+            Event::Volume(id, VolumeEvent::Uploaded { image }) => {
+                self.uploaded.insert(*image, self.volumes.get(id).cloned().unwrap_or_default());
+            }
+            Event::Operation(
+                id,
+                OperationEvent::UndoWaived { .. } | OperationEvent::Closed { end: OperationEnd::Abandoned },
+            ) => {
+                let kind = before.operations.get(id).map(|operation| &operation.kind);
+                if let Some(OperationKind::VolumeUpload(upload)) = kind {
+                    self.left_behind.insert(upload.image.id);
                 }
             }
             Event::Volume(id, VolumeEvent::Unmanaged) => {
@@ -184,6 +201,35 @@ impl Contents {
             }
         }
         Ok(())
+    }
+
+    /// Checks that every image that was made of a volume is whole, and that no other is there, once
+    /// nothing is at work any more.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check_images(&self) -> Result<(), Violation> {
+        let mut found = BTreeMap::new();
+        for host in self.hosts.values() {
+            found.extend(host.images().iter().map(|(id, image)| (*id, image.blocks.clone())));
+        }
+        for (id, expected) in &self.uploaded {
+            let holds = found.remove(id);
+            if holds.as_ref() != Some(expected) {
+                let holds = holds
+                    .as_ref()
+                    .map_or_else(|| "is not there".to_owned(), |blocks| format!("holds {}", shown(blocks)));
+                let found = format!("image {id} {holds}, not {}", shown(expected));
+                return Err(Violation { invariant: Invariant::DataIsRight, found });
+            }
+        }
+        match found.keys().find(|id| !self.left_behind.contains(id)) {
+            Some(id) => {
+                let found = format!("image {id} is there, and no record says so");
+                Err(Violation { invariant: Invariant::ObjectsAreAccountedFor, found })
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_object(

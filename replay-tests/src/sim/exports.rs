@@ -102,7 +102,9 @@ fn takes_away(effect: &Effect) -> bool {
         | Effect::Verify { .. }
         | Effect::Adopt { .. }
         | Effect::ExportVolume { .. }
-        | Effect::UnexportVolume { .. } => false,
+        | Effect::UnexportVolume { .. }
+        | Effect::UploadImage { .. }
+        | Effect::RemoveImage { .. } => false,
     }
 }
 

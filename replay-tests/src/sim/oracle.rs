@@ -173,6 +173,7 @@ impl Oracle {
             let available = inner.contents.check_available(&inner.ledger);
             available
                 .and_then(|()| inner.contents.check_nothing_is_orphaned(&inner.ledger))
+                .and_then(|()| inner.contents.check_images())
                 .and_then(|()| exports::check_at_rest(&inner.ledger, &inner.exports, &inner.unrefreshed))
         };
         self.check(result);

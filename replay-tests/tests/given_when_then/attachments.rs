@@ -306,6 +306,25 @@ fn lost_exports_are_made_again_and_nobodys_status_changes() {
 }
 
 #[test]
+fn a_host_that_was_replaced_does_not_get_its_lost_export_back() {
+    let mut world = World::default();
+    let volume = world.given_volume(1, 7);
+    let attachment = world.connect(volume);
+    world.settle();
+    let backend = world.ledger.volumes.get(&volume).unwrap().pool.as_ref().unwrap().backend.clone();
+    world.when_as(Actor::system(), Command::RestoreExports { backend, after: None }).unwrap();
+    let update = Command::UpdateAttachment { volume, attachment, connector: host("another"), mode: None };
+    assert_eq!(
+        world.when(update),
+        Ok(vec!["OperationClosed", "AttachmentConnectAccepted", "OperationOpened"]),
+        "what would make the old one is over"
+    );
+    world.settle();
+    assert_eq!(world.storage.exports.len(), 1);
+    world.check_at_rest();
+}
+
+#[test]
 fn only_who_may_attach_does_and_strangers_find_nothing() {
     let mut world = World::default();
     let (volume, attachment) = in_use(&mut world);

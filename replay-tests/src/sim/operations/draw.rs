@@ -61,6 +61,12 @@ impl From<Fresh> for AttachmentId {
     }
 }
 
+impl From<Fresh> for ImageId {
+    fn from(fresh: Fresh) -> Self {
+        Self::from_uuid(fresh.0)
+    }
+}
+
 impl From<Fresh> for VolumeTypeId {
     fn from(fresh: Fresh) -> Self {
         Self::from_uuid(fresh.0)

@@ -57,6 +57,7 @@ mod update_attachment;
 mod update_snapshot;
 mod update_volume;
 mod update_volume_type;
+mod upload_volume;
 
 mod draw;
 
@@ -120,6 +121,7 @@ pub const ALL: &[Operation] = &[
     thaw_backend::OPERATION,
     create_attachment::OPERATION,
     update_attachment::OPERATION,
+    upload_volume::OPERATION,
     complete_attachment::OPERATION,
     delete_attachment::OPERATION,
     reserve_volume::OPERATION,
