@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use tephra_domain::effect::{BackendObject, Effect};
 use tephra_executors::backend::Backend;
-use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter};
+use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter, Tally};
 use tephra_executors::backend::conformance::{BLOCK_BYTES, Bench, Fingerprint, check_all};
 use tephra_executors::backend::rbd::{self, CloneFormat, RbdBackend, RbdConfig};
 use tephra_executors::process::Spawner;
@@ -24,6 +24,7 @@ struct RbdBench {
     lab: Lab,
     backend: RbdBackend,
     interrupter: Interrupter,
+    tally: Tally,
 }
 
 impl RbdBench {
@@ -35,7 +36,7 @@ impl RbdBench {
             .env(CONF, lab.path("ceph.conf"))
             .env(KEYRING, lab.path("cinder.keyring"))
             .env(FORMAT, format);
-        Self { lab, backend, interrupter }
+        Self { lab, backend, interrupter, tally: Tally::default() }
     }
 }
 
@@ -76,7 +77,7 @@ impl Bench for RbdBench {
     }
 
     async fn leave_interrupted(&self, effect: &Effect) {
-        self.interrupter.attempt_until_done(&pool(), effect).await;
+        self.tally.interrupt(u32::MAX, &self.interrupter, &pool(), effect).await;
     }
 
     async fn occupy(&self, object: BackendObject) -> Option<Box<dyn Any + Send>> {
@@ -135,6 +136,7 @@ async fn the_rbd_backend_conforms_with_clones_of_version_1() {
     // the lab lets old clients in, so that is what the cluster decides on
     let bench = RbdBench::new(Lab::start(), "1", |_| {});
     check_all(&bench).await;
+    bench.tally.check(true);
     delete_everything(&bench.lab, &bench.backend).await;
 }
 
@@ -145,5 +147,6 @@ async fn the_rbd_backend_conforms_with_clones_of_version_2() {
     lab.admin("ceph osd set-require-min-compat-client mimic --yes-i-really-mean-it");
     let bench = RbdBench::new(lab, "2", |config| config.native_revert = false);
     check_all(&bench).await;
+    bench.tally.check(false);
     delete_everything(&bench.lab, &bench.backend).await;
 }

@@ -10,11 +10,11 @@
 //! file has one ignored test for it, which calls [`Attempt::from_environment`], opens the backend
 //! over [`Attempt::launcher`], and performs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -101,6 +101,62 @@ impl Interrupter {
         let Ok(command) = std::fs::read_to_string(&last) else { panic!("an attempt at {effect:?}: {error}") };
         drop(std::fs::remove_file(&last));
         Some(command)
+    }
+}
+
+/// How often effects of each name were interrupted, and how many attempts died at that. Without it, a
+/// suite in which nothing ever dies would pass.
+#[derive(Debug, Default)]
+pub struct Tally(Mutex<BTreeMap<&'static str, (u32, usize)>>);
+
+impl Tally {
+    /// The effects of the suite that a backend performs by itself, by changing something.
+    const CHANGING: [&'static str; 12] = [
+        "CreateVolume",
+        "CreateVolumeFromSnapshot",
+        "CloneVolume",
+        "DeleteVolume",
+        "ExtendVolume",
+        "ShrinkVolume",
+        "CreateSnapshot",
+        "DeleteSnapshot",
+        "RevertToSnapshot",
+        "OverwriteVolume",
+        "Adopt",
+        "Disown",
+    ];
+
+    /// Interrupts an effect, unless that has happened to so many of its name. Those that go different
+    /// ways for different volumes (larger than the source, with snapshots) meet them by the second
+    /// time.
+    pub async fn interrupt(&self, most: u32, interrupter: &Interrupter, pool: &PoolName, effect: &Effect) {
+        {
+            let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let (times, _) = tally.entry(effect.name()).or_default();
+            if *times >= most || !Self::CHANGING.contains(&effect.name()) {
+                return;
+            }
+            *times += 1;
+        }
+        let died = interrupter.attempt_until_done(pool, effect).await;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(effect.name()).or_default().1 += died;
+    }
+
+    /// At the end of the suite, on a backend that reverts by itself or not.
+    ///
+    /// # Panics
+    /// If an attempt at any of the effects was never killed.
+    #[allow(clippy::panic, reason = "whatever is not as expected is a failure of the test")]
+    pub fn check(&self, native_revert: bool) {
+        let tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        println!("interrupted (times, deaths): {tally:?}");
+        for effect in Self::CHANGING {
+            let (times, deaths) = tally.get(effect).copied().unwrap_or_default();
+            let is_expected = native_revert || effect != "RevertToSnapshot";
+            if is_expected && (times == 0 || deaths == 0) {
+                panic!("{effect} never died: {tally:?}");
+            }
+        }
     }
 }
 
