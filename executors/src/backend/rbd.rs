@@ -28,10 +28,11 @@ use self::failure::Refusal;
 use self::names::Place;
 pub use self::plan::CloneFormat;
 use self::plan::{Observed, Step, plan};
-use self::removal::Sweeper;
+use self::removal::{Seen, Sweeper};
 use self::report::{Image, capacity};
 use super::{Backend, Content};
 use crate::export;
+use crate::locks::VolumeLocks;
 use crate::process::Launcher;
 use crate::runner::limits::EffectLimits;
 
@@ -151,6 +152,9 @@ struct Cluster {
     config: Arc<RbdConfig>,
     cli: Cli,
     clone_format: OnceCell<CloneFormat>,
+    /// Held by whoever makes a clone, or removes the snapshot that one was to be made from.
+    cloning: VolumeLocks,
+    seen: Seen,
 }
 
 impl RbdBackend {
@@ -159,7 +163,13 @@ impl RbdBackend {
         let config = Arc::new(config);
         let clone_format = config.clone_format.map_or_else(OnceCell::new, OnceCell::from);
         let cli = Cli::new(Arc::clone(&config), launcher);
-        let cluster = Arc::new(Cluster { config: Arc::clone(&config), cli, clone_format });
+        let cluster = Arc::new(Cluster {
+            config: Arc::clone(&config),
+            cli,
+            clone_format,
+            cloning: VolumeLocks::default(),
+            seen: Seen::default(),
+        });
         Self { config, cluster, sweeper: Sweeper::default(), monitors: Mutex::default() }
     }
 
@@ -203,6 +213,11 @@ impl RbdBackend {
 
 impl Cluster {
     async fn perform(&self, pool: &str, effect: &Effect) -> Result<(), Failure> {
+        let _cloning = if matches!(effect, Effect::CloneVolume { .. }) {
+            Some(self.cloning.acquire(effect).await)
+        } else {
+            None
+        };
         let observed = self.observe(pool, effect).await?;
         let format = self.format_for(effect, &observed).await?;
         let steps = plan(effect, &observed, self.config.flatten_volume_from_snapshot, format)?;

@@ -5,6 +5,7 @@
 //! made from, and with clones of version 1 a removed snapshot that clones still need.
 
 use tephra_domain::effect::BackendObject;
+use tephra_domain::ids::VolumeId;
 use uuid::Uuid;
 
 /// What the names of the backend's own snapshots begin with.
@@ -49,9 +50,18 @@ impl Place {
     }
 }
 
+/// What the name of a snapshot that a clone is made from begins with; the clone's name follows.
+const CLONE: &str = "tephra.clone.";
+
 /// The snapshot of a source that a clone is made from.
 pub fn clone_snapshot(clone: BackendObject) -> String {
-    format!("{OWN}clone.{clone}")
+    format!("{CLONE}{clone}")
+}
+
+/// The volume that a snapshot was taken to make, if it was taken for that.
+pub fn volume_cloned_from(snapshot: &str) -> Option<VolumeId> {
+    let id = snapshot.strip_prefix(CLONE)?.strip_prefix("volume-")?;
+    Uuid::try_parse(id).ok().map(VolumeId::from_uuid)
 }
 
 /// What a removed snapshot is called while clones of version 1 need it.
@@ -97,6 +107,10 @@ mod tests {
         let id = Uuid::from_u128(7);
         assert!(is_volume_of_ours(&format!("volume-{id}")));
         assert!(is_volume_of_ours(&format!("temporary-{id}")));
+        let clone = VolumeId::from_uuid(id);
+        assert_eq!(volume_cloned_from(&clone_snapshot(BackendObject::Volume(clone))), Some(clone));
+        assert!(is_own(&clone_snapshot(BackendObject::Volume(clone))));
+        assert_eq!(volume_cloned_from(&hidden(&format!("snapshot-{id}"))), None);
         for other in ["volume-7", "golden-image", "unmanaged-volume-1", &format!("snapshot-{id}")] {
             assert!(!is_volume_of_ours(other), "{other}");
         }
