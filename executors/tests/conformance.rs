@@ -1,4 +1,5 @@
-//! The conformance suite over every backend that needs nothing but this host.
+//! The conformance suite over every backend that needs nothing but this host, with kill -9 between
+//! every two changes to files.
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever is not as expected is a failure")]
 
@@ -10,24 +11,84 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
-use tephra_domain::effect::{BackendObject, Effect};
-use tephra_domain::ids::BackendName;
-use tephra_executors::backend::Backend;
+use tephra_domain::backend::BackendDescription;
+use tephra_domain::drift::FoundObject;
+use tephra_domain::effect::{BackendObject, Effect, Failure};
+use tephra_domain::ids::{BackendName, PoolName};
+use tephra_domain::scheduler::PoolStats;
+use tephra_domain::units::Timestamp;
+use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter, Tally};
 use tephra_executors::backend::conformance::{BLOCK_BYTES, Bench, Fingerprint, check_all};
 use tephra_executors::backend::directory::{DirectoryBackend, DirectoryConfig, Driver};
 use tephra_executors::backend::memory::{MemoryBackend, MemoryConfig};
+use tephra_executors::backend::{Backend, Content};
+use tokio::sync::{RwLock, RwLockReadGuard};
+
+const DIRECTORY: &str = "TEPHRA_ATTEMPT_DIRECTORY";
+
+/// A directory is served by one process. Here that is this one, but for the while in which others
+/// attempt something and die.
+struct Reopened {
+    config: DirectoryConfig,
+    description: BackendDescription,
+    served: RwLock<Option<DirectoryBackend>>,
+}
+
+impl Reopened {
+    fn open(config: DirectoryConfig) -> Self {
+        let backend = DirectoryBackend::open(config.clone()).unwrap();
+        Self { config, description: backend.description(), served: RwLock::new(Some(backend)) }
+    }
+
+    async fn backend(&self) -> RwLockReadGuard<'_, DirectoryBackend> {
+        RwLockReadGuard::map(self.served.read().await, |served| served.as_ref().unwrap())
+    }
+}
+
+#[async_trait]
+impl Backend for Reopened {
+    fn name(&self) -> &BackendName {
+        &self.config.name
+    }
+
+    fn description(&self) -> BackendDescription {
+        self.description.clone()
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure> {
+        self.backend().await.stats(now).await
+    }
+
+    async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
+        self.backend().await.perform(pool, effect).await
+    }
+
+    async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
+        self.backend().await.list(pool).await
+    }
+
+    async fn content(&self, pool: &PoolName, object: BackendObject) -> Result<Content, Failure> {
+        self.backend().await.content(pool, object).await
+    }
+}
 
 struct DirectoryBench {
-    backend: DirectoryBackend,
+    backend: Reopened,
     directory: TempDir,
+    interrupter: Interrupter,
+    tally: Tally,
+    /// How often effects of one name are interrupted.
+    most: u32,
 }
 
 impl DirectoryBench {
-    fn new(change: impl FnOnce(&mut DirectoryConfig)) -> Self {
+    fn new(most: u32, change: impl FnOnce(&mut DirectoryConfig)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = DirectoryConfig::new(BackendName::new("files"), "host", directory.path());
         change(&mut config);
-        Self { backend: DirectoryBackend::open(config).unwrap(), directory }
+        let interrupter = Interrupter::new("an_attempt").env(DIRECTORY, directory.path());
+        let backend = Reopened::open(config);
+        Self { backend, directory, interrupter, tally: Tally::default(), most }
     }
 
     fn path(&self, object: BackendObject) -> PathBuf {
@@ -38,6 +99,17 @@ impl DirectoryBench {
     fn names(&self) -> Vec<String> {
         names_in(self.directory.path())
     }
+}
+
+/// What is attempted, until it dies, by the processes that the suite starts.
+#[tokio::test]
+#[ignore = "started by the other tests, to be killed"]
+async fn an_attempt() {
+    let Some(attempt) = Attempt::from_environment() else { return };
+    let directory = std::env::var_os(DIRECTORY).unwrap();
+    let config = DirectoryConfig::new(BackendName::new("files"), "host", directory);
+    let backend = DirectoryBackend::open_before(config, attempt.witness()).unwrap();
+    assert_eq!(backend.perform(&attempt.pool, &attempt.effect).await, Ok(()));
 }
 
 fn names_in(directory: &Path) -> Vec<String> {
@@ -66,6 +138,13 @@ impl Bench for DirectoryBench {
     }
 
     async fn leave_interrupted(&self, effect: &Effect) {
+        if self.tally.begin(self.most, effect) {
+            let mut served = self.backend.served.write().await;
+            *served = None;
+            let died = self.interrupter.attempt_until_done(&self.backend.config.pool, effect).await;
+            self.tally.died(effect, died);
+            *served = Some(DirectoryBackend::open(self.backend.config.clone()).unwrap());
+        }
         let partial = self.directory.path().join(format!("{}.partial", effect.target()));
         std::fs::write(partial, b"half of something else, longer than a block".repeat(1000)).unwrap();
     }
@@ -111,13 +190,14 @@ impl Bench for MemoryBench {
 
 #[tokio::test]
 async fn the_directory_backend_conforms() {
-    let bench = DirectoryBench::new(|_| {});
+    let bench = DirectoryBench::new(2, |_| {});
     check_all(&bench).await;
+    bench.tally.check(true);
 
     // what interrupted attempts left and nobody tried again is gone at the next start
     assert!(bench.names().iter().any(|name| name.ends_with(".partial")));
-    let DirectoryBench { backend, directory } = bench;
-    let config = backend.config().clone();
+    let DirectoryBench { backend, directory, .. } = bench;
+    let config = backend.config.clone();
     drop(backend);
     let _again = DirectoryBackend::open(config).unwrap();
     let left = names_in(directory.path());
@@ -126,14 +206,15 @@ async fn the_directory_backend_conforms() {
 
 #[tokio::test]
 async fn the_directory_backend_without_native_revert_conforms() {
-    let bench = DirectoryBench::new(|config| config.native_revert = false);
+    let bench = DirectoryBench::new(1, |config| config.native_revert = false);
     assert!(!bench.backend.description().native_revert);
     check_all(&bench).await;
+    bench.tally.check(false);
 }
 
 #[tokio::test]
 async fn the_nfs_backend_conforms() {
-    let bench = DirectoryBench::new(|config| {
+    let bench = DirectoryBench::new(1, |config| {
         config.driver = Driver::Nfs { export: "filer.example:/export/volumes".to_owned() };
     });
     let description = bench.backend.description();
@@ -141,6 +222,7 @@ async fn the_nfs_backend_conforms() {
     assert_eq!(description.capabilities["storage_protocol"], "nfs");
     assert_eq!(description.capabilities["export"], "filer.example:/export/volumes");
     check_all(&bench).await;
+    bench.tally.check(true);
 }
 
 #[tokio::test]

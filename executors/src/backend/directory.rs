@@ -21,6 +21,7 @@ use tephra_domain::units::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use self::files::{Files, Refusal};
+pub use self::files::{Nobody, Witness};
 use self::plan::{Action, Observed};
 use super::{Backend, Content};
 use crate::export;
@@ -123,8 +124,17 @@ impl DirectoryBackend {
     /// # Errors
     /// If another process serves the directory, or it cannot be written.
     pub fn open(config: DirectoryConfig) -> Result<Self, OpenError> {
+        Self::open_before(config, Arc::new(Nobody))
+    }
+
+    /// The same, before a witness of every change.
+    ///
+    /// # Errors
+    /// As [`DirectoryBackend::open`].
+    pub fn open_before(config: DirectoryConfig, witness: Arc<dyn Witness>) -> Result<Self, OpenError> {
         let directory = || config.directory.clone();
-        let files = Files::open(&config.directory, config.file_mode).map_err(|refusal| match refusal {
+        let opened = Files::open(&config.directory, config.file_mode, witness);
+        let files = opened.map_err(|refusal| match refusal {
             Refusal::Taken => OpenError::Taken { directory: directory() },
             Refusal::Io(source) => OpenError::Unusable { directory: directory(), source },
         })?;

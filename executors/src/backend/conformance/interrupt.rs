@@ -1,17 +1,18 @@
-//! kill -9 between every two commands of an effect.
+//! kill -9 between every two changes of an effect.
 //!
-//! A backend that drives other programs leaves traces at every command. Here an effect is attempted
-//! in a process of its own, which kills itself with SIGKILL right after a command that changes
-//! something; the next attempt finds what that one left, and dies one change further, until an
+//! A backend that drives other programs leaves traces at every command, one that works on files at
+//! every call. Here an effect is attempted in a process of its own, which kills itself with SIGKILL
+//! right after one that changes something; the next attempt finds what that one left, and dies one change further, until an
 //! attempt comes to the end. So every state that a crash between two commands can leave is met by
 //! an attempt that starts there.
 //!
 //! The process is the test's own executable, told by its environment what to attempt. The test
 //! file has one ignored test for it, which calls [`Attempt::from_environment`], opens the backend
-//! over [`Attempt::launcher`], and performs.
+//! over [`Attempt::launcher`] or before [`Attempt::witness`], and performs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,7 @@ use tephra_journal::wire::message::{decode_order, encode_order};
 use tephra_journal::work_queue::WorkOrder;
 use uuid::Uuid;
 
+use crate::backend::directory::Witness;
 use crate::process::{Launcher, Output, ProcessError, Program, Spawner};
 
 /// The effect to attempt, encoded as a work order, in hexadecimal.
@@ -126,20 +128,29 @@ impl Tally {
         "Disown",
     ];
 
-    /// Interrupts an effect, unless that has happened to so many of its name. Those that go different
-    /// ways for different volumes (larger than the source, with snapshots) meet them by the second
-    /// time.
+    /// Whether an effect is to be interrupted, which then counts: not if that has happened to so many
+    /// of its name. Those that go different ways for different volumes (larger than the source, with
+    /// snapshots) meet them by the second time.
+    pub fn begin(&self, most: u32, effect: &Effect) -> bool {
+        let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (times, _) = tally.entry(effect.name()).or_default();
+        let is_due = *times < most && Self::CHANGING.contains(&effect.name());
+        *times = times.saturating_add(u32::from(is_due));
+        is_due
+    }
+
+    /// So many attempts at an effect have died.
+    pub fn died(&self, effect: &Effect, deaths: usize) {
+        let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, died) = tally.entry(effect.name()).or_default();
+        *died = died.saturating_add(deaths);
+    }
+
+    /// Interrupts an effect, if that is to be.
     pub async fn interrupt(&self, most: u32, interrupter: &Interrupter, pool: &PoolName, effect: &Effect) {
-        {
-            let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let (times, _) = tally.entry(effect.name()).or_default();
-            if *times >= most || !Self::CHANGING.contains(&effect.name()) {
-                return;
-            }
-            *times += 1;
+        if self.begin(most, effect) {
+            self.died(effect, interrupter.attempt_until_done(pool, effect).await);
         }
-        let died = interrupter.attempt_until_done(pool, effect).await;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(effect.name()).or_default().1 += died;
     }
 
     /// At the end of the suite, on a backend that reverts by itself or not.
@@ -192,13 +203,37 @@ impl Attempt {
 
     /// Runs the backend's programs, and dies after one of them.
     pub fn launcher(&self, changes: Changes) -> Arc<dyn Launcher> {
-        Arc::new(DyingLauncher { left: AtomicUsize::new(self.changes), last: self.last.clone(), changes })
+        Arc::new(DyingLauncher { death: self.death(), changes })
+    }
+
+    /// Sees a directory's files change, and dies after one of the changes.
+    pub fn witness(&self) -> Arc<dyn Witness> {
+        Arc::new(DyingWitness(self.death()))
+    }
+
+    fn death(&self) -> Death {
+        Death { left: AtomicUsize::new(self.changes), last: self.last.clone() }
+    }
+}
+
+/// Dies after so many changes.
+struct Death {
+    left: AtomicUsize,
+    last: PathBuf,
+}
+
+impl Death {
+    fn comes_after(&self, change: &str) -> io::Result<()> {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            std::fs::write(&self.last, change)?;
+            kill_process(getpid(), Signal::KILL)?;
+        }
+        Ok(())
     }
 }
 
 struct DyingLauncher {
-    left: AtomicUsize,
-    last: PathBuf,
+    death: Death,
     changes: Changes,
 }
 
@@ -207,12 +242,23 @@ impl Launcher for DyingLauncher {
     async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
         let argv = program.argv().to_vec();
         let output = Spawner.launch(program).await?;
-        if (self.changes)(&argv) && self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if (self.changes)(&argv) {
             let words: Vec<String> = argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-            std::fs::write(&self.last, words.join(" "))
-                .and_then(|()| Ok(kill_process(getpid(), Signal::KILL)?))
+            self.death
+                .comes_after(&words.join(" "))
                 .map_err(|source| ProcessError::Broken { program: "kill".to_owned(), source })?;
         }
         Ok(output)
+    }
+}
+
+struct DyingWitness(Death);
+
+impl Witness for DyingWitness {
+    #[allow(clippy::panic, reason = "whatever is not as expected is a failure of the test")]
+    fn changed(&self, what: &'static str, name: &str) {
+        if let Err(error) = self.0.comes_after(&format!("{what} {name}")) {
+            panic!("it cannot die: {error}");
+        }
     }
 }

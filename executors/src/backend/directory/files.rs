@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, fchmod, fcntl_lock, flock, fstat,
@@ -34,8 +34,26 @@ const LOCK_FILE: &str = ".tephra.lock";
 /// What our objects' names begin with, and users' volumes first.
 const PREFIXES: [&str; 4] = ["volume-", "snapshot-", "safety-", "temporary-"];
 
+/// Sees every change to a directory's files, right after it was made.
+///
+/// Everywhere but in tests that is [`Nobody`]. A test of what a crash leaves behind has one that dies
+/// between two changes.
+pub trait Witness: Send + Sync {
+    /// What has just been done, and to which file.
+    fn changed(&self, what: &'static str, name: &str);
+}
+
+/// Sees nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nobody;
+
+impl Witness for Nobody {
+    fn changed(&self, _what: &'static str, _name: &str) {}
+}
+
 /// An open directory with its lock.
 pub struct Files {
+    witness: Arc<dyn Witness>,
     path: PathBuf,
     directory: OwnedFd,
     mode: Mode,
@@ -76,7 +94,7 @@ pub struct Sweep {
 
 impl Files {
     /// Makes the directory if need be, shows that it can be written, and takes its lock.
-    pub fn open(path: &Path, file_mode: u32) -> Result<Self, Refusal> {
+    pub fn open(path: &Path, file_mode: u32, witness: Arc<dyn Witness>) -> Result<Self, Refusal> {
         std::fs::create_dir_all(path)?;
         let directory =
             openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -89,6 +107,7 @@ impl Files {
         }
         fsync(&directory)?;
         Ok(Self {
+            witness,
             path: path.to_owned(),
             directory,
             mode: Mode::from_raw_mode(file_mode),
@@ -182,7 +201,7 @@ impl Files {
         }
         let renamed = || {
             self.publish(from, to, Publish::New)?;
-            fsync(&self.directory).map_err(io::Error::from)
+            self.sync_directory(to)
         };
         renamed().map_err(|error| failure(&from, "rename", &error))
     }
@@ -209,7 +228,11 @@ impl Files {
 
     /// A new file of zeroes.
     pub fn create_blank(&self, object: BackendObject, bytes: u64) -> Result<(), Failure> {
-        self.build(object, Publish::New, |file| file.set_len(bytes))
+        self.build(object, Publish::New, |file| {
+            file.set_len(bytes)?;
+            self.witness.changed("set the length of", &object.to_string());
+            Ok(())
+        })
     }
 
     /// A new file with the data of another, zeroes beyond.
@@ -240,9 +263,13 @@ impl Files {
     /// More zeroes at the end. Also of a file that is in use: its user sees it grow.
     pub fn lengthen(&self, object: BackendObject, bytes: u64) -> Result<(), Failure> {
         let lengthened = || {
-            let file = self.open_file(&object.to_string(), OFlags::RDWR)?;
+            let name = object.to_string();
+            let file = self.open_file(&name, OFlags::RDWR)?;
             file.set_len(bytes)?;
-            file.sync_all()
+            self.witness.changed("lengthen", &name);
+            file.sync_all()?;
+            self.witness.changed("sync", &name);
+            Ok(())
         };
         lengthened().map_err(|error| failure(&object, "extend", &error))
     }
@@ -251,12 +278,15 @@ impl Files {
     pub fn cut_zeroes(&self, object: BackendObject, bytes: u64) -> Result<(), Failure> {
         self.refuse_if_used(object)?;
         let cut = || {
-            let file = self.open_file(&object.to_string(), OFlags::RDWR)?;
+            let name = object.to_string();
+            let file = self.open_file(&name, OFlags::RDWR)?;
             if copy::has_data(&file, bytes, file.metadata()?.len())? {
                 return Ok(false);
             }
             file.set_len(bytes)?;
+            self.witness.changed("shorten", &name);
             file.sync_all()?;
+            self.witness.changed("sync", &name);
             Ok(true)
         };
         match cut().map_err(|error| failure(&object, "shrink", &error))? {
@@ -275,7 +305,7 @@ impl Files {
         let removed = || {
             self.unlink(&name)?;
             self.unlink(&format!("{name}{PARTIAL}"))?;
-            fsync(&self.directory).map_err(io::Error::from)
+            self.sync_directory(&name)
         };
         removed().map_err(|error| failure(&object, "delete", &error))
     }
@@ -304,15 +334,20 @@ impl Files {
     }
 
     fn fill(&self, from: &Source, to: &File, bytes: u64, go_on: &dyn Fn() -> bool) -> io::Result<()> {
+        let name = from.object.to_string();
         if copy::reflink(&from.file, to)? {
+            self.witness.changed("share the blocks of", &name);
             return to.set_len(bytes);
         }
         // without a reflink the copy takes time, and must not be of something that changes
-        if self.is_used(&from.object.to_string(), FlockOperation::NonBlockingLockShared)? {
+        if self.is_used(&name, FlockOperation::NonBlockingLockShared)? {
             return Err(Errno::BUSY.into());
         }
         to.set_len(bytes)?;
-        copy::copy_sparse(&from.file, to, from.file.metadata()?.len(), go_on)
+        copy::copy_sparse(&from.file, to, from.file.metadata()?.len(), &|| {
+            self.witness.changed("copy the next part of", &name);
+            go_on()
+        })
     }
 
     /// Builds a file under its partial name and gives it its final one. Leaves nothing on failure.
@@ -327,11 +362,14 @@ impl Files {
         let built = || {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = File::from(openat(&self.directory, &partial, flags, self.mode)?);
+            self.witness.changed("create", &partial);
             fchmod(&file, self.mode)?;
             fill(&file)?;
+            self.witness.changed("fill", &partial);
             file.sync_all()?;
+            self.witness.changed("sync", &partial);
             self.publish(&partial, &name, publish)?;
-            fsync(&self.directory).map_err(io::Error::from)
+            self.sync_directory(&name)
         };
         built().map_err(|error| {
             if let Err(left) = self.unlink(&partial) {
@@ -342,21 +380,39 @@ impl Files {
     }
 
     fn publish(&self, partial: &str, name: &str, publish: Publish) -> io::Result<()> {
-        if publish == Publish::New {
-            match renameat_with(&self.directory, partial, &self.directory, name, RenameFlags::NOREPLACE) {
-                // NFS cannot; that nothing is there has been seen under the volume's lock
-                Err(Errno::INVAL | Errno::NOSYS) => {}
-                done => return done.map_err(io::Error::from),
+        let renamed = match publish {
+            Publish::New => {
+                match renameat_with(&self.directory, partial, &self.directory, name, RenameFlags::NOREPLACE) {
+                    // NFS cannot; that nothing is there has been seen under the volume's lock
+                    Err(Errno::INVAL | Errno::NOSYS) => {
+                        renameat(&self.directory, partial, &self.directory, name)
+                    }
+                    done => done,
+                }
             }
-        }
-        renameat(&self.directory, partial, &self.directory, name).map_err(io::Error::from)
+            Publish::Replace => renameat(&self.directory, partial, &self.directory, name),
+        };
+        renamed?;
+        self.witness.changed("rename to", name);
+        Ok(())
     }
 
     fn unlink(&self, name: &str) -> io::Result<()> {
         match unlinkat(&self.directory, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Ok(()) => {
+                self.witness.changed("unlink", name);
+                Ok(())
+            }
+            Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// After a change to a name.
+    fn sync_directory(&self, name: &str) -> io::Result<()> {
+        fsync(&self.directory)?;
+        self.witness.changed("sync the directory of", name);
+        Ok(())
     }
 
     fn refuse_if_used(&self, object: BackendObject) -> Result<(), Failure> {
