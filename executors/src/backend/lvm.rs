@@ -113,7 +113,8 @@ pub struct LvmConfig {
     pub command_time_limit: Duration,
     /// How long copying, clearing and merging one volume may take.
     pub copy_time_limit: Duration,
-    /// How long a device may be open before that counts as use: udev looks into every new one.
+    /// How long a device may be open before that counts as use: udev looks into every one that is new
+    /// or was written, which takes seconds on a busy host.
     pub busy_patience: Duration,
     /// Where the lock is that keeps two executors from serving one group.
     pub lock_directory: PathBuf,
@@ -137,7 +138,7 @@ impl LvmConfig {
             reserved_percentage: 0,
             command_time_limit: Duration::from_secs(120),
             copy_time_limit: Duration::from_secs(24 * 60 * 60),
-            busy_patience: Duration::from_secs(2),
+            busy_patience: Duration::from_secs(10),
             lock_directory: PathBuf::from("/run/lock"),
         }
     }
@@ -252,8 +253,9 @@ impl LvmBackend {
             let observed = self.observe(effect).await?;
             let is_open = observed.lvs.iter().any(|lv| lv.is_open && !lv.is_thin_pool());
             let Plan { steps, then } = match plan::plan(effect, &observed, &self.settings) {
-                Err(busy)
-                    if busy.kind == FailureKind::Busy
+                // half deleted is not busy to the ledger, but as open as others while udev looks at it
+                Err(open)
+                    if matches!(open.kind, FailureKind::Busy | FailureKind::BackendError)
                         && is_open
                         && began.elapsed() < self.config.busy_patience =>
                 {
