@@ -199,6 +199,34 @@ impl Drop for Server {
     }
 }
 
+/// A client that attaches is told what finds the image: os-brick and libvirt read exactly this.
+async fn check_connection(server: &Server, volume: &str) -> Result<()> {
+    let connector = json!({ "host": "compute-1", "ip": "192.0.2.20" });
+    let body = json!({ "attachment": { "volume_uuid": volume, "connector": connector } });
+    let told = server.told(Method::POST, "attachments", body).await?;
+    let attachment = &told["attachment"];
+    let data = &attachment["connection_info"];
+    let (id, name) = (attachment["id"].as_str().context("no id")?, data["name"].as_str().context("no name")?);
+    ensure!(POOLS.iter().any(|pool| name == format!("{pool}/volume-{volume}")), "{data}");
+    let told = |key: &str, value: Value| ensure_eq(&data[key], &value, key);
+    told("driver_volume_type", json!("rbd"))?;
+    told("auth_enabled", json!(true))?;
+    told("auth_username", json!("cinder"))?;
+    told("cluster_name", json!("ceph"))?;
+    told("secret_type", json!("ceph"))?;
+    told("volume_id", json!(volume))?;
+    told("hosts", json!(["127.0.0.1"]))?;
+    ensure!(data["ports"].as_array().is_some_and(|ports| ports.len() == 1), "{data}");
+    ensure!(!data.to_string().contains("keyring"), "{data}");
+    server.told(Method::DELETE, &format!("attachments/{id}"), Value::Null).await?;
+    server.until("volume", volume, Some("available")).await
+}
+
+fn ensure_eq(found: &Value, expected: &Value, what: &str) -> Result<()> {
+    ensure!(found == expected, "{what}: {found}, not {expected}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Ceph: ./test ceph"]
 async fn a_server_on_ceph_and_on_files_keeps_data_and_leaves_nothing_behind() -> Result<()> {
@@ -225,6 +253,8 @@ async fn a_server_on_ceph_and_on_files_keeps_data_and_leaves_nothing_behind() ->
     let made = server.made(json!({ "snapshot_id": snapshot })).await?;
     lab.guest(&made, "read -P 0x11 0 1M")?;
     server.act(&made, json!({ "os-extend": { "new_size": 3 } })).await?;
+
+    check_connection(&server, &made).await?;
 
     // a stalled cluster holds up its own volumes and no others
     lab.signal_osd("-STOP")?;

@@ -254,3 +254,7 @@ impl VolumeAttachmentView {
             .collect()
     }
 }
+
+#[cfg(test)]
+#[path = "attachment_tests.rs"]
+mod tests;
