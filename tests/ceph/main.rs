@@ -54,6 +54,29 @@ impl Lab {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// A user who may do what an `rbd` backend needs, on one pool alone.
+    fn add_user(&self, name: &str, pool: &str) -> Result<()> {
+        let caps = format!("profile rbd pool={pool}");
+        let mut command = Command::new("ceph");
+        command.arg("--conf").arg(self.conf()).args(["auth", "get-or-create", &format!("client.{name}")]);
+        let output = command.args(["mon", "profile rbd", "mgr", &caps, "osd", &caps]).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(std::fs::write(self.keyring(name), output.stdout)?)
+    }
+
+    fn keyring(&self, user: &str) -> PathBuf {
+        self.0.join(format!("{user}.keyring"))
+    }
+
+    /// A backend's part of a configuration.
+    fn backend(&self, name: &str, user: &str, pools: &[&str]) -> String {
+        let (conf, keyring) = (self.conf(), self.keyring(user));
+        format!(
+            "[[backends]]\nname = {name:?}\ndriver = \"rbd\"\n[backends.rbd]\npools = {pools:?}\n\
+             user = {user:?}\nceph_conf = {conf:?}\nkeyring = {keyring:?}\ncommand_timeout_s = 5\n"
+        )
+    }
+
     /// Runs a command of `qemu-io` on a volume, as its user's guest would.
     fn guest(&self, volume: &str, command: &str) -> Result<()> {
         let name = format!("volume-{volume}");
@@ -86,16 +109,10 @@ struct Server {
 }
 
 impl Server {
-    async fn start(directory: &Path, lab: &Lab) -> Result<Self> {
+    async fn start(directory: &Path, backends: &str) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let config = directory.join("tephra.toml");
-        let (conf, keyring) = (lab.conf(), lab.0.join("cinder.keyring"));
-        let text = format!(
-            "[[backends]]\nname = \"ceph\"\ndriver = \"rbd\"\n[backends.rbd]\npools = [\"volumes\", \"backups\"]\n\
-             ceph_conf = {conf:?}\nkeyring = {keyring:?}\ncommand_timeout_s = 5\n\
-             [[backends]]\nname = \"files\"\ndriver = \"directory\"\n"
-        );
-        std::fs::write(&config, text)?;
+        std::fs::write(&config, backends)?;
         let log = directory.join("serve.log");
         let output = File::create(&log)?;
         let program = std::env::var_os("TEPHRA_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tephra").into());
@@ -152,6 +169,16 @@ impl Server {
         }
         let answer = self.told(Method::POST, "volumes", json!({ "volume": volume })).await?;
         Ok(answer["volume"]["id"].as_str().context("no id")?.to_owned())
+    }
+
+    /// A type for each backend, of its name.
+    async fn make_types(&self, backends: &[&str]) -> Result<()> {
+        for backend in backends {
+            let specs = json!({ "volume_backend_name": backend });
+            let body = json!({ "volume_type": { "name": backend, "extra_specs": specs } });
+            self.told(Method::POST, "types", body).await?;
+        }
+        Ok(())
     }
 
     /// Waits until a resource has a status; nothing for "gone".
@@ -232,12 +259,10 @@ fn ensure_eq(found: &Value, expected: &Value, what: &str) -> Result<()> {
 async fn a_server_on_ceph_and_on_files_keeps_data_and_leaves_nothing_behind() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let lab = Lab::start(directory.path().join("cluster"))?;
-    let server = Server::start(directory.path(), &lab).await?;
-    for backend in ["ceph", "files"] {
-        let specs = json!({ "volume_backend_name": backend });
-        let body = json!({ "volume_type": { "name": backend, "extra_specs": specs } });
-        server.told(Method::POST, "types", body).await?;
-    }
+    let backends =
+        lab.backend("ceph", "cinder", &POOLS) + "[[backends]]\nname = \"files\"\ndriver = \"directory\"\n";
+    let server = Server::start(directory.path(), &backends).await?;
+    server.make_types(&["ceph", "files"]).await?;
 
     let source = server.made(json!({ "volume_type": "ceph" })).await?;
     lab.guest(&source, "write -P 0x11 0 1M")?;
@@ -286,5 +311,37 @@ async fn a_server_on_ceph_and_on_files_keeps_data_and_leaves_nothing_behind() ->
             tokio::time::sleep(GLANCE).await;
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn two_users_have_a_pool_each_and_neither_gets_into_the_others() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let lab = Lab::start(directory.path().join("cluster"))?;
+    lab.add_user("first", "volumes")?;
+    lab.add_user("second", "backups")?;
+    let backends =
+        [("one", "first", "volumes"), ("two", "second", "backups"), ("crossed", "second", "volumes")];
+    let text: String = backends.iter().map(|(name, user, pool)| lab.backend(name, user, &[pool])).collect();
+    let server = Server::start(directory.path(), &text).await?;
+    server.make_types(&["one", "two", "crossed"]).await?;
+
+    let in_volumes = server.made(json!({ "volume_type": "one" })).await?;
+    let in_backups = server.made(json!({ "volume_type": "two" })).await?;
+    let listed = |pool: &str| lab.admin(&format!("rbd ls --pool {pool}"));
+    ensure!(listed("volumes")?.trim() == format!("volume-{in_volumes}"), "{}", listed("volumes")?);
+    ensure!(listed("backups")?.trim() == format!("volume-{in_backups}"), "{}", listed("backups")?);
+
+    // its figures everybody may see, so the pool is up; what is in it nobody else may touch
+    let refused = server.volume(json!({ "volume_type": "crossed" })).await?;
+    server.until("volume", &refused, Some("error")).await?;
+    ensure!(listed("volumes")?.trim() == format!("volume-{in_volumes}"), "{}", listed("volumes")?);
+    ensure!(server.words().contains("its caps need `profile rbd`"), "{}", server.words());
+
+    for volume in [in_volumes, in_backups] {
+        server.gone("volume", &volume).await?;
+    }
+    ensure!(listed("volumes")?.is_empty() && listed("backups")?.is_empty(), "something is left");
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tephra_domain::effect::{Effect, FailureKind};
+use tephra_domain::effect::{BackendObject, Effect, FailureKind};
 use tephra_domain::units::Timestamp;
 use tephra_executors::backend::Backend;
 use tephra_executors::backend::lvm::{Clear, LvmBackend, LvmConfig, OpenError, Provisioning};
@@ -242,6 +242,28 @@ async fn a_snapshot_that_was_removed_or_overflowed_is_missed_and_nothing_else_is
     done(&backend, Effect::DeleteSnapshot { snapshot: overflowed }).await;
     assert_eq!(fingerprint(&backend, used), before);
     assert_eq!(group.lvs(), [used.to_string()]);
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn what_was_resized_behind_our_back_is_listed_as_it_is_and_is_no_match() {
+    for provisioning in [Provisioning::Thick, Provisioning::Thin] {
+        let group = Group::new("tephra-resized", 8);
+        let backend = group.open(provisioning).await;
+        let (kept, grown) = (volume(), volume());
+        done(&backend, create(kept)).await;
+        done(&backend, create(grown)).await;
+        run(["lvextend", "-y", "-L", "1536m", &group.path(grown)]);
+        let listed = backend.list(&backend.config().pool).await.unwrap();
+        let bytes = |object: BackendObject| {
+            listed.iter().find(|found| *found.name == object.to_string()).map(|found| found.bytes)
+        };
+        assert_eq!((bytes(kept), bytes(grown)), (Some(1 << 30), Some(3 << 29)), "{provisioning:?}");
+        let verify = |object| Effect::Verify { object, size: ONE };
+        let message = refused(&backend, verify(grown), FailureKind::Mismatch).await;
+        assert!(message.contains("1610612736 bytes long, not 1073741824"), "{message}");
+        done(&backend, verify(kept)).await;
+    }
 }
 
 /// Kills the merge in its middle, and everything that would come after it.

@@ -8,7 +8,7 @@ use tephra_domain::effect::{BackendObject, Effect, FailureKind};
 use tephra_domain::ids::{OperationId, SnapshotId, VolumeId};
 use tephra_executors::backend::Backend;
 use tephra_executors::backend::rbd::{CloneFormat, RbdBackend, RbdConfig};
-use tephra_executors::process::Spawner;
+use tephra_executors::process::{Launcher, Output, ProcessError, Program, Spawner};
 use uuid::Uuid;
 
 use super::lab::{Lab, ONE, create, pool, snapshot_of, spec, volume};
@@ -143,6 +143,54 @@ async fn what_others_put_there_is_left_alone() {
     backend.sweep().await.unwrap();
     assert!(lab.admin("rbd trash ls --pool volumes").contains("thrown-away"));
     assert!(lab.admin("rbd ls --pool volumes").contains("golden"));
+}
+
+#[tokio::test]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn what_was_resized_behind_our_back_is_listed_as_it_is_and_is_no_match() {
+    let lab = Lab::start();
+    let backend = lab.backend();
+    let (kept, grown) = (volume(), volume());
+    done(&backend, create(kept)).await;
+    done(&backend, create(grown)).await;
+    lab.admin(&format!("rbd resize --no-progress --size 1536M {}", spec(grown)));
+    let listed = backend.list(&pool()).await.unwrap();
+    let bytes = |object: BackendObject| {
+        listed.iter().find(|found| *found.name == object.to_string()).map(|found| found.bytes)
+    };
+    assert_eq!((bytes(kept), bytes(grown)), (Some(1 << 30), Some(3 << 29)));
+    let verify = |object| Effect::Verify { object, size: ONE };
+    let refused = backend.perform(&pool(), &verify(grown)).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Mismatch);
+    done(&backend, verify(kept)).await;
+}
+
+/// The sweep that comes at the worst moment, before a clone is made from its snapshot.
+struct SweepsBeforeTheClone(std::sync::OnceLock<RbdBackend>);
+
+#[async_trait::async_trait]
+impl Launcher for SweepsBeforeTheClone {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        if program.argv().iter().any(|word| word == "clone") {
+            // of another executor, which does not know of this clone
+            self.0.get().unwrap().sweep().await.unwrap();
+        }
+        Spawner.launch(program).await
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn a_sweep_of_another_executor_leaves_a_snapshot_to_the_clone_that_it_was_taken_for() {
+    let lab = Lab::start();
+    let launcher = Arc::new(SweepsBeforeTheClone(std::sync::OnceLock::new()));
+    assert!(launcher.0.set(lab.backend()).is_ok());
+    let (source, clone) = (volume(), volume());
+    let backend = RbdBackend::new(lab.config(), launcher);
+    done(&backend, create(source)).await;
+    done(&backend, Effect::CloneVolume { volume: clone, size: ONE, source }).await;
+    done(&backend, Effect::Verify { object: clone, size: ONE }).await;
+    delete_everything(&lab, &backend).await;
 }
 
 /// rbd itself may be killed in the middle of what it does, which leaves names with nothing behind.

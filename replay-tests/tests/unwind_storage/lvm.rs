@@ -77,7 +77,8 @@ async fn unwinds(name: &'static str, provisioning: Provisioning, operations: &[O
         everything: &|| group.everything(),
     };
     for operation in operations {
-        let copies = provisioning == Provisioning::Thick && *operation == Operation::CreateFromSnapshot;
+        let by_copying = [Operation::CreateFromSnapshot, Operation::CreateFromVolume];
+        let copies = provisioning == Provisioning::Thick && by_copying.contains(operation);
         let faults = unwind(&storage, *operation, if copies { FEWER_FAULTS } else { FAULTS }).await;
         println!("{operation:?} on {provisioning:?} volumes: {faults} faults");
         assert!(faults >= FEWER_FAULTS.len(), "{operation:?} has no commands");
@@ -94,6 +95,12 @@ async fn a_revert_of_a_thick_volume_unwinds_from_every_command() {
 #[ignore = "needs real lvm2: ./test lvm"]
 async fn a_revert_of_a_thin_volume_unwinds_from_every_command() {
     unwinds("tephra-unwind-thin", Provisioning::Thin, &[Operation::Revert]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn a_clone_of_a_thick_volume_unwinds_from_every_command() {
+    unwinds("tephra-unwind-clone", Provisioning::Thick, &[Operation::CreateFromVolume]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
