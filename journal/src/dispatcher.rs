@@ -1,16 +1,16 @@
 //! Which effects are due, as the ledger goes on.
 //!
 //! Due effects follow from the state, so nothing here has to be remembered: after a restart, or
-//! after orders were lost, [`Dispatcher::everything`] says it all again, and the queue takes the
-//! same attempt only once. After each block it is enough to look at the operations and debts that
+//! after orders were lost, [`Dispatcher::everyone`] names all who may have something due, and the queue
+//! takes the same attempt only once. After each block it is enough to look at the operations and debts that
 //! the block moved, and at those that waited for an operation which it closed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tephra_domain::debt::DebtEvent;
+use tephra_domain::debt::{CleanupDebt, DebtEvent};
 use tephra_domain::effect::{DueEffect, EffectKey};
 use tephra_domain::event::Event;
-use tephra_domain::ids::OperationId;
+use tephra_domain::ids::{DebtId, OperationId};
 use tephra_domain::ledger::Ledger;
 use tephra_domain::operation::{OperationEvent, ResourceKey};
 use tephra_domain::operations::OperationKind;
@@ -22,6 +22,25 @@ use crate::work_queue::WorkOrder;
 struct Open {
     resources: Vec<ResourceKey>,
     dispatched: Option<EffectKey>,
+}
+
+/// Who has effects due, one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Claimant {
+    /// An operation, for its current step.
+    Operation(OperationId),
+    /// A debt, for its next attempt.
+    Debt(DebtId),
+}
+
+impl Claimant {
+    /// Whose effect it is.
+    pub const fn of(key: EffectKey) -> Self {
+        match key {
+            EffectKey::Step { operation, .. } => Self::Operation(operation),
+            EffectKey::Debt { debt, .. } => Self::Debt(debt),
+        }
+    }
 }
 
 /// Follows the ledger and says what is due.
@@ -41,9 +60,21 @@ impl Dispatcher {
         dispatcher
     }
 
-    /// Every order that is due: for the start, and now and then in case orders were lost.
-    pub fn everything(&mut self, ledger: &Ledger) -> Vec<WorkOrder> {
-        ledger.all_due().into_iter().map(|due| self.order(due)).collect()
+    /// Everyone who may have an effect due, in a row that follows from the state: for the start, and now
+    /// and then in case orders were lost.
+    pub fn everyone(ledger: &Ledger) -> impl Iterator<Item = Claimant> {
+        let operations = ledger.operations.sorted().into_iter().map(|(id, _)| Claimant::Operation(*id));
+        let debts = ledger.debts.sorted().into_iter().map(|(id, _)| Claimant::Debt(*id));
+        operations.chain(debts)
+    }
+
+    /// What is due now for somebody, if anything is.
+    pub fn due_for(&self, ledger: &Ledger, claimant: Claimant) -> Option<WorkOrder> {
+        let due = match claimant {
+            Claimant::Operation(id) => ledger.due_effect(id),
+            Claimant::Debt(id) => ledger.debts.get(&id).and_then(CleanupDebt::due),
+        };
+        due.map(|due| self.order(due))
     }
 
     /// The orders that became due with a block. `ledger` stands right after it.

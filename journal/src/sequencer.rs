@@ -6,6 +6,7 @@
 //! * [`catch_up`]: the state at the end of a log, for the start.
 
 mod core;
+mod outbox;
 mod recent;
 mod requests;
 mod shell;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::context::{GetStreamErrorKind, PublishError, PublishErrorKind};
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, Placement, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode};
@@ -188,6 +188,15 @@ pub(super) async fn get_or_create(context: &Context, wanted: &Config) -> Result<
             Ok(stream) => Ok(stream.cached_info().clone()),
             Err(_) => Err(failed(&refused)),
         },
+    }
+}
+
+/// Whether the servers say that there is no such stream.
+pub(super) async fn is_lost(context: &Context, name: &str) -> Result<bool, GetStreamError> {
+    match context.get_stream(name).await {
+        Ok(_) => Ok(false),
+        Err(error) if is_not_found(error.kind()) => Ok(true),
+        Err(error) => Err(error),
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer};
-use async_nats::jetstream::context::PublishError;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, PersistenceMode, Placement, RetentionPolicy, StorageType, Stream,
@@ -38,7 +38,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{NatsConfig, NatsError, ledger_jetstream};
-use super::log::code_of;
+use super::log::{code_of, get_or_create, is_lost};
 use crate::subjects::{Cell, work_consumer};
 use crate::wire::message::{decode_order, encode_order};
 use crate::work_queue::{Delivery, WorkOrder, WorkQueue};
@@ -63,6 +63,9 @@ const LOOK_MAX: Duration = Duration::from_millis(500);
 /// How long a backend's consumer is taken to be there. After that, the next order makes sure of it, so
 /// that one that somebody has deleted comes back.
 const CONSUMER_KNOWN_FOR: Duration = Duration::from_secs(10);
+
+/// The pause before it is looked again whether the stream is there.
+const STREAM_SOUGHT_EVERY: Duration = Duration::from_secs(1);
 
 /// How often it is tried to acknowledge. If none comes through, the order comes again, and the
 /// ledger says that it is done.
@@ -115,6 +118,10 @@ struct Shared {
     config: QueueConfig,
     context: Context,
     stream: Stream<()>,
+    /// What the stream is to be, to whoever publishes.
+    wanted: Option<Config>,
+    /// When it was last made sure that the stream is there.
+    sought: tokio::sync::Mutex<Option<Instant>>,
     publishing: Arc<Semaphore>,
     /// Those that orders are taken from.
     consumers: Mutex<BTreeMap<BackendName, Consumer<PullConfig>>>,
@@ -144,7 +151,8 @@ fn wanted_stream(nats: &NatsConfig) -> Config {
 }
 
 impl JetStreamQueue {
-    /// The queue for whoever publishes: makes the stream if there is none. Ends with `stop`.
+    /// The queue for whoever publishes: makes the stream if there is none, also when it is lost later.
+    /// Ends with `stop`.
     ///
     /// # Errors
     /// If the stream cannot be made.
@@ -155,12 +163,8 @@ impl JetStreamQueue {
         stop: CancellationToken,
     ) -> Result<Self, NatsError> {
         let wanted = wanted_stream(nats);
-        let name = wanted.name.clone();
-        ledger_jetstream(client, nats)
-            .get_or_create_stream(wanted)
-            .await
-            .map_err(|error| NatsError::jetstream(format!("stream {name}"), error))?;
-        Self::open_to_take(client, nats, config, stop).await
+        get_or_create(&ledger_jetstream(client, nats), &wanted).await?;
+        Self::over(client, nats, config, Some(wanted), stop).await
     }
 
     /// The queue for whoever takes orders. The stream may be made later. Ends with `stop`.
@@ -171,6 +175,16 @@ impl JetStreamQueue {
         client: &Client,
         nats: &NatsConfig,
         config: QueueConfig,
+        stop: CancellationToken,
+    ) -> Result<Self, NatsError> {
+        Self::over(client, nats, config, None, stop).await
+    }
+
+    async fn over(
+        client: &Client,
+        nats: &NatsConfig,
+        config: QueueConfig,
+        wanted: Option<Config>,
         stop: CancellationToken,
     ) -> Result<Self, NatsError> {
         let context = ledger_jetstream(client, nats);
@@ -184,6 +198,8 @@ impl JetStreamQueue {
             config,
             context,
             stream,
+            wanted,
+            sought: tokio::sync::Mutex::default(),
             publishing: Arc::new(Semaphore::new(PUBLISHING_ORDERS)),
             consumers: Mutex::default(),
             made: tokio::sync::Mutex::default(),
@@ -236,11 +252,42 @@ impl Shared {
             match acknowledged {
                 Ok(()) => return,
                 Err(error) if is_there_already(&error) => return,
-                Err(error) => tracing::debug!(%key, %error, "an order is not published yet"),
+                Err(error) => {
+                    tracing::debug!(%key, %error, "an order is not published yet");
+                    if error.kind() == PublishErrorKind::StreamNotFound {
+                        self.make_stream().await;
+                    }
+                }
             }
             tokio::time::sleep(wait).await;
             sent = self.send(&subject, payload.clone()).await;
         }
+    }
+
+    /// Makes the stream if it is lost. Nobody who listens may also mean that it has no leader just now,
+    /// so the servers are asked, by one at a time and not again and again.
+    async fn make_stream(&self) {
+        let Some(wanted) = &self.wanted else { return };
+        let mut sought = self.sought.lock().await;
+        if sought.is_some_and(|before| before.elapsed() < STREAM_SOUGHT_EVERY) {
+            return;
+        }
+        match is_lost(&self.context, &wanted.name).await {
+            Ok(false) => {}
+            Ok(true) => match get_or_create(&self.context, wanted).await {
+                Ok(_) => {
+                    // Its consumers went with it.
+                    self.made.lock().await.clear();
+                    tracing::warn!(
+                        stream = wanted.name,
+                        "the stream of work orders was lost, and is made again"
+                    );
+                }
+                Err(error) => tracing::warn!(%error, "the stream of work orders is lost"),
+            },
+            Err(error) => tracing::debug!(%error, "nobody says whether the stream of work orders is there"),
+        }
+        *sought = Some(Instant::now());
     }
 
     /// Makes the consumer of a backend, unless it was there a moment ago.
@@ -354,10 +401,9 @@ impl WorkQueue for JetStreamQueue {
         let sent = shared.send(&subject, payload.clone()).await;
         tokio::spawn(async move {
             let publishing = async {
-                tokio::join!(
-                    shared.publish_surely(key, subject, payload, sent),
-                    shared.make_consumer_surely(&backend)
-                )
+                shared.publish_surely(key, subject, payload, sent).await;
+                // Afterwards: the stream may just have been made again.
+                shared.make_consumer_surely(&backend).await;
             };
             let in_time = tokio::time::timeout(PUBLISH_TIME, publishing);
             if let Some(Err(_elapsed)) = shared.stop.run_until_cancelled(in_time).await {

@@ -11,19 +11,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::core::{Answered, Batch, BatchContext, Decided, Pending, SequencerCore};
+use super::outbox::Outbox;
 use super::start::CaughtUp;
 use crate::clock::Clock;
-use crate::dispatcher::Dispatcher;
 use crate::feed::Feed;
 use crate::gateway::{CommandGateway, Receipt, Submission, SubmitError};
 use crate::ids::IdSource;
 use crate::log::{AppendOutcome, Block, BlockNumber, Log, LogError};
 use crate::pool_board::PoolBoard;
 use crate::wire::verify_hash;
-use crate::work_queue::{WorkOrder, WorkQueue};
-
-/// Work orders on their way to the queue before the sequencer waits for it.
-const DISPATCH_ORDERS: usize = 16_384;
+use crate::work_queue::WorkQueue;
 
 /// Other writers' blocks that are read at once.
 const FOLLOW_BLOCKS: usize = 64;
@@ -44,6 +41,9 @@ pub struct SequencerConfig {
     pub retry_max_ms: u64,
     /// How often everything that is due is published again, in case orders were lost.
     pub redispatch_ms: u64,
+    /// Orders that have just become due and are on their way to the queue. Those for which there is no room
+    /// come later; nothing waits for them.
+    pub queued_orders: usize,
     /// How long an append that gets no answer is tried on after the stop was asked for.
     pub drain_ms: u64,
 }
@@ -56,6 +56,7 @@ impl Default for SequencerConfig {
             retry_min_ms: 10,
             retry_max_ms: 2_000,
             redispatch_ms: 60_000,
+            queued_orders: 16_384,
             drain_ms: 5_000,
         }
     }
@@ -113,15 +114,13 @@ impl Sequencer {
     pub fn start(config: SequencerConfig, mut start: CaughtUp, parts: SequencerParts) -> SequencerHandle {
         let (commands, waiting) = mpsc::channel(config.queue_commands.max(1));
         let (ended, ending) = watch::channel(None);
-        let (orders, publisher) = mpsc::channel(DISPATCH_ORDERS);
-        tokio::spawn(publish(publisher, Arc::clone(&parts.queue)));
-        let dispatcher = Dispatcher::at(&start.ledger, std::mem::take(&mut start.requests));
+        let (requests, queue) = (std::mem::take(&mut start.requests), Arc::clone(&parts.queue));
+        let outbox = Outbox::open(&start.ledger, requests, queue, config);
         let running = Running {
             config,
             core: SequencerCore::new(start),
             parts,
-            dispatcher,
-            orders,
+            outbox,
             commands: waiting,
             waiting: VecDeque::new(),
         };
@@ -181,12 +180,6 @@ impl CommandGateway for SequencerHandle {
     }
 }
 
-async fn publish(mut orders: mpsc::Receiver<WorkOrder>, queue: Arc<dyn WorkQueue>) {
-    while let Some(order) = orders.recv().await {
-        queue.publish(order).await;
-    }
-}
-
 fn answer(answers: Vec<Answered<Ticket>>) {
     for (ticket, result) in answers {
         // Whoever asked may have gone away; what was decided stays decided.
@@ -204,16 +197,13 @@ struct Running {
     config: SequencerConfig,
     core: SequencerCore<Ticket>,
     parts: SequencerParts,
-    dispatcher: Dispatcher,
-    orders: mpsc::Sender<WorkOrder>,
+    outbox: Outbox,
     commands: mpsc::Receiver<Pending<Ticket>>,
     waiting: VecDeque<Pending<Ticket>>,
 }
 
 impl Running {
     async fn run(mut self) -> Result<(), LogError> {
-        let mut redispatch = tokio::time::interval(Duration::from_millis(self.config.redispatch_ms.max(1)));
-        redispatch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.parts.cancel.clone();
         let log = Arc::clone(&self.parts.log);
         loop {
@@ -228,11 +218,7 @@ impl Running {
                     }
                     None => return Ok(()),
                 },
-                // The first tick is at once: what was due when the last process ended.
-                _ = redispatch.tick() => {
-                    let orders = self.dispatcher.everything(self.core.ledger());
-                    self.dispatch(orders).await;
-                }
+                () = self.outbox.turn() => self.outbox.go_on(self.core.ledger()),
                 () = log.wait_beyond(head) => self.follow().await?,
             }
         }
@@ -242,6 +228,8 @@ impl Running {
     async fn decide_waiting(&mut self) -> Result<(), LogError> {
         let mut unproven = Unproven::default();
         loop {
+            // Commands may come without end: what is due goes out meanwhile.
+            self.outbox.go_on(self.core.ledger());
             while self.waiting.len() < self.config.queue_commands {
                 let Ok(command) = self.commands.try_recv() else { break };
                 self.waiting.push_back(command);
@@ -266,7 +254,7 @@ impl Running {
                         answer(std::mem::take(&mut unproven).answers);
                         if let Some((block, answers)) = self.core.acknowledged() {
                             answer(answers);
-                            self.pass_on(block).await;
+                            self.pass_on(&block);
                         }
                     }
                     Appended::Overtaken => {
@@ -374,7 +362,7 @@ impl Running {
                 Ok(blocks) => {
                     for (number, bytes) in blocks {
                         let block = self.core.take_in(number, &bytes)?;
-                        self.pass_on(block).await;
+                        self.pass_on(&block);
                     }
                 }
                 Err(error @ LogError::Corrupt { .. }) => return Err(error),
@@ -389,17 +377,9 @@ impl Running {
         }
     }
 
-    async fn pass_on(&mut self, block: Arc<Block>) {
-        self.parts.feed.publish(Arc::clone(&block));
-        let orders = self.dispatcher.after(self.core.ledger(), &block);
-        self.dispatch(orders).await;
-    }
-
-    async fn dispatch(&self, orders: Vec<WorkOrder>) {
-        for order in orders {
-            // The publisher ends with the runtime only; what is lost then is due at the next start.
-            drop(self.orders.send(order).await);
-        }
+    fn pass_on(&mut self, block: &Arc<Block>) {
+        self.parts.feed.publish(Arc::clone(block));
+        self.outbox.after(self.core.ledger(), block);
     }
 
     fn waits(&self) -> impl Iterator<Item = Duration> + Send + use<> {

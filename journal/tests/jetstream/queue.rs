@@ -218,3 +218,31 @@ async fn a_queue_that_is_stopped_has_no_more_orders() {
     stop.cancel();
     assert!(soon("the end", waiting).await.unwrap());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_lost_is_made_again_and_orders_come_to_those_who_waited_all_along() {
+    for servers in [1, 3] {
+        let cluster = Cluster::start(servers);
+        let client = cluster.client().await;
+        let queue = open(&cluster, &client).await;
+        let executor = cluster.client().await;
+        let taking =
+            JetStreamQueue::open_to_take(&executor, &cluster.config(), config(), CancellationToken::new())
+                .await
+                .unwrap();
+        queue.publish(order("a", 1)).await;
+        next(&taking, "a").await.acknowledge().await;
+        let context = async_nats::jetstream::new(client.clone());
+        for operation in 2..5 {
+            let waiting = tokio::spawn({
+                let taking = taking.clone();
+                async move { next(&taking, "a").await }
+            });
+            context.delete_stream(cluster.config().cell.work_stream()).await.unwrap();
+            queue.publish(order("a", operation)).await;
+            let delivery = soon("the order", waiting).await.unwrap();
+            assert_eq!(*delivery.order(), order("a", operation));
+            delivery.acknowledge().await;
+        }
+    }
+}
