@@ -34,7 +34,8 @@ pub enum Receipt {
         /// What happened.
         commit: Arc<Commit>,
     },
-    /// It happened before, under the same idempotency key.
+    /// It happened before, under the same idempotency key; or it is this very command, repeated after so
+    /// many others that only its place is still known.
     Repeated {
         /// Where.
         position: Position,

@@ -13,6 +13,7 @@ mod shell;
 mod start;
 
 pub use core::{Answered, Batch, BatchContext, Decided, MAX_COMMIT_BYTES, SequencerCore};
+pub use recent::{RecentCommands, RecentLimits, Remembered};
 pub use requests::Requests;
 pub use shell::{Sequencer, SequencerConfig, SequencerHandle, SequencerParts};
 pub use start::{CaughtUp, bootstrap, catch_up};

@@ -23,7 +23,7 @@ use tephra_journal::feed::Fed;
 use tephra_journal::gateway::{Receipt, Submission, SubmitError};
 use tephra_journal::log::{AppendOutcome, BlockNumber, Log, LogError};
 use tephra_journal::memory::MemoryLog;
-use tephra_journal::sequencer::{MAX_COMMIT_BYTES, bootstrap, catch_up};
+use tephra_journal::sequencer::{MAX_COMMIT_BYTES, RecentCommands, RecentLimits, bootstrap, catch_up};
 use tephra_journal::wire::state::state_hash;
 use tephra_journal::work_queue::WorkQueue;
 
@@ -363,6 +363,34 @@ async fn a_state_that_was_saved_late_remembers_what_was_decided_before() {
     late.remember(&*log).await.unwrap();
     assert_eq!(late.recent, whole.recent);
     assert!(!late.recent.is_empty());
+}
+
+#[tokio::test]
+async fn a_command_that_many_others_followed_is_answered_and_does_not_happen_again_also_after_a_restart() {
+    const FEW: RecentLimits = RecentLimits { whole: 2, span_ms: 60_000, most: 1_000 };
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::default());
+    Running::ready(Arc::clone(&log)).await.stop().await;
+    let mut state = replayed(&*log).await;
+    state.recent = RecentCommands::with_limits(FEW);
+    let running = Running::from(Arc::clone(&log), state);
+    let create = create_volume(1);
+    let at = position(running.submit(create.clone()).await);
+    for _ in 0..20 {
+        position(running.submit(create_volume(1)).await);
+    }
+    let is_told_again = |answer| matches!(answer, Ok(Receipt::Repeated { position }) if position == at);
+    assert!(is_told_again(running.submit(create.clone()).await));
+    running.stop().await;
+
+    // From a state that was saved at the end, with what it remembers of the log.
+    let whole = replayed(&*log).await;
+    let mut saved = catch_up(whole.ledger, whole.head.block, &*log).await.unwrap();
+    saved.recent = RecentCommands::with_limits(FEW);
+    saved.remember(&*log).await.unwrap();
+    let running = Running::from(Arc::clone(&log), saved);
+    assert!(is_told_again(running.submit(create).await));
+    running.stop().await;
+    assert_eq!(replayed(&*log).await.ledger.volumes.len(), 21);
 }
 
 #[tokio::test]

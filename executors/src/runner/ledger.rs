@@ -125,7 +125,9 @@ impl LedgerClient {
                     tracing::info!(%backend, exports = commit.events.len(), "making sure of exports");
                     after = commit.events.iter().filter_map(restored_volume).next_back();
                 }
-                Ok(Receipt::NothingToDo { .. } | Receipt::Repeated { .. }) => return true,
+                Ok(Receipt::NothingToDo { .. }) => return true,
+                // It is not said how far that came: from the beginning again.
+                Ok(Receipt::Repeated { .. }) => return false,
                 Err(rejection) => {
                     tracing::error!(%backend, %rejection, "the ledger refuses to restore exports");
                     return false;

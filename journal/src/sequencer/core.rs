@@ -16,7 +16,7 @@ use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
 use uuid::Uuid;
 
-use super::recent::RecentCommands;
+use super::recent::{RecentCommands, Remembered};
 use super::start::{CaughtUp, take_in};
 use crate::gateway::{Receipt, Submission, SubmitError};
 use crate::hash_chain::ChainHead;
@@ -108,11 +108,7 @@ struct TooLarge {
 impl<T> SequencerCore<T> {
     /// Begins at the end of a log.
     pub fn new(start: CaughtUp) -> Self {
-        let CaughtUp { ledger, head, recent: commits, requests: _ } = start;
-        let mut recent = RecentCommands::default();
-        for sequenced in &commits {
-            recent.remember(sequenced);
-        }
+        let CaughtUp { ledger, head, recent, requests: _ } = start;
         Self { ledger, head, recent, in_flight: None }
     }
 
@@ -192,8 +188,13 @@ impl<T> SequencerCore<T> {
         index: usize,
     ) -> Result<Result<Receipt, SubmitError>, TooLarge> {
         let in_draft = draft.by_command.get(&submission.id).and_then(|at| draft.commits.get(*at));
-        if let Some(done) = in_draft.or_else(|| self.recent.get(submission.id)) {
+        if let Some(done) = in_draft {
             return Ok(Ok(accepted(done)));
+        }
+        match self.recent.get(submission.id) {
+            Some(Remembered::Whole(done)) => return Ok(Ok(accepted(done))),
+            Some(Remembered::At(position)) => return Ok(Ok(Receipt::Repeated { position })),
+            None => {}
         }
         Ok(match decide::submit(&mut self.ledger, &submission.command, ctx) {
             Verdict::Accepted { position, commit } => {

@@ -104,7 +104,11 @@ async fn block_at(log: &dyn Log, number: BlockNumber, last: BlockNumber) -> Resu
 }
 
 /// The first block with a commit at that moment or later: times in the log never go back.
-async fn first_at(log: &dyn Log, moment: Timestamp, last: BlockNumber) -> Result<BlockNumber, LogError> {
+pub(super) async fn first_at(
+    log: &dyn Log,
+    moment: Timestamp,
+    last: BlockNumber,
+) -> Result<BlockNumber, LogError> {
     let (mut low, mut high) = (1, last.0.saturating_add(1));
     while low < high {
         let middle = low.midpoint(high);

@@ -1,6 +1,6 @@
 //! How a sequencer begins: the state at the log's end, and the first commit of a new ledger.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use tephra_domain::actor::Actor;
 use tephra_domain::command::{Command, CreateVolumeType};
@@ -10,8 +10,8 @@ use tephra_domain::ledger::Ledger;
 use tephra_domain::rejection::Rejection;
 use tephra_domain::volume_type::{DEFAULT_TYPE_ID, DEFAULT_TYPE_NAME};
 
-use super::recent::RECENT_COMMANDS;
-use super::requests::Requests;
+use super::recent::RecentCommands;
+use super::requests::{Requests, first_at};
 use crate::gateway::{CommandGateway, Submission, SubmitError};
 use crate::hash_chain::{ChainHead, follow_chain};
 use crate::log::{Block, BlockNumber, Log, LogError, Sequenced};
@@ -24,8 +24,8 @@ pub struct CaughtUp {
     pub ledger: Ledger,
     /// Where it stands.
     pub head: ChainHead,
-    /// The latest commits, oldest first: a command that is repeated after a restart is in here.
-    pub recent: VecDeque<Sequenced>,
+    /// The latest commits: a command that is repeated after a restart is in here.
+    pub recent: RecentCommands,
     /// The requests that open operations and debts began with.
     pub requests: Requests,
 }
@@ -51,7 +51,8 @@ pub(super) fn take_in(ledger: &mut Ledger, block: &Block) -> Result<(), LogError
 /// [`LogError::Corrupt`], naming the block; also if the saved state does not belong to this log.
 pub async fn catch_up(ledger: Ledger, from: BlockNumber, log: &dyn Log) -> Result<CaughtUp, LogError> {
     let head = head_at(&ledger, from, log).await?;
-    let mut caught_up = CaughtUp { ledger, head, recent: VecDeque::new(), requests: Requests::default() };
+    let mut caught_up =
+        CaughtUp { ledger, head, recent: RecentCommands::default(), requests: Requests::default() };
     caught_up.go_on(log).await?;
     Ok(caught_up)
 }
@@ -66,10 +67,10 @@ impl CaughtUp {
         let mut reached = *head;
         let followed = follow_chain(log, *head, |block, now| {
             take_in(ledger, &block)?;
-            block.commits.iter().for_each(|sequenced| requests.note(&sequenced.commit));
-            recent.extend(block.commits);
-            let excess = recent.len().saturating_sub(RECENT_COMMANDS);
-            recent.drain(..excess);
+            for sequenced in &block.commits {
+                requests.note(&sequenced.commit);
+                recent.remember(sequenced);
+            }
             reached = now;
             Ok(())
         })
@@ -84,23 +85,25 @@ impl CaughtUp {
     /// # Errors
     /// If the log cannot be read.
     pub async fn remember(&mut self, log: &dyn Log) -> Result<(), LogError> {
-        // A block has a commit at least, so these are enough.
-        let blocks = u64::try_from(RECENT_COMMANDS).unwrap_or(u64::MAX);
-        let mut next = BlockNumber(self.head.block.0.saturating_sub(blocks).saturating_add(1));
-        let mut recent = VecDeque::new();
+        let mut recent = RecentCommands::with_limits(self.recent.limits());
+        // A block has a commit at least, so these are enough for the count; for the time, it is looked up.
+        let blocks = u64::try_from(recent.limits().whole).unwrap_or(u64::MAX);
+        let by_count = BlockNumber(self.head.block.0.saturating_sub(blocks).saturating_add(1));
+        let by_time = first_at(log, recent.since(self.head.time), self.head.block).await?;
+        let mut next = by_count.min(by_time);
         while next <= self.head.block {
             let read = log.read(next, REMEMBERED_BLOCKS).await?;
             if read.is_empty() {
                 break;
             }
             for (number, bytes) in read.into_iter().filter(|(number, _)| *number <= self.head.block) {
-                recent.extend(decode_block(number, &bytes)?.commits);
-                let excess = recent.len().saturating_sub(RECENT_COMMANDS);
-                recent.drain(..excess);
+                for sequenced in decode_block(number, &bytes)?.commits {
+                    self.requests.note(&sequenced.commit);
+                    recent.remember(&sequenced);
+                }
                 next = BlockNumber(number.0.saturating_add(1));
             }
         }
-        recent.iter().for_each(|sequenced| self.requests.note(&sequenced.commit));
         self.recent = recent;
         Ok(())
     }

@@ -17,7 +17,9 @@ use tephra_journal::gateway::{CommandGateway, Receipt, Submission, SubmitError};
 use tephra_journal::jetstream::{
     GatewayConfig, JetStreamLog, Leadership, LeadershipConfig, NatsGateway, Speaker, Term, serve_commands,
 };
+use tephra_journal::log::Sequenced;
 use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::sequencer::Remembered;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
@@ -91,8 +93,8 @@ async fn answers_from_afar_are_those_of_the_sequencer() {
     assert!(matches!(&commit.events[0], Event::Volume(_, VolumeEvent::CreateAccepted(_))));
     let written = replayed(&*served.running.log).await;
     assert_eq!(written.head.position, position);
-    let same = written.recent.iter().find(|sequenced| sequenced.position == position).unwrap();
-    assert_eq!(same.commit, commit);
+    let same = Sequenced { position, commit };
+    assert_eq!(written.recent.get(create.id), Some(Remembered::Whole(&same)));
 
     let missing = VolumeId::from_uuid(uuid(404));
     let refused = submission(
