@@ -3,10 +3,10 @@
 //! For each order, in this row:
 //! 1. Wait until it is due (`not_before`), then for the locks of its volumes, then for a worker.
 //! 2. Ask the ledger whether the attempt is still due ([`Command::CheckAttempt`]). Asked under the
-//!    lock, the answer stays true long enough: whatever comes after this operation on the volume
-//!    waits for the lock. A late order is dropped here, before it does harm.
-//! 3. Perform it under the time limit that the backend has for its kind ([`limits`]). What goes on after its limit keeps
-//!    the locks, so the next attempt does not meet it.
+//!    lock, and with nothing left to wait for, the answer stays true long enough: whatever comes after
+//!    this operation on the volume waits for the lock. A late order is dropped here, before it does harm.
+//! 3. Perform it under the time limit that the backend has for its kind ([`limits`]). What goes on after
+//!    its limit keeps the locks, so the next attempt does not meet it.
 //! 4. Report the outcome until the ledger has taken it, then acknowledge.
 //!
 //! An order is acknowledged only when its outcome is durable (or the ledger does not want it). At

@@ -112,6 +112,28 @@ async fn a_late_order_is_not_performed() {
 }
 
 #[tokio::test]
+async fn an_order_that_was_overtaken_while_it_waited_for_a_worker_is_not_performed() {
+    let lab = Lab::new();
+    let gate = Arc::new(Notify::new());
+    lab.faulty.inject(Rule::once("CreateVolume", Strikes::Before, Fault::Gate(Arc::clone(&gate))));
+    let runner = lab.start_with(|config| config.parallelism = 1);
+    lab.queue.send(order(1, 1, create(volume(1))));
+    eventually("the worker is busy", || lab.faulty.calls().len() == 1).await;
+    let late = order(2, 1, create(volume(2)));
+    lab.queue.send(late.clone());
+    // long enough for whoever would ask too early
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    lab.gateway.overtaken.lock().unwrap().push(late.due.key);
+    gate.notify_one();
+    lab.acknowledged(2).await;
+    assert_eq!(lab.faulty.calls(), [create(volume(1))]);
+    lab.cancel.cancel();
+    runner.stopped().await;
+}
+
+#[tokio::test]
 async fn an_order_that_comes_twice_is_performed_once() {
     let lab = Lab::new();
     let gate = Arc::new(Notify::new());

@@ -111,12 +111,13 @@ impl OrderDesk {
             let message = format!("{} is still being worked on by an earlier effect", effect.target());
             return Err(Failure::new(FailureKind::TimedOut, message));
         };
-        if !self.ledger.is_due(order).await {
-            return Ok(Prepared::Overtaken);
-        }
         let Ok(worker) = Arc::clone(&self.workers).acquire_owned().await else {
             return Err(Failure::new(FailureKind::BackendUnavailable, "the executor is stopping"));
         };
+        // last of all: other effects may take hours, and meanwhile the attempt may be given up
+        if !self.ledger.is_due(order).await {
+            return Ok(Prepared::Overtaken);
+        }
         ::metrics::histogram!(metrics::EFFECT_WAIT_SECONDS, "backend" => self.label())
             .record(began.elapsed());
         Ok(Prepared::Ready(Bench { _volumes: volumes, _worker: worker }))
