@@ -88,7 +88,7 @@ struct Made {
 }
 
 fn decide(core: &mut SequencerCore<()>, commands: Vec<Submission>, pools: &[PoolStats], made: &mut Made) {
-    let mut waiting = commands.into_iter().map(|command| (command, ())).collect();
+    let mut waiting = commands.into_iter().map(|command| (command, ()).into()).collect();
     loop {
         let context = BatchContext { now: Timestamp(1), pools: pools.to_vec(), block_id: Uuid::new_v4() };
         match core.decide_batch(&mut waiting, context) {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tephra_domain::actor::Actor;
 use tephra_domain::command::Command;
 use tephra_domain::event::{Commit, Idempotency};
-use tephra_domain::ids::{CommandId, Position, RequestId};
+use tephra_domain::ids::{BackendName, CommandId, Position, RequestId};
 use tephra_domain::rejection::Rejection;
 
 /// A command with who asks. The sequencer adds the time and the pools' figures.
@@ -84,4 +84,16 @@ pub enum SubmitError {
 pub trait CommandGateway: Send + Sync {
     /// Has a command decided and made durable.
     async fn submit(&self, submission: Submission) -> Result<Receipt, SubmitError>;
+}
+
+/// Where commands are decided, for whoever hears them from afar and knows who speaks.
+#[async_trait]
+pub trait DecidingGateway: CommandGateway {
+    /// Has a command decided that came from the executor of a backend. What it says of an attempt counts
+    /// only if that is one of its own backend.
+    async fn submit_of_executor(
+        &self,
+        backend: BackendName,
+        submission: Submission,
+    ) -> Result<Receipt, SubmitError>;
 }

@@ -12,7 +12,7 @@ mod requests;
 mod shell;
 mod start;
 
-pub use core::{Answered, Batch, BatchContext, Decided, MAX_COMMIT_BYTES, SequencerCore};
+pub use core::{Answered, Batch, BatchContext, Decided, MAX_COMMIT_BYTES, Pending, SequencerCore};
 pub use recent::{RecentCommands, RecentLimits, Remembered};
 pub use requests::Requests;
 pub use shell::{Sequencer, SequencerConfig, SequencerHandle, SequencerParts};

@@ -107,6 +107,12 @@ impl Cell {
         format!("tephra.report.{self}.{}", token(backend.as_str()))
     }
 
+    /// The backend whose executor speaks on a subject; nothing if it is not one of theirs.
+    pub fn reporting_backend(&self, subject: &str) -> Option<BackendName> {
+        let token = subject.strip_prefix(&format!("tephra.report.{self}."))?;
+        text_of(token).map(BackendName::new)
+    }
+
     /// What all executors have to say.
     pub fn report_subjects(&self) -> String {
         format!("tephra.report.{self}.*")
@@ -217,6 +223,24 @@ pub fn token(text: &str) -> String {
     token
 }
 
+/// The text that a [`token`] stands for; nothing if it is none.
+fn text_of(token: &str) -> Option<String> {
+    let mut text = Vec::new();
+    let mut rest = token.bytes();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'=' => {
+                let mut decoded = [0];
+                hex::decode_to_slice([rest.next()?, rest.next()?], &mut decoded).ok()?;
+                text.extend(decoded);
+            }
+            plain if is_plain(plain) => text.push(plain),
+            _ => return None,
+        }
+    }
+    String::from_utf8(text).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use tephra_domain::effect::{Direction, EffectKey};
@@ -296,6 +320,23 @@ mod tests {
             other.event_subject(None, "type", "1", "VolumeTypeDeleted"),
             "tephra.cell.eu.event.@deployment.type.1.VolumeTypeDeleted"
         );
+    }
+
+    #[test]
+    fn the_subject_of_a_report_names_its_backend_and_no_other_subject_does() {
+        let cell = Cell::default();
+        for name in ["lvm", "lvm.fast", "a=b c*>", "größe"] {
+            let backend = BackendName::new(name);
+            assert_eq!(cell.reporting_backend(&cell.report_subject(&backend)), Some(backend));
+        }
+        for other in [
+            "tephra.command.main",
+            "tephra.report.other.lvm",
+            "tephra.report.main.a.b",
+            "tephra.report.main.=4",
+        ] {
+            assert_eq!(cell.reporting_backend(other), None, "{other}");
+        }
     }
 
     #[test]

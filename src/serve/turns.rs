@@ -11,7 +11,7 @@ use async_nats::Client;
 use tephra_api::health::{Condition, RoleBoard};
 use tephra_journal::clock::SystemClock;
 use tephra_journal::feed::Feed;
-use tephra_journal::gateway::CommandGateway;
+use tephra_journal::gateway::DecidingGateway;
 use tephra_journal::ids::RandomIds;
 use tephra_journal::jetstream::{JetStreamQueue, Leadership, NatsConfig, Term, serve_commands};
 use tephra_journal::log::{Log, LogError};
@@ -204,7 +204,7 @@ impl Candidate {
             bootstrapped = bootstrap(sequencer) => bootstrapped,
         };
         bootstrapped.map_err(|error| error.to_string())?;
-        let gateway: Arc<dyn CommandGateway> = Arc::new(sequencer.clone());
+        let gateway: Arc<dyn DecidingGateway> = Arc::new(sequencer.clone());
         let serving =
             serve_commands(&self.client, &self.nats.cell, gateway, Arc::clone(term), stop.child_token());
         tokio::select! {

@@ -6,7 +6,8 @@
 //! not available, which does not say whether the command happened.
 //!
 //! Executors speak on subjects of their own, one a backend, on which only what an executor has to
-//! say is taken. So a storage host's credentials cannot be used to ask for anything else.
+//! say is taken, and that of its own backend. So a storage host's credentials cannot be used to ask for
+//! anything else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use tracing::Instrument;
 
 use super::connect::NatsError;
 use super::leadership::Term;
-use crate::gateway::{CommandGateway, Receipt, Submission, SubmitError};
+use crate::gateway::{CommandGateway, DecidingGateway, Receipt, Submission, SubmitError};
 use crate::subjects::Cell;
 use crate::wire::message::{decode_answer, decode_submission, encode_answer, encode_submission};
 
@@ -165,7 +166,7 @@ fn header_value(text: &str) -> String {
 pub async fn serve_commands(
     client: &Client,
     cell: &Cell,
-    gateway: Arc<dyn CommandGateway>,
+    gateway: Arc<dyn DecidingGateway>,
     term: Arc<Term>,
     stop: CancellationToken,
 ) -> Result<(), NatsError> {
@@ -207,7 +208,7 @@ pub async fn serve_commands(
 struct Server {
     client: Client,
     cell: Cell,
-    gateway: Arc<dyn CommandGateway>,
+    gateway: Arc<dyn DecidingGateway>,
     term: Arc<Term>,
 }
 
@@ -247,77 +248,86 @@ impl Server {
             tracing::warn!(%reason, subject = %message.subject, "a command cannot be read");
             SubmitError::Unavailable { reason: format!("the sequencer cannot read the command: {reason}") }
         })?;
-        if message.subject.as_str() != self.cell.command_subject() && !self.may_report(message, &submission) {
-            tracing::warn!(subject = %message.subject, command = ?submission.command, "an executor asks for more than it may");
-            return Err(Rejection::PolicyNotAuthorized { action: "executor:report" }.into());
-        }
         let span = tracing::debug_span!("command", request = %submission.request, id = %submission.id);
-        let served = tokio::time::timeout_at(until, self.gateway.submit(submission).instrument(span));
+        let submitted = if message.subject.as_str() == self.cell.command_subject() {
+            self.gateway.submit(submission)
+        } else {
+            let speaker = self.cell.reporting_backend(&message.subject);
+            match speaker.filter(|backend| may_report(backend, &submission)) {
+                Some(backend) => self.gateway.submit_of_executor(backend, submission),
+                None => {
+                    tracing::warn!(subject = %message.subject, command = ?submission.command, "an executor asks for more than it may");
+                    return Err(Rejection::PolicyNotAuthorized { action: "executor:report" }.into());
+                }
+            }
+        };
+        let served = tokio::time::timeout_at(until, submitted.instrument(span));
         served.await.unwrap_or_else(|_elapsed| {
             Err(SubmitError::Unavailable { reason: "the ledger does not answer in time".to_owned() })
         })
     }
+}
 
-    /// Whether this is what the executor of the subject's backend has to say.
-    fn may_report(&self, message: &Message, submission: &Submission) -> bool {
-        let is_report = match &submission.command {
-            Command::ReportOutcome { .. } | Command::CheckAttempt { .. } => true,
-            Command::RegisterBackend { backend, .. } | Command::RestoreExports { backend, .. } => {
-                message.subject.as_str() == self.cell.report_subject(backend)
-            }
-            Command::CreateVolume(_)
-            | Command::CreateVolumeFromImage(_)
-            | Command::ChangeImageMetadata { .. }
-            | Command::DeleteVolume { .. }
-            | Command::ExtendVolume { .. }
-            | Command::RevertVolume { .. }
-            | Command::RecoverVolume { .. }
-            | Command::UpdateVolume { .. }
-            | Command::ChangeVolumeMetadata { .. }
-            | Command::SetVolumeBootable { .. }
-            | Command::SetVolumeReadonly { .. }
-            | Command::ResetVolumeStatus { .. }
-            | Command::CreateSnapshot(_)
-            | Command::DeleteSnapshot { .. }
-            | Command::UpdateSnapshot { .. }
-            | Command::ChangeSnapshotMetadata { .. }
-            | Command::ResetSnapshotStatus { .. }
-            | Command::CreateVolumeType(_)
-            | Command::UpdateVolumeType { .. }
-            | Command::DeleteVolumeType { .. }
-            | Command::ChangeExtraSpecs { .. }
-            | Command::GrantTypeAccess { .. }
-            | Command::RevokeTypeAccess { .. }
-            | Command::SetQuotaLimits { .. }
-            | Command::ClearQuotaLimits { .. }
-            | Command::SetQuotaDefaults { .. }
-            | Command::EnableBackend { .. }
-            | Command::DisableBackend { .. }
-            | Command::ReleaseDebt { .. }
-            | Command::ManageVolume(_)
-            | Command::UnmanageVolume { .. }
-            | Command::ManageSnapshot(_)
-            | Command::UnmanageSnapshot { .. }
-            | Command::CleanObject(_)
-            | Command::FreezeBackend { .. }
-            | Command::ThawBackend { .. }
-            | Command::CreateAttachment(_)
-            | Command::UpdateAttachment { .. }
-            | Command::CompleteAttachment { .. }
-            | Command::DeleteAttachment { .. }
-            | Command::ReserveVolume { .. }
-            | Command::UnreserveVolume { .. }
-            | Command::BeginDetaching { .. }
-            | Command::RollDetaching { .. }
-            | Command::InitializeConnection { .. }
-            | Command::TerminateConnection { .. }
-            | Command::AttachVolume(_)
-            | Command::DetachVolume { .. }
-            | Command::DetachAll { .. }
-            | Command::UploadVolume(_) => false,
-        };
-        is_report && submission.actor == Actor::system()
-    }
+/// Whether this is what the executor of a backend has to say. Whose attempt a report is about, the
+/// ledger knows ([`DecidingGateway::submit_of_executor`]).
+fn may_report(speaker: &BackendName, submission: &Submission) -> bool {
+    let is_report = match &submission.command {
+        Command::ReportOutcome { .. } | Command::CheckAttempt { .. } => true,
+        Command::RegisterBackend { backend, .. } | Command::RestoreExports { backend, .. } => {
+            backend == speaker
+        }
+        Command::CreateVolume(_)
+        | Command::CreateVolumeFromImage(_)
+        | Command::ChangeImageMetadata { .. }
+        | Command::DeleteVolume { .. }
+        | Command::ExtendVolume { .. }
+        | Command::RevertVolume { .. }
+        | Command::RecoverVolume { .. }
+        | Command::UpdateVolume { .. }
+        | Command::ChangeVolumeMetadata { .. }
+        | Command::SetVolumeBootable { .. }
+        | Command::SetVolumeReadonly { .. }
+        | Command::ResetVolumeStatus { .. }
+        | Command::CreateSnapshot(_)
+        | Command::DeleteSnapshot { .. }
+        | Command::UpdateSnapshot { .. }
+        | Command::ChangeSnapshotMetadata { .. }
+        | Command::ResetSnapshotStatus { .. }
+        | Command::CreateVolumeType(_)
+        | Command::UpdateVolumeType { .. }
+        | Command::DeleteVolumeType { .. }
+        | Command::ChangeExtraSpecs { .. }
+        | Command::GrantTypeAccess { .. }
+        | Command::RevokeTypeAccess { .. }
+        | Command::SetQuotaLimits { .. }
+        | Command::ClearQuotaLimits { .. }
+        | Command::SetQuotaDefaults { .. }
+        | Command::EnableBackend { .. }
+        | Command::DisableBackend { .. }
+        | Command::ReleaseDebt { .. }
+        | Command::ManageVolume(_)
+        | Command::UnmanageVolume { .. }
+        | Command::ManageSnapshot(_)
+        | Command::UnmanageSnapshot { .. }
+        | Command::CleanObject(_)
+        | Command::FreezeBackend { .. }
+        | Command::ThawBackend { .. }
+        | Command::CreateAttachment(_)
+        | Command::UpdateAttachment { .. }
+        | Command::CompleteAttachment { .. }
+        | Command::DeleteAttachment { .. }
+        | Command::ReserveVolume { .. }
+        | Command::UnreserveVolume { .. }
+        | Command::BeginDetaching { .. }
+        | Command::RollDetaching { .. }
+        | Command::InitializeConnection { .. }
+        | Command::TerminateConnection { .. }
+        | Command::AttachVolume(_)
+        | Command::DetachVolume { .. }
+        | Command::DetachAll { .. }
+        | Command::UploadVolume(_) => false,
+    };
+    is_report && submission.actor == Actor::system()
 }
 
 #[cfg(test)]

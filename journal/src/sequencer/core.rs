@@ -8,10 +8,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use tephra_domain::command::Context;
+use tephra_domain::command::{Command, Context};
+use tephra_domain::debt::CleanupDebt;
 use tephra_domain::decide::{self, Verdict};
-use tephra_domain::ids::{CommandId, Position};
+use tephra_domain::effect::EffectKey;
+use tephra_domain::ids::{BackendName, CommandId, Position};
 use tephra_domain::ledger::Ledger;
+use tephra_domain::operation::Operation;
+use tephra_domain::rejection::Rejection;
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
 use uuid::Uuid;
@@ -35,7 +39,22 @@ pub const FULL_BLOCK_BYTES: usize = 384 << 10;
 pub const MAX_COMMIT_BYTES: usize = 512 << 10;
 
 /// A submission with whatever its answer goes back to.
-pub type Pending<T> = (Submission, T);
+#[derive(Clone, Debug)]
+pub struct Pending<T> {
+    /// What is asked.
+    pub submission: Submission,
+    /// The backend whose executor asks, if it came on a way that is an executor's.
+    pub executor: Option<BackendName>,
+    /// What the answer goes back to.
+    pub ticket: T,
+}
+
+impl<T> From<(Submission, T)> for Pending<T> {
+    /// Of somebody who is no executor, or is trusted like one.
+    fn from((submission, ticket): (Submission, T)) -> Self {
+        Self { submission, executor: None, ticket }
+    }
+}
 
 /// An answer with where it goes.
 pub type Answered<T> = (T, Result<Receipt, SubmitError>);
@@ -138,7 +157,7 @@ impl<T> SequencerCore<T> {
                 Err(TooLarge { index }) => {
                     // It cannot be taken out of the layer alone: begin again without it.
                     self.ledger.discard();
-                    if let Some((submission, ticket)) = waiting.remove(index) {
+                    if let Some(Pending { submission, ticket, .. }) = waiting.remove(index) {
                         let reason = format!(
                             "what command {} asks for is more than one commit can hold ({MAX_COMMIT_BYTES} bytes)",
                             submission.id
@@ -158,7 +177,7 @@ impl<T> SequencerCore<T> {
         let now = context.now.max(self.head.time);
         let mut draft = Draft { commits: Vec::new(), body: Vec::new(), by_command: BTreeMap::new() };
         let mut results = Vec::new();
-        let Some((first, _)) = waiting.front() else { return Ok((draft, results)) };
+        let Some(Pending { submission: first, .. }) = waiting.front() else { return Ok((draft, results)) };
         let mut ctx = Context {
             command: first.id,
             request: first.request.clone(),
@@ -167,7 +186,8 @@ impl<T> SequencerCore<T> {
             idempotency: None,
             pools: context.pools.clone(),
         };
-        for (index, (submission, _)) in waiting.iter().enumerate() {
+        for (index, pending) in waiting.iter().enumerate() {
+            let submission = &pending.submission;
             if draft.is_full() {
                 break;
             }
@@ -175,18 +195,24 @@ impl<T> SequencerCore<T> {
             ctx.request.clone_from(&submission.request);
             ctx.actor.clone_from(&submission.actor);
             ctx.idempotency.clone_from(&submission.idempotency);
-            results.push(self.decide_one(submission, &ctx, &mut draft, index)?);
+            results.push(self.decide_one(pending, &ctx, &mut draft, index)?);
         }
         Ok((draft, results))
     }
 
     fn decide_one(
         &mut self,
-        submission: &Submission,
+        pending: &Pending<T>,
         ctx: &Context,
         draft: &mut Draft,
         index: usize,
     ) -> Result<Result<Receipt, SubmitError>, TooLarge> {
+        let submission = &pending.submission;
+        if let Some(backend) = &pending.executor
+            && self.is_of_another(backend, &submission.command)
+        {
+            return Ok(Err(Rejection::PolicyNotAuthorized { action: "executor:report" }.into()));
+        }
         let in_draft = draft.by_command.get(&submission.id).and_then(|at| draft.commits.get(*at));
         if let Some(done) = in_draft {
             return Ok(Ok(accepted(done)));
@@ -215,6 +241,20 @@ impl<T> SequencerCore<T> {
         })
     }
 
+    /// Whether this is about an attempt that the executor of another backend is at.
+    fn is_of_another(&self, backend: &BackendName, command: &Command) -> bool {
+        let (Command::ReportOutcome { key, .. } | Command::CheckAttempt { key }) = command else {
+            return false;
+        };
+        let due = match *key {
+            EffectKey::Step { operation, .. } => {
+                self.ledger.operations.get(&operation).and_then(Operation::due)
+            }
+            EffectKey::Debt { debt, .. } => self.ledger.debts.get(&debt).and_then(CleanupDebt::due),
+        };
+        due.is_some_and(|due| due.key == *key && due.pool.backend != *backend)
+    }
+
     fn finish(
         &mut self,
         waiting: &mut VecDeque<Pending<T>>,
@@ -225,7 +265,7 @@ impl<T> SequencerCore<T> {
     ) -> Decided<T> {
         let decided = waiting.drain(..results.len()).zip(results);
         if draft.commits.is_empty() {
-            let answers = decided.map(|((_, ticket), result)| (ticket, result));
+            let answers = decided.map(|(pending, result)| (pending.ticket, result));
             let answers = refused.into_iter().chain(answers).collect();
             self.ledger.discard();
             return Decided::Answers(answers);
@@ -258,7 +298,7 @@ impl<T> SequencerCore<T> {
             hash: block.hash,
             time: last.map_or(self.head.time, |last| last.commit.time),
         };
-        let answers = answers.into_iter().map(|((_, ticket), result)| (ticket, result));
+        let answers = answers.into_iter().map(|(pending, result)| (pending.ticket, result));
         Some((Arc::new(block), refused.into_iter().chain(answers).collect()))
     }
 
@@ -297,7 +337,7 @@ impl<T> SequencerCore<T> {
         let Some(InFlight { answers, refused, .. }) = self.in_flight.take() else { return Vec::new() };
         self.ledger.discard();
         let error = || SubmitError::Unavailable { reason: reason.to_owned() };
-        let answers = answers.into_iter().map(|((_, ticket), _)| (ticket, Err(error())));
+        let answers = answers.into_iter().map(|(pending, _)| (pending.ticket, Err(error())));
         refused.into_iter().chain(answers).collect()
     }
 

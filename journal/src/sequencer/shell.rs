@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::future::BoxFuture;
+use tephra_domain::ids::BackendName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,7 @@ use super::outbox::Outbox;
 use super::start::CaughtUp;
 use crate::clock::Clock;
 use crate::feed::Feed;
-use crate::gateway::{CommandGateway, Receipt, Submission, SubmitError};
+use crate::gateway::{CommandGateway, DecidingGateway, Receipt, Submission, SubmitError};
 use crate::ids::IdSource;
 use crate::log::{AppendOutcome, Block, BlockNumber, Log, LogError};
 use crate::pool_board::PoolBoard;
@@ -166,17 +167,38 @@ impl SequencerHandle {
     }
 }
 
-#[async_trait]
-impl CommandGateway for SequencerHandle {
-    async fn submit(&self, submission: Submission) -> Result<Receipt, SubmitError> {
+impl SequencerHandle {
+    async fn ask(
+        &self,
+        executor: Option<BackendName>,
+        submission: Submission,
+    ) -> Result<Receipt, SubmitError> {
         let unavailable = |reason: &str| SubmitError::Unavailable { reason: reason.to_owned() };
         let (ticket, answer) = oneshot::channel();
         match tokio::time::timeout(self.queue_wait, self.commands.reserve()).await {
             Err(_) => return Err(unavailable("too many commands are waiting to be decided")),
             Ok(Err(_)) => return Err(unavailable("the sequencer has stopped")),
-            Ok(Ok(place)) => place.send((submission, ticket)),
+            Ok(Ok(place)) => place.send(Pending { submission, executor, ticket }),
         }
         answer.await.unwrap_or_else(|_| Err(unavailable("the sequencer stopped before it answered")))
+    }
+}
+
+#[async_trait]
+impl CommandGateway for SequencerHandle {
+    async fn submit(&self, submission: Submission) -> Result<Receipt, SubmitError> {
+        self.ask(None, submission).await
+    }
+}
+
+#[async_trait]
+impl DecidingGateway for SequencerHandle {
+    async fn submit_of_executor(
+        &self,
+        backend: BackendName,
+        submission: Submission,
+    ) -> Result<Receipt, SubmitError> {
+        self.ask(Some(backend), submission).await
     }
 }
 
@@ -236,7 +258,7 @@ impl Running {
             }
             // Whoever no longer waits for an answer has asked another sequencer meanwhile, or has been
             // told that nobody knows: what was asked must not happen after that.
-            self.waiting.retain(|(_, ticket)| !ticket.is_closed());
+            self.waiting.retain(|pending| !pending.ticket.is_closed());
             if self.waiting.is_empty() && unproven.answers.is_empty() {
                 return Ok(());
             }

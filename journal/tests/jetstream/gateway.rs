@@ -13,7 +13,7 @@ use tephra_domain::ids::{BackendName, DebtId, IdempotencyKey, OperationId, Volum
 use tephra_domain::rejection::Rejection;
 use tephra_domain::units::SizeGib;
 use tephra_domain::volume::VolumeEvent;
-use tephra_journal::gateway::{CommandGateway, Receipt, Submission, SubmitError};
+use tephra_journal::gateway::{CommandGateway, DecidingGateway, Receipt, Submission, SubmitError};
 use tephra_journal::jetstream::{
     GatewayConfig, JetStreamLog, Leadership, LeadershipConfig, NatsGateway, Speaker, Term, serve_commands,
 };
@@ -55,7 +55,7 @@ impl Served {
 
     async fn serve(
         cluster: &Cluster,
-        gateway: Arc<dyn CommandGateway>,
+        gateway: Arc<dyn DecidingGateway>,
         term: Arc<Term>,
         running: Running,
     ) -> Self {
@@ -124,7 +124,7 @@ async fn answers_from_afar_are_those_of_the_sequencer() {
 
 /// Decides commands, but loses the answers of the first attempts.
 struct LosesAnswers {
-    inner: Arc<dyn CommandGateway>,
+    inner: Arc<dyn DecidingGateway>,
     lost: AtomicUsize,
 }
 
@@ -136,6 +136,17 @@ impl CommandGateway for LosesAnswers {
             std::future::pending::<()>().await;
         }
         answer
+    }
+}
+
+#[async_trait]
+impl DecidingGateway for LosesAnswers {
+    async fn submit_of_executor(
+        &self,
+        backend: BackendName,
+        submission: Submission,
+    ) -> Result<Receipt, SubmitError> {
+        self.inner.submit_of_executor(backend, submission).await
     }
 }
 
@@ -231,6 +242,34 @@ async fn an_executor_is_heard_on_what_executors_report_and_on_nothing_else() {
             Err(SubmitError::Rejected(Rejection::PolicyNotAuthorized { .. })) => {}
             other => panic!("{other:?}"),
         }
+    }
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_is_heard_on_the_attempts_of_its_own_backend_and_on_no_other_s() {
+    let cluster = Cluster::start(1);
+    let served = Served::start(&cluster, "one").await;
+    let executor = gateway(&cluster, &Speaker::Executor(BackendName::new(BACKEND))).await;
+    let stranger = gateway(&cluster, &Speaker::Executor(BackendName::new("other"))).await;
+    let api = gateway(&cluster, &Speaker::Api).await;
+    api.submit(create_volume(1)).await.unwrap();
+    let due = replayed(&*served.running.log).await.ledger.all_due();
+    let [due] = due.as_slice() else { panic!("one effect is due: {due:?}") };
+    let check = Command::CheckAttempt { key: due.key };
+    let report = Command::ReportOutcome { key: due.key, outcome: Outcome::Done };
+    for command in [check.clone(), report.clone()] {
+        match stranger.submit(submission(Actor::system(), command)).await {
+            Err(SubmitError::Rejected(Rejection::PolicyNotAuthorized { .. })) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    executor.submit(submission(Actor::system(), check)).await.unwrap();
+    let done = executor.submit(submission(Actor::system(), report.clone())).await.unwrap();
+    assert!(matches!(done, Receipt::Accepted { .. }), "{done:?}");
+    match stranger.submit(submission(Actor::system(), report)).await {
+        Err(SubmitError::Rejected(Rejection::StaleReport)) => {}
+        other => panic!("{other:?}"),
     }
     served.end().await;
 }

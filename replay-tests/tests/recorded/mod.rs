@@ -32,7 +32,7 @@ use tephra_domain::units::{SizeGib, Timestamp};
 use tephra_domain::volume::{Volume, VolumeSource, VolumeState};
 use tephra_domain::volume_type::{DEFAULT_TYPE_ID, DEFAULT_TYPE_NAME};
 use tephra_journal::gateway::Submission;
-use tephra_journal::sequencer::{BatchContext, CaughtUp, Decided, SequencerCore};
+use tephra_journal::sequencer::{BatchContext, CaughtUp, Decided, Pending, SequencerCore};
 use uuid::Uuid;
 
 const BACKENDS: [&str; 3] = ["one", "two", "three"];
@@ -42,7 +42,7 @@ const ROUNDS: usize = 1_500;
 pub struct Recorder {
     pub core: SequencerCore<()>,
     pub blocks: Vec<Arc<[u8]>>,
-    waiting: VecDeque<(Submission, ())>,
+    waiting: VecDeque<Pending<()>>,
     now: Timestamp,
     random: u64,
     ids: u128,
@@ -110,7 +110,7 @@ impl Recorder {
             idempotency,
             command,
         };
-        self.waiting.push_back((submission, ()));
+        self.waiting.push_back((submission, ()).into());
     }
 
     fn decide(&mut self) {
