@@ -436,10 +436,29 @@ mod tests {
             (RoleKind::Sequencer, include_str!("../deploy/systemd/sequencer.toml")),
             (RoleKind::Executor, include_str!("../deploy/systemd/executor.toml")),
             (RoleKind::Events, include_str!("../deploy/systemd/events.toml")),
+            (RoleKind::Projector, include_str!("../deploy/systemd/projector.toml")),
         ] {
             let config = Config::parse(text).unwrap();
             assert_eq!(config.roles, [role]);
             assert_eq!(config.nats.adapter().unwrap().replicas, 3);
+        }
+    }
+
+    #[test]
+    fn no_unit_is_started_again_after_what_starting_again_does_not_mend() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd");
+        let hopeless = [Exit::Usage, Exit::VerificationFailed].map(|exit| exit.code().to_string());
+        let line = format!("RestartPreventExitStatus={}", hopeless.join(" "));
+        for role in [
+            "tephra",
+            "tephra-api",
+            "tephra-events",
+            "tephra-executor",
+            "tephra-projector",
+            "tephra-sequencer",
+        ] {
+            let unit = std::fs::read_to_string(folder.join(format!("{role}.service"))).unwrap();
+            assert!(unit.lines().any(|found| found == line), "{role}.service");
         }
     }
 
