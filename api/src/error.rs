@@ -229,6 +229,7 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::VolumeTypeIsPublic { .. }
         | Rejection::StatusNotResettable { .. }
         | Rejection::NothingToVerify { .. }
+        | Rejection::VolumeNeverFilled { .. }
         | Rejection::VolumeHasAttachments
         | Rejection::VolumeInErrorNotAttachable { .. }
         | Rejection::VolumeNotReservable { .. }

@@ -176,6 +176,9 @@ rejections! {
     /// The volume never had a backend object.
     NothingToVerify { volume: VolumeId } =>
         "Invalid volume: Volume {volume} was never on a backend and cannot become available; delete it instead.";
+    /// The volume was to be filled with data, and nobody has ever said that it holds all of it.
+    VolumeNeverFilled { volume: VolumeId } =>
+        "Invalid volume: Volume {volume} never received all of its data and cannot become available; delete it instead.";
     /// Its volume's operation holds the snapshot.
     SnapshotHeldByVolume { snapshot: SnapshotId } =>
         "Invalid snapshot: Snapshot {snapshot} is held by an operation on its volume; reset the volume's state instead.";

@@ -91,6 +91,12 @@ impl Volume {
         self.attachments.iter().find(|attachment| attachment.id == id)
     }
 
+    /// Whether it holds what it was to start from, as far as anybody has said: a blank one holds it
+    /// as soon as it exists, and one that was taken over did before.
+    pub fn has_its_data(&self) -> bool {
+        self.launched_at.is_some() || self.source == VolumeSource::Blank
+    }
+
     /// Whether any export of it exists, or may.
     pub fn has_exports(&self) -> bool {
         self.attachments.iter().any(Attachment::has_export)

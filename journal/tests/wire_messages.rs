@@ -268,6 +268,10 @@ fn upload_rejections() -> Vec<Rejection> {
     vec![Rejection::VolumeNotUploadable { volume: volume(), force: true }]
 }
 
+fn reset_rejections() -> Vec<Rejection> {
+    vec![Rejection::VolumeNeverFilled { volume: volume() }]
+}
+
 fn attachment_rejections() -> Vec<Rejection> {
     let (volume, attachment) = (volume(), attachment());
     vec![
@@ -389,6 +393,7 @@ fn rejections_arrive_with_their_code_and_their_words() {
         .chain(later_rejections())
         .chain(attachment_rejections())
         .chain(upload_rejections())
+        .chain(reset_rejections())
     {
         match decode_answer(&encode_answer(&Err(SubmitError::Rejected(sent.clone())))).unwrap() {
             Err(SubmitError::Rejected(arrived)) => {
@@ -510,6 +515,9 @@ fn version_1_has_these_bytes() {
         all.extend(encode_submission(&submitted(command)));
     }
     for rejection in upload_rejections() {
+        all.extend(encode_answer(&Err(SubmitError::Rejected(rejection))));
+    }
+    for rejection in reset_rejections() {
         all.extend(encode_answer(&Err(SubmitError::Rejected(rejection))));
     }
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/messages-v1.hex");

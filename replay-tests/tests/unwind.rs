@@ -15,7 +15,7 @@ use tephra_domain::command::Command;
 use tephra_domain::effect::{DueEffect, EffectKey, Failure, FailureKind, Outcome};
 use tephra_domain::operations::OperationKind;
 use tephra_domain::rejection::Rejection;
-use tephra_domain::volume::VolumeState;
+use tephra_domain::volume::{Volume, VolumeState};
 use tephra_replay_tests::world::World;
 use unwind_scenarios::{SCENARIOS, Scenario, Subject};
 
@@ -216,9 +216,15 @@ fn an_operator_may_reset_the_status_at_every_step() {
             for to in [VolumeState::Available, VolumeState::Error, VolumeState::Maintenance] {
                 in_case(&format!("{} after {performed} effects to {to:?}", scenario.case), || {
                     let (mut world, subject) = opened_and_performed(scenario, performed);
+                    let is_filled =
+                        world.ledger.volumes.get(&subject.volume).is_none_or(Volume::has_its_data);
                     let reset = Command::ResetVolumeStatus { volume: subject.volume, to };
                     match world.when_admin(reset) {
-                        Ok(_) | Err(Rejection::VolumeNotFound { .. }) => {}
+                        Ok(_) => assert!(is_filled || to != VolumeState::Available),
+                        Err(Rejection::VolumeNotFound { .. }) => {}
+                        Err(Rejection::VolumeNeverFilled { .. }) => {
+                            assert!(!is_filled && to == VolumeState::Available);
+                        }
                         Err(other) => panic!("{other}"),
                     }
                     world.check_invariants();

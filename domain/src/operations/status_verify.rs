@@ -9,6 +9,9 @@
 //! size, and then the volume is used as its attachments say (`in-use` and the like cannot be set by
 //! hand); a transitional status never, because those belong to operations. An operation that is open
 //! on the resource is ended, and what it may have left behind is owed.
+//!
+//! A volume that was to be filled from a snapshot, a volume or an image, and whose creation never
+//! completed, cannot become `available`: its size says nothing of how much of the data it holds.
 
 use crate::command::Context;
 use crate::effect::{BackendObject, Effect, Failure};
@@ -47,7 +50,7 @@ pub const STEPS: &[Step<StatusVerify>] = &[Step {
 }];
 
 /// Checks, in this order: administrator; the status may be set by hand; the volume exists; for
-/// `available`, a pool has it.
+/// `available`, a pool has it; and it is not one that was never filled.
 ///
 /// # Errors
 /// The first of these that does not hold.
@@ -82,6 +85,9 @@ pub fn decide_volume(
     let Some(pool) = &volume.pool else {
         return Err(Rejection::NothingToVerify { volume: id });
     };
+    if !volume.has_its_data() {
+        return Err(Rejection::VolumeNeverFilled { volume: id });
+    }
     let operation = OperationId::from(ctx.command);
     // a half-done operation may have left either size; the verification takes the recorded one
     events.push(Event::Volume(id, VolumeEvent::ResetAccepted { operation }));

@@ -1,7 +1,10 @@
-use tephra_domain::command::Command;
-use tephra_domain::effect::BackendObject;
+use tephra_domain::command::{Command, CreateVolumeFromImage};
+use tephra_domain::effect::{BackendObject, Failure, FailureKind};
+use tephra_domain::ids::{ImageId, VolumeId};
+use tephra_domain::image::ImageFacts;
 use tephra_domain::snapshot::SnapshotState;
 use tephra_domain::volume::{VolumeSource, VolumeState};
+use tephra_replay_tests::sim_backend::Contents;
 use tephra_replay_tests::world::{World, gib, pool};
 
 use super::code;
@@ -80,4 +83,89 @@ fn rejections_come_in_their_documented_order() {
     world.when(Command::RevertVolume { volume, snapshot: Some(snapshot) }).unwrap();
     let of_snapshot = Command::ResetSnapshotStatus { snapshot, to: SnapshotState::Error };
     assert_eq!(code(world.when_admin(of_snapshot)), "SnapshotHeldByVolume");
+}
+
+fn from_image(world: &mut World) -> (VolumeId, Command) {
+    let image = ImageFacts {
+        id: ImageId::from_uuid(uuid::Uuid::from_u128(0x1_4000_8000_0000_0000_0007)),
+        status: "active".into(),
+        size_bytes: Some(1 << 20),
+        min_disk_gib: 0,
+        metadata: std::collections::BTreeMap::new(),
+    };
+    let (id, blank) = world.new_volume_from(Some(1), VolumeSource::Blank);
+    let Command::CreateVolume(create) = blank else { unreachable!("a create is a create") };
+    (id, Command::CreateVolumeFromImage(Box::new(CreateVolumeFromImage { create: *create, image })))
+}
+
+/// An executor that died: the object is there with its full size, and with half of its data.
+fn leave_half_filled(world: &mut World, volume: VolumeId) {
+    world
+        .storage
+        .objects
+        .insert((pool("one"), BackendObject::Volume(volume)), Contents { size: gib(1), tag: 5 });
+}
+
+#[test]
+fn a_volume_that_was_never_filled_does_not_become_available() {
+    let mut world = World::default();
+    let origin = world.given_volume(1, 7);
+    let snapshot = world.given_snapshot(origin);
+    for create in [
+        from_image(&mut world),
+        world.new_volume_from(Some(1), VolumeSource::Snapshot(snapshot)),
+        world.new_volume_from(Some(1), VolumeSource::Volume(origin)),
+    ] {
+        let (volume, create) = create;
+        let reset = |to| Command::ResetVolumeStatus { volume, to };
+        world.when(create).unwrap();
+        let stale = world.next_due().unwrap();
+        leave_half_filled(&mut world, volume);
+        assert_eq!(code(world.when_admin(reset(VolumeState::Available))), "VolumeNeverFilled");
+        assert_eq!(world.volume_state(volume), VolumeState::Creating, "and its creation goes on");
+        world.must(reset(VolumeState::Error));
+        assert_eq!(code(world.perform(&stale)), "StaleReport");
+        leave_half_filled(&mut world, volume);
+        assert_eq!(code(world.when_admin(reset(VolumeState::Available))), "VolumeNeverFilled");
+        assert_eq!(world.volume_state(volume), VolumeState::Error);
+        world.when(Command::DeleteVolume { volume, cascade: false, force: false }).unwrap();
+        world.settle();
+        world.check_at_rest();
+    }
+}
+
+#[test]
+fn a_creation_that_fails_and_leaves_half_a_volume_cannot_be_talked_into_a_whole_one() {
+    let mut world = World::default();
+    let (volume, create) = from_image(&mut world);
+    world.when(create).unwrap();
+    leave_half_filled(&mut world, volume);
+    world.fail_next(Failure::new(FailureKind::NoSpace, "the pool is full"));
+    while world.next_due().is_some() {
+        world.fail_next(Failure::new(FailureKind::BackendError, "the delete fails as well"));
+    }
+    assert_eq!(world.volume_state(volume), VolumeState::Error);
+    let reset = Command::ResetVolumeStatus { volume, to: VolumeState::Available };
+    assert_eq!(code(world.when_admin(reset)), "VolumeNeverFilled");
+}
+
+#[test]
+fn a_volume_that_was_filled_once_and_a_blank_one_become_available_again() {
+    let mut world = World::default();
+    let (filled, create) = from_image(&mut world);
+    world.when(create).unwrap();
+    world.settle();
+    world.must(Command::ResetVolumeStatus { volume: filled, to: VolumeState::Error });
+    let (blank, create) = world.new_volume(1);
+    world.when(create).unwrap();
+    world
+        .storage
+        .objects
+        .insert((pool("one"), BackendObject::Volume(blank)), Contents { size: gib(1), tag: 0 });
+    for volume in [filled, blank] {
+        world.must(Command::ResetVolumeStatus { volume, to: VolumeState::Available });
+        world.settle();
+        assert_eq!(world.volume_state(volume), VolumeState::Available);
+    }
+    world.check_at_rest();
 }

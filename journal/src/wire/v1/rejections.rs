@@ -114,6 +114,7 @@ wire_enum! {
             = { Rejection::ReadonlyNeedsAvailable { volume, status } };
         74 VolumeNotUploadable { volume: Id, force: bool }
             = { Rejection::VolumeNotUploadable { volume, force } };
+        75 VolumeNeverFilled { volume: Id } = { Rejection::VolumeNeverFilled { volume } };
     }
 }
 
