@@ -115,6 +115,7 @@ impl ImageCatalog for Catalog {
             ImageError::Unavailable(_)
             | ImageError::Unacceptable { .. }
             | ImageError::Unsupported(_)
+            | ImageError::Conversion { .. }
             | ImageError::Local { .. } => CatalogError::Unavailable(error.to_string()),
         })?;
         if may_use(&image, asker) { Ok(facts(&image)) } else { Err(CatalogError::NotFound) }

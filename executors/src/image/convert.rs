@@ -1,16 +1,19 @@
 //! `qemu-img`, bounded: it gets so much time, memory and processor as an honest image needs, a file
 //! that was looked at before, and the format that it is to read, never a guess.
 
+use std::ffi::OsStr;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tephra_domain::effect::FailureKind;
 use uuid::Uuid;
 
 use super::header::{self, Format, HEAD_BYTES, TAIL_BYTES};
 use super::store::ImageError;
+use super::vdi;
 use crate::backend::Content;
 use crate::process::{Launcher, ProcessError, Program};
 
@@ -116,7 +119,7 @@ impl QemuImg {
             .args(["info", "--output=json", "-f", declared.driver(), "--"])
             .arg(file)
             .stdout_limit_bytes(LOOK_STDOUT_LIMIT_BYTES);
-        let output = self.launcher.launch(info).await.map_err(|error| bad(image, &error))?;
+        let output = self.launcher.launch(info).await.map_err(|error| unlooked(image, file, &error))?;
         let info = parse(&output.stdout).map_err(|reason| ImageError::unacceptable(image, reason))?;
         if info.format != declared.driver() || info.encrypted || !info.is_whole(file) {
             return Err(ImageError::unacceptable(image, "it is encrypted, or is not what it says"));
@@ -128,6 +131,10 @@ impl QemuImg {
     /// Makes sure that nothing of an image is missing: where a file has lost its end, qemu reads
     /// zeroes.
     async fn check(&self, image: Uuid, declared: Format, file: &Path) -> Result<(), ImageError> {
+        let incomplete = || ImageError::unacceptable(image, "it is damaged, or its end is missing");
+        if declared == Format::Vdi && !has_all_blocks(file)? {
+            return Err(incomplete());
+        }
         let check = self
             .program(self.limits.time_limit)
             .args(["check", "-q", "-f", declared.driver(), "--"])
@@ -135,10 +142,12 @@ impl QemuImg {
         match self.launcher.launch(check).await {
             Ok(_) => Ok(()),
             Err(ProcessError::Failed { code: Some(NOT_CHECKABLE | ONLY_LEAKS), .. }) => Ok(()),
-            Err(ProcessError::Failed { .. }) => {
-                Err(ImageError::unacceptable(image, "it is damaged, or its end is missing"))
+            Err(ProcessError::Failed { code: Some(code), stderr_tail, .. })
+                if !NOT_RUN.contains(&code) && !wants_memory(&stderr_tail) =>
+            {
+                Err(incomplete())
             }
-            Err(error) => Err(bad(image, &error)),
+            Err(error) => Err(unlooked(image, file, &error)),
         }
     }
 
@@ -146,7 +155,8 @@ impl QemuImg {
     /// storage when this returns.
     ///
     /// # Errors
-    /// If the image cannot be read to its end, or the volume not be written.
+    /// [`ImageError::Unacceptable`] if the image's data makes no sense, which shows only now where it
+    /// is compressed; [`ImageError::Conversion`] if the volume cannot be written, or not in time.
     pub async fn into_volume(
         &self,
         image: Uuid,
@@ -161,28 +171,49 @@ impl QemuImg {
             .args(["convert", "-n", "-t", "writeback", "-f", format.driver(), "-O", "raw", "--"])
             .arg(file)
             .arg(&volume.location);
-        self.launcher.launch(convert).await.map_err(|error| bad(image, &error))?;
-        Ok(())
+        let Err(error) = self.launcher.launch(convert).await else { return Ok(()) };
+        let run = Run { image: file, volume: &volume.location };
+        match &error {
+            ProcessError::Failed { stderr_tail, .. } if run.could_not_read(stderr_tail, file.as_os_str()) => {
+                // the file is ours by now: if all of it can be read, it is what it holds that cannot
+                readable_to_its_end(file).await?;
+                Err(ImageError::unacceptable(
+                    image,
+                    format!("its data cannot be read: {}", run.said(stderr_tail)),
+                ))
+            }
+            ProcessError::Failed { .. }
+            | ProcessError::TimedOut { .. }
+            | ProcessError::TooMuchOutput { .. }
+            | ProcessError::NotFound { .. }
+            | ProcessError::Broken { .. } => Err(run.failed("the volume could not be filled", &error)),
+        }
     }
 
     /// Writes a volume's data into a new image file.
     ///
     /// # Errors
-    /// If the volume cannot be read, or the file not be written.
-    pub async fn from_volume(
-        &self,
-        image: Uuid,
-        volume: &Content,
-        format: Format,
-        file: &Path,
-    ) -> Result<(), ImageError> {
+    /// [`ImageError::Conversion`] if the volume cannot be read, or the file not be written, or not in
+    /// time.
+    pub async fn from_volume(&self, volume: &Content, format: Format, file: &Path) -> Result<(), ImageError> {
         let convert = self
             .program(self.limits.time_limit)
             .args(["convert", "-t", "writeback", "-f", "raw", "-O", format.driver(), "--"])
             .arg(&volume.location)
             .arg(file);
-        self.launcher.launch(convert).await.map_err(|error| bad(image, &error))?;
-        Ok(())
+        let Err(error) = self.launcher.launch(convert).await else { return Ok(()) };
+        let run = Run { image: file, volume: &volume.location };
+        let what = match &error {
+            ProcessError::Failed { stderr_tail, .. } if run.could_not_read(stderr_tail, &volume.location) => {
+                "the volume could not be read"
+            }
+            ProcessError::Failed { .. }
+            | ProcessError::TimedOut { .. }
+            | ProcessError::TooMuchOutput { .. }
+            | ProcessError::NotFound { .. }
+            | ProcessError::Broken { .. } => "the image's file could not be made",
+        };
+        Err(run.failed(what, &error))
     }
 }
 
@@ -201,88 +232,119 @@ fn ends(file: &Path) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
     Ok((head, tail))
 }
 
-/// A run that failed: on a full disk that is nobody's lie.
-fn bad(image: Uuid, error: &ProcessError) -> ImageError {
-    match error {
-        ProcessError::Failed { stderr_tail, .. } if stderr_tail.contains("No space left") => {
-            ImageError::local("qemu-img", std::io::ErrorKind::StorageFull.into())
-        }
-        ProcessError::Failed { .. } => ImageError::unacceptable(image, error.to_string()),
-        ProcessError::TimedOut { .. } => ImageError::unacceptable(image, "converting it takes too long"),
-        ProcessError::TooMuchOutput { .. } => ImageError::unacceptable(image, "it says too much of itself"),
-        ProcessError::NotFound { .. } | ProcessError::Broken { .. } => {
-            ImageError::local("qemu-img", std::io::Error::other(error.to_string()))
-        }
+/// Whether a VDI is as long as its map of blocks says.
+fn has_all_blocks(file: &Path) -> Result<bool, ImageError> {
+    let unread = |source| ImageError::local("the image cannot be read", source);
+    let file = std::fs::File::open(file).map_err(unread)?;
+    let length = file.metadata().map_err(unread)?.len();
+    match vdi::end_of_blocks(&file) {
+        Ok(end) => Ok(end <= length),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(unread(error)),
     }
+}
+
+/// What `prlimit`, the loader and a shell end with if `qemu-img` did not even begin.
+const NOT_RUN: &[i32] = &[126, 127];
+
+/// A look at an image that came to nothing. It reads nothing but the image, within bounds that are
+/// far above what an honest one needs.
+fn unlooked(image: Uuid, file: &Path, error: &ProcessError) -> ImageError {
+    let too_much = "looking at it takes more memory or processor time than it may";
+    match error {
+        ProcessError::Failed { code: Some(code), stderr_tail, .. } if NOT_RUN.contains(code) => {
+            not_run(stderr_tail)
+        }
+        ProcessError::Failed { code: None, .. } => ImageError::unacceptable(image, too_much),
+        ProcessError::Failed { stderr_tail, .. } if wants_memory(stderr_tail) => {
+            ImageError::unacceptable(image, too_much)
+        }
+        ProcessError::Failed { stderr_tail, .. } => {
+            let said = last_line(stderr_tail).replace(&*file.to_string_lossy(), "it");
+            ImageError::unacceptable(image, format!("qemu-img cannot make sense of it: {said}"))
+        }
+        ProcessError::TimedOut { .. } => ImageError::unacceptable(image, "looking at it takes too long"),
+        ProcessError::TooMuchOutput { .. } => ImageError::unacceptable(image, "it says too much of itself"),
+        ProcessError::NotFound { .. } | ProcessError::Broken { .. } => not_run(&error.to_string()),
+    }
+}
+
+fn not_run(reason: &str) -> ImageError {
+    ImageError::Conversion {
+        kind: FailureKind::BackendUnavailable,
+        reason: format!("qemu-img cannot be run on this executor's host: {}", last_line(reason)),
+    }
+}
+
+fn wants_memory(stderr: &str) -> bool {
+    stderr.contains("Cannot allocate memory") || stderr.contains("Could not allocate")
+}
+
+/// Both ends of a conversion, as `qemu-img` names them in its complaints.
+struct Run<'a> {
+    image: &'a Path,
+    volume: &'a OsStr,
+}
+
+impl Run<'_> {
+    /// Whether a complaint is about reading, where `source` is what was read.
+    fn could_not_read(&self, stderr: &str, source: &OsStr) -> bool {
+        let unopened = format!("Could not open '{}'", source.to_string_lossy());
+        stderr.contains("error while reading") || stderr.contains(&unopened)
+    }
+
+    /// The complaint, without paths and addresses.
+    fn said(&self, stderr: &str) -> String {
+        let line = last_line(stderr);
+        let line = line.replace(&*self.image.to_string_lossy(), "the image");
+        line.replace(&*self.volume.to_string_lossy(), "the volume")
+    }
+
+    /// A conversion that failed for a reason which is not the image's.
+    fn failed(&self, what: &str, error: &ProcessError) -> ImageError {
+        let (kind, why) = match error {
+            ProcessError::Failed { code: Some(code), stderr_tail, .. } if NOT_RUN.contains(code) => {
+                return not_run(stderr_tail);
+            }
+            ProcessError::NotFound { .. } => return not_run(&error.to_string()),
+            ProcessError::Failed { code: None, .. } => (FailureKind::BackendError, ENDED.to_owned()),
+            ProcessError::Failed { stderr_tail, .. } => (kind_of(stderr_tail), self.said(stderr_tail)),
+            ProcessError::TimedOut { time_limit, .. } => {
+                (FailureKind::TimedOut, format!("not done within {} s", time_limit.as_secs_f64()))
+            }
+            ProcessError::TooMuchOutput { .. } | ProcessError::Broken { .. } => {
+                (FailureKind::BackendError, error.to_string())
+            }
+        };
+        ImageError::Conversion { kind, reason: format!("{what}: {why}") }
+    }
+}
+
+const ENDED: &str = "qemu-img was ended by a signal; its bounds are those of [images]";
+
+fn kind_of(stderr: &str) -> FailureKind {
+    if stderr.contains("No space left") || stderr.contains("Disk quota exceeded") {
+        FailureKind::NoSpace
+    } else if stderr.contains("timed out") {
+        FailureKind::TimedOut
+    } else {
+        FailureKind::BackendError
+    }
+}
+
+fn last_line(stderr: &str) -> &str {
+    let line = stderr.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    line.strip_prefix("qemu-img: ").unwrap_or(line)
+}
+
+/// Reads a file of ours, so that a disk that fails is not taken for an image that makes no sense.
+async fn readable_to_its_end(file: &Path) -> Result<(), ImageError> {
+    let failed = |source| ImageError::local("the image cannot be read", source);
+    let mut file = tokio::fs::File::open(file).await.map_err(failed)?;
+    tokio::io::copy(&mut file, &mut tokio::io::sink()).await.map_err(failed)?;
+    Ok(())
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
-mod tests {
-    use std::path::Path;
-    use std::process::Command;
-
-    use proptest::prelude::*;
-
-    use super::parse;
-
-    proptest! {
-        #[test]
-        fn nonsense_from_qemu_img_is_an_error_or_a_disk_but_never_a_panic(
-            bytes in prop_oneof![
-                proptest::collection::vec(any::<u8>(), 0..512),
-                "[{}\\[\\]:,\"a-z0-9 .-]{0,256}".prop_map(String::into_bytes),
-            ]
-        ) {
-            if let Ok(info) = parse(&bytes) {
-                info.is_whole(Path::new("/image"));
-            }
-        }
-    }
-
-    #[test]
-    fn a_changed_byte_anywhere_in_what_qemu_img_really_says_never_panics() {
-        let folder = tempfile::tempdir().unwrap();
-        for (format, options) in [
-            ("raw", ""),
-            ("qcow2", ""),
-            ("vmdk", "subformat=twoGbMaxExtentSparse"),
-            ("vmdk", ""),
-            ("vdi", ""),
-            ("vpc", ""),
-            ("vhdx", ""),
-        ] {
-            let image = folder.path().join(format!("{format}-{}", options.len()));
-            let mut create = Command::new("qemu-img");
-            create.args(["create", "-q", "-f", format]);
-            if !options.is_empty() {
-                create.args(["-o", options]);
-            }
-            assert!(create.arg(&image).arg("8M").status().unwrap().success(), "{format} {options}");
-            let info = Command::new("qemu-img").args(["info", "--output=json"]).arg(&image).output().unwrap();
-            let said = info.stdout;
-            assert!(parse(&said).is_ok(), "{format} {options}: {}", String::from_utf8_lossy(&said));
-            for at in 0..said.len() {
-                for byte in [0, b'"', b'{', b'-', b'9', 0xff] {
-                    let mut changed = said.clone();
-                    changed[at] = byte;
-                    if let Ok(info) = parse(&changed) {
-                        info.is_whole(&image);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_qemu_img_says_is_read() {
-        let info = parse(
-            br#"{"virtual-size": 1048576, "filename": "i", "format": "qcow2", "actual-size": 9,
-            "format-specific": {"type": "qcow2", "data": {"compat": "1.1"}}, "dirty-flag": false}"#,
-        );
-        assert_eq!(info.map(|info| info.virtual_size), Ok(1_048_576));
-        for nonsense in ["", "{}", "[]", r#"{"virtual-size": -1, "format": "raw"}"#, "null", "{\"format\":"] {
-            assert!(parse(nonsense.as_bytes()).is_err(), "{nonsense}");
-        }
-    }
-}
+#[path = "convert_tests.rs"]
+mod tests;

@@ -18,5 +18,7 @@ pub mod plain;
 pub mod store;
 pub mod work;
 
+mod vdi;
+
 pub use store::{Image, ImageError, ImageStore};
 pub use work::{Images, ImagesConfig, act};

@@ -72,6 +72,14 @@ pub enum ImageError {
     /// Stores of this kind cannot do that.
     #[error("the image store cannot {0}")]
     Unsupported(&'static str),
+    /// Filling a volume, or reading one, failed for a reason that is not the image's.
+    #[error("{reason}")]
+    Conversion {
+        /// On which it rests whether it is tried again.
+        kind: FailureKind,
+        /// For people.
+        reason: String,
+    },
     /// The local side failed.
     #[error("{what}: {source}")]
     Local {
@@ -101,6 +109,7 @@ impl From<ImageError> for Failure {
             ImageError::NotAuthorized(_) | ImageError::Unacceptable { .. } => FailureKind::Mismatch,
             ImageError::Unavailable(_) => FailureKind::BackendUnavailable,
             ImageError::Unsupported(_) => FailureKind::Unsupported,
+            ImageError::Conversion { kind, .. } => *kind,
             ImageError::Local { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 FailureKind::NoSpace
             }

@@ -1,7 +1,8 @@
 //! An image into a volume, and a volume into an image.
 //!
-//! A volume is filled in place. Nobody sees it before its operation has ended, and an attempt that
-//! died is begun anew over what it left, so no half-written volume is ever taken for a whole one.
+//! A volume is filled in place. Nobody sees it before its operation has ended, an attempt that died is
+//! begun anew over what it left, and the ledger lets nobody declare a volume filled whose creation
+//! never completed: no half-written volume is ever taken for a whole one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -122,7 +123,7 @@ impl Images {
         })?;
         let content = backend.content(pool, volume).await?;
         let file = self.temporary(volume);
-        self.qemu_img.from_volume(image.id.as_uuid(), &content, format, &file.0).await?;
+        self.qemu_img.from_volume(&content, format, &file.0).await?;
         self.store.publish(image, &file.0).await?;
         Ok(())
     }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::{Value, json};
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, ImageId, PoolName, ProjectId, VolumeId};
@@ -17,7 +19,7 @@ use super::{Images, ImagesConfig};
 use crate::backend::Backend as _;
 use crate::backend::directory::{DirectoryBackend, DirectoryConfig};
 use crate::image::convert::Limits;
-use crate::process::Spawner;
+use crate::process::{Launcher, Output, ProcessError, Program, Spawner};
 
 const MIB: usize = 1 << 20;
 
@@ -28,14 +30,31 @@ struct Lab {
     pool: PoolName,
 }
 
+/// Puts a program that never ends in the place of every conversion.
+struct Endless;
+
+#[async_trait]
+impl Launcher for Endless {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        if program.argv().iter().any(|word| word == "convert") {
+            return Program::new("sleep", Duration::from_millis(200)).arg("1000").run().await;
+        }
+        program.run().await
+    }
+}
+
 impl Lab {
     fn new() -> Self {
+        Self::with(Limits::default(), Arc::new(Spawner))
+    }
+
+    fn with(limits: Limits, launcher: Arc<dyn Launcher>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("store")).unwrap();
         let config = DirectoryConfig::new(BackendName::new("b"), "h", folder.path().join("volumes"));
         let store = Arc::new(DirectoryStore::new(folder.path().join("store")));
-        let work = ImagesConfig { directory: folder.path().join("work"), limits: Limits::default() };
-        let images = Images::open(store, Arc::new(Spawner), work).unwrap();
+        let work = ImagesConfig { directory: folder.path().join("work"), limits };
+        let images = Images::open(store, launcher, work).unwrap();
         Self { backend: DirectoryBackend::open(config).unwrap(), images, folder, pool: PoolName::new("b") }
     }
 
@@ -92,6 +111,19 @@ impl Lab {
 
 fn volume() -> BackendObject {
     BackendObject::Volume(VolumeId::from_uuid(Uuid::new_v4()))
+}
+
+fn new_image(disk_format: &str) -> NewImage {
+    NewImage {
+        id: ImageId::from_uuid(Uuid::new_v4()),
+        owner: ProjectId::new("project"),
+        name: "copy".into(),
+        disk_format: disk_format.into(),
+        container_format: "bare".into(),
+        visibility: Some("private".into()),
+        protected: false,
+        properties: [("k".to_owned(), "v".to_owned())].into(),
+    }
 }
 
 fn padded(disk: &[u8]) -> Vec<u8> {
@@ -187,17 +219,94 @@ async fn an_image_that_lies_is_refused_and_leaves_no_volume() {
 }
 
 #[tokio::test]
-async fn an_image_that_lost_its_end_is_noticed() {
-    let lab = Lab::new();
+async fn an_image_that_wants_more_memory_than_it_may_is_refused_for_that() {
+    let lab = Lab::with(Limits { memory_bytes: 64 << 20, ..Limits::default() }, Arc::new(Spawner));
+    let (modest, _) = lab.image("qcow2", "");
+    lab.create(volume(), modest).await.unwrap();
+
+    let id = Uuid::new_v4();
+    // its map of a disk of 120 GiB in clusters of 512 bytes takes 30 MiB
+    let mut create = Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "qcow2", "-o", "cluster_size=512"]);
+    assert!(create.arg(lab.path("store").join(id.to_string())).arg("120G").status().unwrap().success());
+    lab.describe(id, json!({"disk_format": "qcow2"}));
+    let volume = volume();
+    let failure = lab.create(volume, id).await.unwrap_err();
+    assert!(failure.message.contains("more memory"), "{failure}");
+    assert_eq!(failure.kind, FailureKind::Mismatch, "{failure}");
+    assert!(!lab.path("volumes").join(volume.to_string()).exists());
+    assert!(lab.nothing_is_left());
+}
+
+#[tokio::test]
+async fn an_image_that_takes_too_long_to_be_looked_at_is_refused_for_that() {
+    // starting a program alone takes longer
+    let lab =
+        Lab::with(Limits { time_limit: Duration::from_micros(1), ..Limits::default() }, Arc::new(Spawner));
     let (image, _) = lab.image("qcow2", "");
-    let file = lab.path("store").join(image.to_string());
-    let whole = std::fs::read(&file).unwrap();
-    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
     let volume = volume();
     let failure = lab.create(volume, image).await.unwrap_err();
+    assert!(failure.message.contains("takes too long"), "{failure}");
     assert_eq!(failure.kind, FailureKind::Mismatch, "{failure}");
-    std::fs::write(&file, &whole).unwrap();
-    lab.create(volume, image).await.unwrap();
+    assert!(!lab.path("volumes").join(volume.to_string()).exists());
+    assert!(lab.nothing_is_left());
+}
+
+#[tokio::test]
+async fn a_conversion_that_takes_too_long_is_ended_and_leaves_no_file() {
+    let lab = Lab::with(Limits::default(), Arc::new(Endless));
+    let (image, _) = lab.image("qcow2", "");
+    let volume = volume();
+    let failure = lab.create(volume, image).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::TimedOut, "{failure}");
+    assert!(failure.message.contains("not done within 0.2 s"), "{failure}");
+    assert!(lab.nothing_is_left());
+    // what the operation does when it gives up
+    lab.backend.perform(&lab.pool, &Effect::DeleteVolume { volume }).await.unwrap();
+    assert!(!lab.path("volumes").join(volume.to_string()).exists());
+
+    lab.backend
+        .perform(&lab.pool, &Effect::CreateVolume { volume, size: SizeGib::new(1).unwrap() })
+        .await
+        .unwrap();
+    let new = new_image("qcow2");
+    let failure = lab.images.upload_volume(&lab.backend, &lab.pool, volume, &new).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::TimedOut, "{failure}");
+    assert!(lab.nothing_is_left());
+    assert!(!lab.path("store").join(format!("{}.json", new.id)).exists());
+}
+
+#[tokio::test]
+async fn an_image_that_lost_its_end_is_noticed() {
+    let lab = Lab::new();
+    for (format, options) in [
+        ("qcow2", ""),
+        ("vmdk", ""),
+        ("vmdk", "subformat=streamOptimized"),
+        ("vdi", ""),
+        ("vdi", "static=on"),
+        ("vpc", "force_size=on"),
+        ("vpc", "force_size=on,subformat=fixed"),
+        ("vhdx", ""),
+    ] {
+        let (image, _) = lab.image(format, options);
+        let file = lab.path("store").join(image.to_string());
+        let whole = std::fs::read(&file).unwrap();
+        let declared = if format == "vpc" { "vhd" } else { format };
+        // of a VDI's blocks every byte counts, where other formats are looked at by the cluster
+        let last = (format == "vdi").then_some(whole.len() - 1);
+        for end in [Some(whole.len() / 2), last].into_iter().flatten() {
+            std::fs::write(&file, &whole[..end]).unwrap();
+            lab.describe(image, json!({"disk_format": declared}));
+            let volume = volume();
+            let failure = lab.create(volume, image).await.unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Mismatch, "{format} {options} {end}: {failure}");
+            assert!(!lab.path("volumes").join(volume.to_string()).exists(), "{format} {options} {end}");
+        }
+        std::fs::write(&file, &whole).unwrap();
+        lab.describe(image, json!({"disk_format": declared}));
+        lab.create(volume(), image).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -207,16 +316,7 @@ async fn a_volume_comes_back_from_the_image_that_it_became() {
     let first = volume();
     lab.create(first, image).await.unwrap();
     for format in ["qcow2", "vmdk", "vdi"] {
-        let new = NewImage {
-            id: ImageId::from_uuid(Uuid::new_v4()),
-            owner: ProjectId::new("project"),
-            name: "copy".into(),
-            disk_format: format.into(),
-            container_format: "bare".into(),
-            visibility: Some("private".into()),
-            protected: false,
-            properties: [("k".to_owned(), "v".to_owned())].into(),
-        };
+        let new = new_image(format);
         for _ in 0..2 {
             lab.images.upload_volume(&lab.backend, &lab.pool, first, &new).await.unwrap();
         }
