@@ -157,3 +157,7 @@ fn facts(image: &Image) -> ImageFacts {
         metadata,
     }
 }
+
+#[cfg(test)]
+#[path = "images_tests.rs"]
+mod tests;

@@ -203,5 +203,8 @@ impl ImageStore for HttpsStore {
 }
 
 #[cfg(test)]
+#[path = "https_tests.rs"]
+mod https_tests;
+#[cfg(test)]
 #[path = "plain_tests.rs"]
 mod tests;
