@@ -36,7 +36,7 @@ exit $code
 class Site:
     """A server with its Glance, whose `qemu-img` can be held."""
 
-    def __init__(self, directory: pathlib.Path):
+    def __init__(self, directory: pathlib.Path, config: str = ""):
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.glance = Glance(directory / "glance")
@@ -46,7 +46,7 @@ class Site:
         wrapper.parent.mkdir()
         wrapper.write_text(WRAPPER.format(gates=self.gates, qemu_img=QEMU_IMG))
         wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
-        self.server = Server(directory, self.glance.config())
+        self.server = Server(directory, self.glance.config() + config)
         self.start()
 
     def start(self) -> None:
@@ -259,6 +259,7 @@ def lying(tmp_path: pathlib.Path) -> dict:
         b'# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\n'
         b'RW 2048 FLAT "/etc/shadow" 0\n')
     qcow2 = base.read_bytes()
+    vdi = converted(tmp_path, data, "vdi")
     return {
         "longer than it says": (data, "raw", {"size": len(data) - 1}, "is longer than"),
         "shorter than it says": (data, "raw", {"size": len(data) + 1}, ""),
@@ -271,6 +272,8 @@ def lying(tmp_path: pathlib.Path) -> dict:
         "its data elsewhere": (outside.read_bytes(), "qcow2", {}, "data file"),
         "a vmdk that names a file of the host": (descriptor, "vmdk", {}, "separate extent"),
         "cut off": (qcow2[: len(qcow2) // 2], "qcow2", {}, "its end is missing"),
+        "a vdi cut off": (vdi[: len(vdi) // 2], "vdi", {}, "its end is missing"),
+        "a vdi without its last byte": (vdi[:-1], "vdi", {}, "its end is missing"),
         "nonsense": (os.urandom(3 * BLOCK), "vhdx", {}, "declared as vhdx"),
         "a format that nobody reads": (data, "ploop", {}, "disk format"),
         "a wrapped disk": (data, "raw", {"container_format": "ova"}, "container format"),
@@ -344,6 +347,31 @@ def test_a_server_killed_midway_makes_the_volume_whole_afterwards(tmp_path, when
         member.delete(f"/volumes/{volume_id}")
         member.gone("volumes", volume_id)
         assert list((site.server.data_dir / "volumes").glob("*-*-*")) == []
+    finally:
+        site.stop()
+
+
+def test_a_conversion_that_takes_too_long_ends_in_error_and_never_in_half_a_volume(tmp_path):
+    site = Site(tmp_path / "site", "conversion_timeout_s = 2\n")
+    try:
+        image = site.glance.add(converted(tmp_path, disk(), "qcow2"), "qcow2")
+        reached = site.hold("before")
+        member = site.server.rest("mia:p", "p")
+        volume_id = member.post("/volumes", {"volume": {"size": 1, "imageRef": image}})["volume"]["id"]
+        reached()
+        operator = site.server.rest("admin:ops", "p")
+        reset = {"os-reset_status": {"status": "available"}}
+        assert site.server.volume_file(volume_id).stat().st_size == 1 << 30, "of the right size, and not filled"
+        refused = operator.call("POST", f"/volumes/{volume_id}/action", reset)
+        assert "never received all of its data" in fault(refused, 400, "badRequest")
+        until("it ends", lambda: member.get(f"/volumes/{volume_id}")["volume"]["status"] == "error")
+        assert "not done within 2 s" in site.why(volume_id) and "timed_out" in site.why(volume_id)
+        assert not site.server.volume_file(volume_id).exists()
+        assert site.left_behind() == []
+        refused = operator.call("POST", f"/volumes/{volume_id}/action", reset)
+        assert "never received all of its data" in fault(refused, 400, "badRequest")
+        member.delete(f"/volumes/{volume_id}")
+        member.gone("volumes", volume_id)
     finally:
         site.stop()
 
