@@ -9,7 +9,7 @@ use tephra_domain::drift::FoundObject;
 use tephra_domain::effect::{BackendObject, Effect, Failure};
 use tephra_domain::ids::{BackendName, PoolName};
 use tephra_domain::scheduler::PoolStats;
-use tephra_domain::units::Timestamp;
+use tephra_domain::units::{SizeGib, Timestamp};
 use tokio::sync::Notify;
 
 use super::{Backend, Content};
@@ -183,6 +183,16 @@ impl Backend for FaultyBackend {
         self.strike(effect, Strikes::Before).await?;
         self.inner.perform(pool, effect).await?;
         self.strike(effect, Strikes::After).await
+    }
+
+    async fn clone_image(
+        &self,
+        pool: &PoolName,
+        volume: BackendObject,
+        size: SizeGib,
+        locations: &[String],
+    ) -> Result<bool, Failure> {
+        self.inner.clone_image(pool, volume, size, locations).await
     }
 
     async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {

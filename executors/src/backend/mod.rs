@@ -26,7 +26,7 @@ use tephra_domain::drift::FoundObject;
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, PoolId, PoolName};
 use tephra_domain::scheduler::PoolStats;
-use tephra_domain::units::Timestamp;
+use tephra_domain::units::{SizeGib, Timestamp};
 
 use crate::export::Exporter;
 use crate::runner::limits::EffectLimits;
@@ -71,6 +71,20 @@ pub trait Backend: Send + Sync {
     async fn content(&self, pool: &PoolName, object: BackendObject) -> Result<Content, Failure> {
         let message = format!("{}#{pool} cannot show the bytes of {object}", self.name());
         Err(Failure::new(FailureKind::Unsupported, message))
+    }
+
+    /// Makes a volume of this size of an image that is in this storage already, zeroes beyond, without
+    /// copying it. `locations` are what the image store says of where the image is. `false` if none of
+    /// them can be used so: the volume is then to be made blank, and to be filled. Idempotent, also
+    /// where earlier attempts had the other answer.
+    async fn clone_image(
+        &self,
+        _pool: &PoolName,
+        _volume: BackendObject,
+        _size: SizeGib,
+        _locations: &[String],
+    ) -> Result<bool, Failure> {
+        Ok(false)
     }
 
     /// What makes its volumes reachable, where they are not by themselves.

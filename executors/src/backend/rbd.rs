@@ -20,10 +20,10 @@ use tephra_domain::drift::{FoundKind, FoundObject};
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, PoolName, ZoneName};
 use tephra_domain::scheduler::PoolStats;
-use tephra_domain::units::Timestamp;
+use tephra_domain::units::{SizeGib, Timestamp};
 use tokio::sync::OnceCell;
 
-use self::cli::{Cli, Of};
+use self::cli::{Cli, Of, Origin};
 use self::failure::Refusal;
 use self::names::Place;
 pub use self::plan::CloneFormat;
@@ -38,6 +38,7 @@ use crate::runner::limits::EffectLimits;
 
 mod cli;
 mod failure;
+mod image;
 mod names;
 mod plan;
 mod removal;
@@ -155,6 +156,7 @@ struct Cluster {
     /// Held by whoever makes a clone, or removes the snapshot that one was to be made from.
     cloning: VolumeLocks,
     seen: Seen,
+    fsid: OnceCell<String>,
 }
 
 impl RbdBackend {
@@ -169,6 +171,7 @@ impl RbdBackend {
             clone_format,
             cloning: VolumeLocks::default(),
             seen: Seen::default(),
+            fsid: OnceCell::new(),
         });
         Self { config, cluster, sweeper: Sweeper::default(), monitors: Mutex::default() }
     }
@@ -316,7 +319,14 @@ impl Cluster {
                 told => told,
             }
             .map_err(|refusal| refusal.into_failure("create")),
-            Step::Clone { from } => self.clone_from(pool, &from, &name).await,
+            Step::Clone { from } => {
+                let origin = Origin { pool, image: &from.image, snapshot: from.name() };
+                self.clone_from(origin, pool, &name).await.map_err(|refusal| refusal.into_failure("clone"))
+            }
+            Step::CloneImage { from } => {
+                let told = self.clone_from(from.origin(), pool, &name).await;
+                told.map_err(|refusal| refusal.into_failure("clone"))
+            }
             Step::Snapshot { at } => match cli.snap_create(pool, &at.image, at.name()).await {
                 Ok(()) | Err(Refusal::Exists) => Ok(()),
                 Err(Refusal::Missing) => {
@@ -357,17 +367,16 @@ impl Cluster {
         }
     }
 
-    async fn clone_from(&self, pool: &str, from: &Place, name: &str) -> Result<(), Failure> {
+    async fn clone_from(&self, from: Origin<'_>, pool: &str, name: &str) -> Result<(), Refusal> {
         let format = self.clone_format.get().copied().unwrap_or(CloneFormat::V2);
-        let source = (from.image.as_str(), from.name());
-        let told = match self.cli.clone(pool, source, name, format).await {
+        match self.cli.clone(from, pool, name, format).await {
+            // it was not there when we looked: an attempt died in the middle of making it
             Err(Refusal::Exists) => {
-                self.remove_remains(pool, name).await?;
-                self.cli.clone(pool, source, name, format).await
+                self.remove_remains(pool, name).await.map_err(Refusal::Failed)?;
+                self.cli.clone(from, pool, name, format).await
             }
             told => told,
-        };
-        told.map_err(|refusal| refusal.into_failure("clone"))
+        }
     }
 
     /// What is cut off must be zeroes. Data that was written and zeroed again counts as data: only
@@ -506,6 +515,20 @@ impl Backend for RbdBackend {
         let snapshot = place.snapshot.as_deref();
         let location = self.cluster.cli.qemu_name(pool.as_str(), &place.image, snapshot);
         Ok(Content { location: location.into() })
+    }
+
+    async fn clone_image(
+        &self,
+        pool: &PoolName,
+        volume: BackendObject,
+        size: SizeGib,
+        locations: &[String],
+    ) -> Result<bool, Failure> {
+        self.known(pool)?;
+        match self.cluster.clone_image(pool.as_str(), volume, size, locations).await {
+            Ok(is_clone) => Ok(is_clone),
+            Err(failure) => Err(self.cluster.explained(pool, failure).await),
+        }
     }
 
     async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {

@@ -28,7 +28,7 @@ use tephra_domain::drift::FoundObject;
 use tephra_domain::effect::{BackendObject, Effect, Export, Failure, FailureKind};
 use tephra_domain::ids::{AttachmentId, BackendName, PoolName, VolumeId};
 use tephra_domain::scheduler::PoolStats;
-use tephra_domain::units::Timestamp;
+use tephra_domain::units::{SizeGib, Timestamp};
 
 use self::copying::Copies;
 use crate::backend::{Backend, Content};
@@ -156,6 +156,16 @@ impl Backend for Exporting {
             | Effect::Adopt { .. }
             | Effect::Disown { .. } => self.backend.perform(pool, effect).await,
         }
+    }
+
+    async fn clone_image(
+        &self,
+        pool: &PoolName,
+        volume: BackendObject,
+        size: SizeGib,
+        locations: &[String],
+    ) -> Result<bool, Failure> {
+        self.backend.clone_image(pool, volume, size, locations).await
     }
 
     async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {

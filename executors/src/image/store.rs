@@ -49,6 +49,21 @@ pub struct Image {
     pub rest: BTreeMap<String, Value>,
 }
 
+impl Image {
+    /// Where the store keeps its file, as far as it says: `locations` of a Glance that shows several,
+    /// otherwise its `direct_url`.
+    pub fn locations(&self) -> Vec<String> {
+        let text = |url: &Value| url.as_str().map(ToOwned::to_owned);
+        let several = self.rest.get("locations").and_then(Value::as_array).into_iter().flatten();
+        let several: Vec<String> = several.filter_map(|location| text(location.get("url")?)).collect();
+        if several.is_empty() {
+            self.rest.get("direct_url").and_then(text).into_iter().collect()
+        } else {
+            several
+        }
+    }
+}
+
 /// Why a store did not do what was asked. Holds no secret and no address.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {

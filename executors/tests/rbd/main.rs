@@ -9,5 +9,6 @@ mod attaching;
 mod bad_days;
 mod conformance;
 mod figures;
+mod images;
 mod lab;
 mod leftovers;

@@ -13,7 +13,7 @@ use tephra_domain::effect::{Failure, FailureKind};
 use super::RbdConfig;
 use super::failure::{Refusal, refusal};
 use super::plan::CloneFormat;
-use super::report::{Extent, Image, Listed, Monitors, PoolDetail, Snapshot, Status, Trashed, Usage};
+use super::report::{Extent, Fsid, Image, Listed, Monitors, PoolDetail, Snapshot, Status, Trashed, Usage};
 use crate::process::{Launcher, Program};
 
 /// What a command that moves data may take at most: as long as the cluster answers, it goes on.
@@ -36,6 +36,14 @@ const DIFF_LIMIT_BYTES: usize = 128 << 20;
 pub enum Of<'a> {
     Name(&'a str),
     Id(&'a str),
+}
+
+/// What a clone is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    pub pool: &'a str,
+    pub image: &'a str,
+    pub snapshot: &'a str,
 }
 
 /// Runs commands as one user of one cluster.
@@ -181,9 +189,9 @@ impl Cli {
         self.act("snap rollback", with_snapshot(program, Some(snapshot))).await
     }
 
-    pub async fn clone(&self, pool: &str, from: (&str, &str), to: &str, format: CloneFormat) -> Done {
-        let (image, snapshot) = from;
-        let program = with_snapshot(with_image(self.quick("clone", pool), Of::Name(image)), Some(snapshot))
+    pub async fn clone(&self, from: Origin<'_>, pool: &str, to: &str, format: CloneFormat) -> Done {
+        let program = with_image(self.quick("clone", from.pool), Of::Name(from.image));
+        let program = with_snapshot(program, Some(from.snapshot))
             .arg(format!("--dest-pool={pool}"))
             .arg(format!("--dest={to}"))
             .arg(format!("--rbd-default-clone-format={}", format.number()));
@@ -271,6 +279,12 @@ impl Cli {
     pub async fn pool_details(&self) -> Done<Vec<PoolDetail>> {
         let printed = self.run("osd pool ls", self.ceph().args(["osd", "pool", "ls", "detail"])).await?;
         parse("osd pool ls", &printed)
+    }
+
+    /// Which cluster it is.
+    pub async fn fsid(&self) -> Done<String> {
+        let printed = self.run("fsid", self.ceph().arg("fsid")).await?;
+        parse::<Fsid>("fsid", &printed).map(|cluster| cluster.fsid)
     }
 
     /// What the cluster makes of new clones, by the oldest clients that it lets in.

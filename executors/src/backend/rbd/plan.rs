@@ -7,6 +7,7 @@
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::units::SizeGib;
 
+use super::image::Location;
 use super::names::Place;
 use super::report::Image;
 
@@ -60,6 +61,8 @@ pub enum Step {
     Protect { at: Place },
     /// An image under the target's name, with the snapshot's data.
     Clone { from: Place },
+    /// The same, with the data of an image of the image store.
+    CloneImage { from: Location },
     /// The target is larger.
     Grow { bytes: u64 },
     /// The target is smaller, if there is nothing beyond.

@@ -163,6 +163,13 @@ impl PoolFigures {
     }
 }
 
+/// Of `ceph fsid`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Fsid {
+    /// The cluster's id.
+    pub fsid: String,
+}
+
 /// Of `ceph mon dump`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Monitors {

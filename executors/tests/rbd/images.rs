@@ -1,0 +1,203 @@
+//! Images become volumes of a cluster: poured through `qemu-img` within its usual bounds, or cloned
+//! where they are in the cluster already.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tephra_domain::effect::{BackendObject, Effect};
+use tephra_domain::ids::{ImageId, ProjectId};
+use tephra_domain::image::NewImage;
+use tephra_executors::backend::Backend as _;
+use tephra_executors::backend::rbd::RbdBackend;
+use tephra_executors::image::convert::Limits;
+use tephra_executors::image::plain::DirectoryStore;
+use tephra_executors::image::{Images, ImagesConfig};
+use tephra_executors::process::Spawner;
+use uuid::Uuid;
+
+use super::lab::{Lab, ONE, pool, spec, volume};
+use super::leftovers::delete_everything;
+
+const MIB: usize = 1 << 20;
+
+/// A cluster with images beside it.
+struct Site {
+    lab: Lab,
+    folder: tempfile::TempDir,
+    images: Images,
+}
+
+impl Site {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("store")).unwrap();
+        let store = Arc::new(DirectoryStore::new(folder.path().join("store")));
+        let config = ImagesConfig { directory: folder.path().join("work"), limits: Limits::default() };
+        let images = Images::open(store, Arc::new(Spawner), config).unwrap();
+        Self { lab: Lab::start(), folder, images }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// An image in the store, made of a raw disk.
+    fn image(&self, disk: &[u8], format: &str, more: Value) -> Uuid {
+        let id = Uuid::new_v4();
+        let file = self.path("store").join(id.to_string());
+        std::fs::write(self.path("disk"), disk).unwrap();
+        run(Command::new("qemu-img")
+            .args(["convert", "-f", "raw", "-O", format])
+            .args([&self.path("disk"), &file]));
+        let size = std::fs::metadata(&file).unwrap().len();
+        let mut description = json!({"id": id, "status": "active", "container_format": "bare", "disk_format": format, "size": size});
+        description.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        std::fs::write(self.path("store").join(format!("{id}.json")), description.to_string()).unwrap();
+        id
+    }
+
+    async fn create(&self, backend: &RbdBackend, image: Uuid) -> BackendObject {
+        let volume = volume();
+        // an effect that comes again finds its work done
+        for _ in 0..2 {
+            self.images.create_volume(backend, &pool(), volume, ONE, image).await.unwrap();
+        }
+        volume
+    }
+
+    /// The beginning of a volume of one GiB; what follows is zeroes.
+    fn content(&self, volume: BackendObject, bytes: usize) -> Vec<u8> {
+        let file = self.path("exported");
+        drop(std::fs::remove_file(&file));
+        let conf = self.lab.path("ceph.conf");
+        run(Command::new("rbd")
+            .arg("--conf")
+            .arg(conf)
+            .args(["export", "--no-progress", &spec(volume)])
+            .arg(&file));
+        let mut content = std::fs::read(&file).unwrap();
+        assert_eq!(content.len(), 1 << 30);
+        assert!(content.split_off(bytes).iter().all(|byte| *byte == 0));
+        content
+    }
+
+    fn parent(&self, volume: BackendObject) -> Option<String> {
+        let info = self.lab.admin(&format!("rbd info --format json {}", spec(volume)));
+        let info: Value = serde_json::from_str(&info).unwrap();
+        info["parent"]["image"].as_str().map(str::to_owned)
+    }
+
+    /// An image in Glance's pool: what Glance says of where it is.
+    fn golden(&self, disk: &[u8]) -> String {
+        for command in [
+            "ceph osd pool create images 8 8",
+            "ceph osd pool application enable images rbd",
+            "rbd pool init images",
+        ] {
+            self.lab.admin(command);
+        }
+        std::fs::write(self.path("golden"), disk).unwrap();
+        self.lab.admin(&format!("rbd import --no-progress {} images/golden", self.path("golden").display()));
+        self.lab.admin("rbd snap create --no-progress images/golden@snap");
+        format!("rbd://{}/images/golden/snap", self.lab.admin("ceph fsid").trim())
+    }
+
+    fn let_cinder(&self, osd: &str) {
+        let mut caps = Command::new("ceph");
+        caps.arg("--conf").arg(self.lab.path("ceph.conf")).args(["auth", "caps", "client.cinder"]);
+        run(caps.args(["mon", "profile rbd", "mgr", "profile rbd", "osd", osd]));
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A disk with a hole in its middle, not of whole objects.
+fn disk() -> Vec<u8> {
+    let word = |at: usize| (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    let mut disk: Vec<u8> = (0..21 * MIB / 8).flat_map(word).collect();
+    disk[5 * MIB..13 * MIB].fill(0);
+    disk
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn an_image_becomes_a_volume_and_the_volume_an_image_within_the_usual_bounds() {
+    let site = Site::new();
+    let backend = site.lab.backend();
+    let disk = disk();
+    for format in ["qcow2", "raw"] {
+        let image = site.image(&disk, format, json!({}));
+        let volume = site.create(&backend, image).await;
+        assert!(site.content(volume, disk.len()) == disk, "{format}");
+
+        let new = NewImage {
+            id: ImageId::from_uuid(Uuid::new_v4()),
+            owner: ProjectId::new("project"),
+            name: "copy".into(),
+            disk_format: format.into(),
+            container_format: "bare".into(),
+            visibility: None,
+            protected: false,
+            properties: [].into(),
+        };
+        site.images.upload_volume(&backend, &pool(), volume, &new).await.unwrap();
+        let copy = site.create(&backend, new.id.as_uuid()).await;
+        assert!(site.content(copy, disk.len()) == disk, "{format}");
+        assert_eq!(std::fs::read_dir(site.images.directory()).unwrap().count(), 0);
+    }
+    delete_everything(&site.lab, &backend).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn an_image_in_the_same_cluster_becomes_a_clone_of_it_and_otherwise_a_copy() {
+    let site = Site::new();
+    let disk = disk();
+    let location = site.golden(&disk);
+    let image = site.image(&disk, "raw", json!({ "direct_url": location }));
+    let qcow2 = site.image(&disk, "qcow2", json!({ "direct_url": location }));
+    let elsewhere = location.replace("/golden/", "/other/");
+    let several = json!({"locations": [{"url": "file:///golden"}, {"url": elsewhere}, {"url": location}]});
+    let several = site.image(&disk, "raw", several);
+    let is_clone = |volume| {
+        assert!(site.content(volume, disk.len()) == disk);
+        site.parent(volume) == Some("golden".to_owned())
+    };
+
+    // its user may not look into Glance's pool
+    let backend = site.lab.backend();
+    assert!(!is_clone(site.create(&backend, image).await));
+    site.let_cinder("profile rbd pool=volumes, profile rbd-read-only pool=images");
+    // clones of version 1, which this cluster makes, need a protected snapshot
+    assert!(!is_clone(site.create(&backend, image).await));
+    site.lab.admin("rbd snap protect images/golden@snap");
+    let first = site.create(&backend, image).await;
+    assert!(is_clone(first));
+    assert!(is_clone(site.create(&backend, several).await));
+    assert!(!is_clone(site.create(&backend, qcow2).await), "what is not raw is converted");
+
+    site.lab.admin("ceph osd set-require-min-compat-client mimic --yes-i-really-mean-it");
+    let mut config = site.lab.config();
+    config.max_clone_depth = 1;
+    let backend = RbdBackend::new(config, Arc::new(Spawner));
+    let second = site.create(&backend, image).await;
+    assert!(is_clone(second));
+    let third = volume();
+    let clone = Effect::CloneVolume { volume: third, size: ONE, source: second };
+    backend.perform(&pool(), &clone).await.unwrap();
+    assert_eq!(site.parent(third), None, "an image is an ancestor like any other");
+
+    // what is written stays in the volume
+    assert!(site.lab.qemu_io(first).args(["-c", "write -P 7 0 4096"]).status().unwrap().success());
+    assert!(site.content(first, disk.len())[..4096].iter().all(|byte| *byte == 7));
+    assert!(is_clone(second));
+    delete_everything(&site.lab, &backend).await;
+    site.lab.admin("rbd snap unprotect images/golden@snap");
+    site.lab.admin("rbd snap rm --no-progress images/golden@snap");
+    site.lab.admin("rbd rm --no-progress images/golden");
+}
