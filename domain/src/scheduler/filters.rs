@@ -20,7 +20,9 @@ pub fn refusal(
         FilterName::Capacity => capacity(ledger, request, stats),
         FilterName::Capabilities => capabilities(request.extra_specs, stats),
         FilterName::Source => match request.beside {
-            Some(pool) if *pool != stats.pool => Some(format!("the source is on {pool}")),
+            Some(pool) if *pool != stats.pool => {
+                Some(format!("the source is on {pool}, and nothing is copied between pools yet"))
+            }
             Some(_) | None => None,
         },
     }
