@@ -7,6 +7,9 @@
 //! somebody else has it. [`Term::is_certain`] tells the two apart for whoever should keep silent in
 //! doubt.
 //!
+//! A bucket that is lost is made again by whoever misses it first. Its terms are counted anew then; who
+//! had the turn keeps it, unless another candidate was quicker.
+//!
 //! No clock of one machine is compared to another's: a candidate takes over when the lease has not
 //! changed for its length, by the candidate's own clock.
 
@@ -14,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Config, CreateErrorKind, Entry, Operation, Store, UpdateErrorKind};
 use async_nats::jetstream::stream::{Placement, StorageType};
 use bytes::Bytes;
@@ -23,6 +27,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::connect::{NatsConfig, NatsError, jetstream};
+use super::log::is_lost;
 use crate::subjects::{EVENTS_LEASE, SEQUENCER_LEASE};
 
 /// How often whoever waits for certainty looks for it.
@@ -65,6 +70,9 @@ struct Lease {
 
 /// A candidate for a place that one has at a time.
 pub struct Leadership {
+    context: Context,
+    /// What the bucket is to be.
+    wanted: Config,
     store: Store,
     /// The lease's key.
     place: &'static str,
@@ -117,15 +125,8 @@ impl Leadership {
             placement: (!nats.placement_tags.is_empty()).then_some(placement),
             ..Config::default()
         };
-        let store = match context.get_key_value(&bucket).await {
-            Ok(store) => store,
-            Err(_) => match context.create_key_value(wanted).await {
-                Ok(store) => store,
-                // Another candidate may have been quicker.
-                Err(refused) => context.get_key_value(&bucket).await.map_err(|_| failed(&refused))?,
-            },
-        };
-        Ok(Self { store, place, config, id: Uuid::new_v4().to_string() })
+        let store = get_or_create(&context, &wanted).await.map_err(|reason| failed(&reason))?;
+        Ok(Self { context, wanted, store, place, config, id: Uuid::new_v4().to_string() })
     }
 
     fn lease(&self, held: bool) -> Bytes {
@@ -149,7 +150,10 @@ impl Leadership {
                     return Term::begin(self, revision, asked_at);
                 }
                 Ok(None) => {}
-                Err(reason) => tracing::debug!(place = self.place, %reason, "the lease cannot be seen"),
+                Err(reason) => {
+                    tracing::debug!(place = self.place, %reason, "the lease cannot be seen");
+                    self.make_bucket_if_lost().await;
+                }
             }
             tokio::time::sleep(self.config.look_interval()).await;
         }
@@ -197,13 +201,42 @@ impl Leadership {
         Ok(Some((entry, lease)))
     }
 
+    /// Makes the bucket again if the servers say that there is none.
+    async fn make_bucket_if_lost(&self) {
+        let bucket = &self.wanted.bucket;
+        let stream = format!("KV_{bucket}");
+        // Not for long: while the servers elect among themselves, to renew is what matters.
+        let asked = tokio::time::timeout(self.config.renewal_interval(), is_lost(&self.context, &stream));
+        match asked.await {
+            Err(_) | Ok(Ok(false)) => {}
+            Ok(Ok(true)) => match get_or_create(&self.context, &self.wanted).await {
+                Ok(_) => tracing::warn!(bucket, "the bucket of leases was lost, and is made again"),
+                Err(reason) => tracing::warn!(bucket, %reason, "the bucket of leases is lost"),
+            },
+            Ok(Err(error)) => tracing::debug!(%error, "nobody says whether the bucket of leases is there"),
+        }
+    }
+
     fn clone_for_term(&self) -> Self {
         Self {
+            context: self.context.clone(),
+            wanted: self.wanted.clone(),
             store: self.store.clone(),
             place: self.place,
             config: self.config.clone(),
             id: self.id.clone(),
         }
+    }
+}
+
+async fn get_or_create(context: &Context, wanted: &Config) -> Result<Store, async_nats::Error> {
+    if let Ok(store) = context.get_key_value(&wanted.bucket).await {
+        return Ok(store);
+    }
+    match context.create_key_value(wanted.clone()).await {
+        Ok(store) => Ok(store),
+        // Another candidate may have been quicker.
+        Err(refused) => context.get_key_value(&wanted.bucket).await.map_err(|_| refused.into()),
     }
 }
 
@@ -252,7 +285,7 @@ impl Term {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Larger than that of every term before.
+    /// Larger than that of every term before, for as long as the bucket of leases lasts.
     pub const fn number(&self) -> u64 {
         self.number
     }
@@ -308,7 +341,9 @@ async fn renew(leadership: &Leadership, state: &Mutex<TermState>) {
                     Ok(Some((entry, lease))) if lease.id == leadership.id && lease.held => {
                         Some(entry.revision)
                     }
-                    Ok(_) => {
+                    // The lease went with the bucket, and nobody has it yet.
+                    Ok(None) => leadership.store.create(leadership.place, leadership.lease(true)).await.ok(),
+                    Ok(Some(_)) => {
                         tracing::warn!(candidate = %leadership.config.candidate, place = leadership.place, "the turn is over: another has the lease");
                         return;
                     }
@@ -317,6 +352,7 @@ async fn renew(leadership: &Leadership, state: &Mutex<TermState>) {
             }
             Err(error) => {
                 tracing::debug!(%error, "the lease is not renewed yet");
+                leadership.make_bucket_if_lost().await;
                 None
             }
         };

@@ -104,3 +104,38 @@ fn a_leader_that_was_held_still_finds_its_turn_over_and_answers_nobody_meanwhile
     held.block_on(async { soon("the end of the turn", stale.over().cancelled()).await });
     assert!(free.block_on(async { term.is_certain() }));
 }
+
+async fn lose_bucket(cluster: &Cluster) {
+    let context = async_nats::jetstream::new(cluster.client().await);
+    context.delete_key_value(cluster.config().cell.lease_bucket()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_lasts_through_the_loss_of_the_bucket_and_is_handed_over_in_the_next() {
+    for servers in [1, 3] {
+        let cluster = Cluster::start(servers);
+        let term = candidate(&cluster, "only", LEASE).await.campaign().await;
+        for _ in 0..2 {
+            let before = Instant::now();
+            lose_bucket(&cluster).await;
+            // Renewed after that, in a bucket that somebody has made.
+            until("certainty", async || before.elapsed() > LEASE && term.is_certain()).await;
+            assert!(!term.over().is_cancelled());
+        }
+        term.resign().await;
+        let second = candidate(&cluster, "second", LONG_LEASE).await;
+        assert!(soon("the turn", second.campaign()).await.is_certain());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_waits_while_the_bucket_is_lost_gets_its_turn() {
+    let cluster = Cluster::start(1);
+    let first = candidate(&cluster, "first", LEASE).await.campaign().await;
+    let second = candidate(&cluster, "second", LEASE).await;
+    let campaign = tokio::spawn(async move { second.campaign().await });
+    // As if killed, and what it had is gone too.
+    drop(first);
+    lose_bucket(&cluster).await;
+    assert!(soon("the turn", campaign).await.unwrap().is_certain());
+}
