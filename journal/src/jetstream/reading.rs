@@ -146,17 +146,35 @@ impl Past {
             let headers = answer.headers.as_ref();
             let number = headers.and_then(|headers| headers.get(SEQUENCE_HEADER)?.as_str().parse().ok());
             if number != Some(next) {
-                let found = number.map_or_else(|| "something else".to_owned(), |n: u64| format!("block {n}"));
-                return Err(LogError::Corrupt {
-                    number: BlockNumber(next),
-                    reason: format!("the stream does not have it; {found} comes in its place"),
-                });
+                return self.gap(next, number, blocks).await;
             }
             blocks.push((BlockNumber(next), answer.payload.as_ref().into()));
             next = next.saturating_add(1);
             if blocks.len() == count {
                 return Ok(blocks);
             }
+        }
+    }
+
+    /// Something else came where `missing` should be, after `blocks`. A connection that was lost and made
+    /// again in the middle of an answer has gaps too, so only the stream itself can say that it has no
+    /// such block: what came before is taken, and the next question begins where the gap does.
+    async fn gap(
+        &self,
+        missing: u64,
+        found: Option<u64>,
+        blocks: Vec<Block>,
+    ) -> Result<Vec<Block>, LogError> {
+        if !blocks.is_empty() {
+            return Ok(blocks);
+        }
+        let found = found.map_or_else(|| "something else".to_owned(), |n| format!("block {n}"));
+        match self.one(BlockNumber(missing)).await? {
+            Some(_) => Err(unavailable(format!("{found} came in place of block {missing}, which is there"))),
+            None => Err(LogError::Corrupt {
+                number: BlockNumber(missing),
+                reason: format!("the stream does not have it; {found} comes in its place"),
+            }),
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
+use futures::StreamExt;
 use tephra_journal::hash_chain::verify_chain;
 use tephra_journal::jetstream::{JetStreamLog, MAX_BLOCK_BYTES, NatsConfig};
 use tephra_journal::log::{AppendOutcome, BlockNumber, Log, LogError};
@@ -257,4 +258,78 @@ async fn the_stream_s_leader_may_be_held_still_and_come_back_with_old_views() {
         }
     });
     assert_eq!(head.await.hash, blocks[5].hash);
+}
+
+/// What becomes of answers on their way to a reader.
+#[derive(Clone, Copy)]
+enum Answers {
+    /// The nth of the first answer is lost, counted from 0: as when a connection breaks and is made again.
+    Lose(usize),
+    /// That one is not in the stream either, as far as the stream says.
+    Lack(usize),
+}
+
+/// JetStream under another name, where answers get lost.
+async fn lossy_jetstream(cluster: &Cluster, name: &'static str, answers: Answers) -> NatsConfig {
+    const NOT_FOUND: &str = r#"{"error":{"code":404,"err_code":10037,"description":"no message found"}}"#;
+    let client = cluster.client().await;
+    let mut questions = client.subscribe(format!("{name}.>")).await.unwrap();
+    client.flush().await.unwrap();
+    tokio::spawn(async move {
+        let mut lost = false;
+        while let Some(question) = questions.next().await {
+            let asked = question.subject.replacen(name, "$JS.API", 1);
+            let reply = question.reply.unwrap();
+            if asked.contains(".DIRECT.GET.") {
+                let inbox = client.new_inbox();
+                let mut found = client.subscribe(inbox.clone()).await.unwrap();
+                client.publish_with_reply(asked, inbox, question.payload).await.unwrap();
+                let mut number = 0;
+                while let Some(block) = found.next().await {
+                    let Some(headers) = block.headers.filter(|_| block.status.is_none()) else { break };
+                    let (Answers::Lose(nth) | Answers::Lack(nth)) = answers;
+                    let loses = !lost && number == nth;
+                    number += 1;
+                    if loses {
+                        lost = true;
+                        continue;
+                    }
+                    client.publish_with_headers(reply.clone(), headers, block.payload).await.unwrap();
+                }
+            } else if asked.contains(".MSG.GET.") && matches!(answers, Answers::Lack(_)) {
+                client.publish(reply, NOT_FOUND.into()).await.unwrap();
+            } else {
+                let answer = client.request(asked, question.payload).await.unwrap();
+                client.publish(reply, answer.payload).await.unwrap();
+            }
+        }
+    });
+    NatsConfig { ledger_api: name.to_owned(), ..cluster.config() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_in_an_answer_is_read_again_and_is_damage_only_if_the_stream_says_so() {
+    const BLOCKS: u64 = 6;
+    let cluster = Cluster::start(1);
+    let writer = open(&cluster).await;
+    let blocks = chain(BLOCKS);
+    for (number, block) in (0..).zip(&blocks) {
+        append_surely(&writer, number, Arc::clone(&block.bytes)).await;
+    }
+    let read = async |name, answers| {
+        let config = lossy_jetstream(&cluster, name, answers).await;
+        let log = JetStreamLog::open_to_read(&cluster.client().await, &config).await.unwrap();
+        soon("an answer", log.read(BlockNumber(1), 100)).await
+    };
+    let whole = read("ONE.API", Answers::Lose(2)).await.unwrap();
+    let expected = (1..).map(BlockNumber).zip(blocks.into_iter().map(|block| block.bytes));
+    assert_eq!(whole, expected.collect::<Vec<_>>());
+    match read("TWO.API", Answers::Lose(0)).await {
+        Err(LogError::Unavailable(reason)) => assert!(reason.contains("in place of block 1"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    match read("THREE.API", Answers::Lack(0)).await {
+        Err(LogError::Corrupt { number, .. }) => assert_eq!(number, BlockNumber(1)),
+        other => panic!("{other:?}"),
+    }
 }
