@@ -18,6 +18,7 @@
 //! * [`inventory`]: what a backend shows on its pools, asked of its executor.
 //! * [`pool_board`]: how full each pool is, as last reported. [`clock`]: what time it is. [`ids`]: where
 //!   fresh ids come from.
+//! * [`metrics`]: what is counted.
 //! * [`secrets`]: passwords that are derived, never written down.
 //! * [`jetstream`]: all of these over NATS, for roles on separate hosts. [`subjects`]: every name there.
 
@@ -36,6 +37,7 @@ pub mod inventory;
 pub mod jetstream;
 pub mod log;
 pub mod memory;
+pub mod metrics;
 pub mod pool_board;
 pub mod private_file;
 pub mod secrets;

@@ -8,7 +8,7 @@
 //!
 //! A delivery is leased: without a sign of life ([`Delivery::keep`]) the server delivers it again,
 //! any number of times, because an order that is due stays due. An order that keeps coming back is
-//! said loudly. Acks are no fencing: a late one, of an executor that was given up, counts too. That
+//! said loudly, and counted ([`metrics::ORDERS_TROUBLED_TOTAL`]). Acks are no fencing: a late one, of an executor that was given up, counts too. That
 //! is why the ledger takes reports for the attempt that it waits for, and for no other.
 //!
 //! What is lost here is published again from the state, so on one server the stream does not wait
@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::{NatsConfig, NatsError, ledger_jetstream};
 use super::log::{code_of, get_or_create, is_lost};
+use crate::metrics;
 use crate::subjects::{Cell, work_consumer};
 use crate::wire::message::{decode_order, encode_order};
 use crate::work_queue::{Delivery, WorkOrder, WorkQueue};
@@ -348,6 +349,8 @@ impl Shared {
             Ok(order) => {
                 if deliveries >= self.config.troubled_after {
                     tracing::error!(order = %order.due.key, %backend, deliveries, "an order keeps coming back");
+                    let backend = backend.as_str().to_owned();
+                    ::metrics::counter!(metrics::ORDERS_TROUBLED_TOTAL, "backend" => backend).increment(1);
                 }
                 let give_back_after = self.config.give_back_delay(deliveries);
                 Ok(Some(JetStreamDelivery { message: Some(message), order, give_back_after }))

@@ -34,6 +34,9 @@ pub fn order(backend: &str, operation: u128) -> WorkOrder {
 
 const SHORT_LEASE: Duration = Duration::from_secs(1);
 
+/// It does not end before the test.
+const LONG_LEASE: Duration = Duration::from_secs(600);
+
 fn config() -> QueueConfig {
     QueueConfig { lease: SHORT_LEASE, give_back_min: Duration::from_millis(50), ..QueueConfig::default() }
 }
@@ -122,6 +125,49 @@ async fn what_is_given_back_comes_again_to_whoever_asks() {
     }
     next(&one, "a").await.acknowledge().await;
     until_count(&cluster, &client, 0).await;
+}
+
+// On one thread, whose recorder counts.
+#[tokio::test]
+async fn an_order_that_keeps_coming_back_is_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let counted = recorder.handle();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let config = QueueConfig { lease: LONG_LEASE, troubled_after: 2, ..config() };
+    let queue =
+        JetStreamQueue::open(&client, &cluster.config(), config, CancellationToken::new()).await.unwrap();
+    for operation in [1, 2] {
+        queue.publish(order("a", operation)).await;
+        drop(next(&queue, "a").await);
+        let again = next(&queue, "a").await;
+        again.acknowledge().await;
+    }
+    queue.publish(order("a", 3)).await;
+    next(&queue, "a").await.acknowledge().await;
+    let expected = format!("{}{{backend=\"a\"}} 2", tephra_journal::metrics::ORDERS_TROUBLED_TOTAL);
+    assert!(counted.render().contains(&expected), "{}", counted.render());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_given_back_comes_again_no_sooner_than_after_its_delay_which_doubles() {
+    const FIRST: Duration = Duration::from_millis(300);
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let config = QueueConfig { lease: LONG_LEASE, give_back_min: FIRST, ..config() };
+    let queue =
+        JetStreamQueue::open(&client, &cluster.config(), config, CancellationToken::new()).await.unwrap();
+    queue.publish(order("a", 1)).await;
+    let mut delivery = next(&queue, "a").await;
+    for delay in [FIRST, FIRST * 2, FIRST * 4] {
+        let given_back = Instant::now();
+        drop(delivery);
+        delivery = next(&queue, "a").await;
+        let after = given_back.elapsed();
+        assert!(after >= delay, "it came after {after:?}, not {delay:?}");
+    }
+    delivery.acknowledge().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
