@@ -28,16 +28,26 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub type Condition = Result<String, String>;
 
 type Ask = Arc<dyn Fn() -> Condition + Send + Sync>;
+type AskWarning = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
-/// The other roles of the api's process, which `/readyz` asks how they are doing. Whether requests can
-/// be served does not depend on it.
+/// The other roles of the api's process, which `/readyz` asks how they are doing, and what others have
+/// told it. Whether requests can be served does not depend on it.
 #[derive(Clone, Default)]
-pub struct RoleBoard(Arc<Mutex<BTreeMap<String, Ask>>>);
+pub struct RoleBoard(Arc<Mutex<BTreeMap<String, Ask>>>, Arc<Mutex<Vec<AskWarning>>>);
 
 impl RoleBoard {
     /// Adds a role, and how to ask it. The answer must be at hand.
     pub fn add(&self, role: impl Into<String>, ask: impl Fn() -> Condition + Send + Sync + 'static) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(role.into(), Arc::new(ask));
+    }
+
+    /// Adds somebody who may know of what operators have to know. The answer must be at hand.
+    pub fn add_warning(&self, ask: impl Fn() -> Option<String> + Send + Sync + 'static) {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(ask));
+    }
+
+    fn warning(&self) -> Option<String> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).iter().find_map(|ask| ask())
     }
 
     fn read(&self) -> BTreeMap<String, Check> {
@@ -117,7 +127,10 @@ impl Check {
 async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<Readiness>) {
     let (log, (sequencer, views)) = tokio::join!(check_log(&state), check_decisions(&state));
     let checks = Checks { log: Check::of(log), sequencer: Check::of(sequencer), views: Check::of(views) };
-    let (warning, roles) = (state.settings.warning.clone(), state.settings.roles.read());
+    let settings = &state.settings;
+    // Now: the sequencer has just been asked.
+    let warning = settings.warning.clone().or_else(|| settings.roles.warning());
+    let roles = settings.roles.read();
     if checks.log.ok && checks.sequencer.ok && checks.views.ok {
         (StatusCode::OK, Json(Readiness { status: "ready", warning, checks, roles }))
     } else {

@@ -119,8 +119,11 @@ impl<'a> NatsStage<'a> {
         start_projector(&ledger.views, &ledger.log, None, roles).await?;
         if let Some((listener, auth)) = api {
             let pools = self.heard_pools(RoleKind::Api, roles);
+            let gateway = self.gateway(&Speaker::Api);
+            let told = gateway.clone();
+            self.board.add_warning(move || told.warning());
             let parts = ApiParts {
-                gateway: Arc::new(self.gateway(&Speaker::Api)),
+                gateway: Arc::new(gateway),
                 views: ledger.views,
                 log: ledger.log,
                 pools,
@@ -205,6 +208,7 @@ impl<'a> NatsStage<'a> {
             queue: Arc::new(queue),
             pools,
             turn: SequencerTurn::shown_on(&self.board),
+            warning: ledger.warning.clone(),
         };
         let turns = tokio::spawn(take_turns(candidate, stop.clone()));
         roles.add(RoleKind::Sequencer, stop, async move {

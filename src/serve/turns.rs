@@ -60,6 +60,8 @@ pub(super) struct Candidate {
     pub(super) queue: Arc<JetStreamQueue>,
     pub(super) pools: PoolBoard,
     pub(super) turn: SequencerTurn,
+    /// What operators have to know of the log's servers, wherever they ask.
+    pub(super) warning: Option<String>,
 }
 
 /// Takes turns until `stop`.
@@ -205,8 +207,9 @@ impl Candidate {
         };
         bootstrapped.map_err(|error| error.to_string())?;
         let gateway: Arc<dyn DecidingGateway> = Arc::new(sequencer.clone());
+        let (term, warning) = (Arc::clone(term), self.warning.as_deref());
         let serving =
-            serve_commands(&self.client, &self.nats.cell, gateway, Arc::clone(term), stop.child_token());
+            serve_commands(&self.client, &self.nats.cell, gateway, term, warning, stop.child_token());
         tokio::select! {
             served = serving => served.map_err(|error| error.to_string()),
             ended = sequencer.drained() => ended.map_err(|error| error.to_string()),

@@ -104,3 +104,22 @@ async fn a_server_that_does_not_sync_is_refused_unless_told_so_and_then_everybod
     crate::create(&api, "one").await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_says_what_the_sequencer_s_operator_was_told_wherever_that_is() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let unusual = Unusual { unsynced: true, include: asked_about(), ..Unusual::default() };
+    let nats = Nats::start_unusual(&directory.path().join("nats"), 1, unusual)?;
+    let (listen, servers) = (free_address()?, nats.servers.join(","));
+    let arguments = ["serve", "--roles", "sequencer", "--nats", &servers, "--allow-unsynced"];
+    let mut sequencer = Process::new(directory.path(), "sequencer", &arguments);
+    sequencer.spawn()?;
+    let arguments = ["serve", "--roles", "api", "--listen", &listen, "--nats", &servers];
+    let mut api = Process::new(directory.path(), "api", &arguments);
+    api.spawn()?;
+    let client = Api::replica(&format!("http://{listen}"), "admin", "operators")?;
+    let ready = until("it is ready", async || Ok(client.look("/readyz").await.ok().flatten())).await?;
+    let warning = ready["warning"].as_str().unwrap_or_default();
+    ensure!(warning.contains("may be lost on power loss") && warning.contains("n1"), "{ready}");
+    Ok(())
+}

@@ -31,6 +31,13 @@ const QUESTION: &str = "$SYS.REQ.SERVER.PING.JSZ";
 /// How long servers may take to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
+/// How often servers are asked before they are refused for what they do not say: those that have just
+/// started, or are busy, may answer late, and whoever is refused is not started again.
+const QUESTIONS: usize = 4;
+
+/// The pause before they are asked again.
+const QUESTION_PAUSE: Duration = Duration::from_millis(500);
+
 /// A server or a stream that would lose what it acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedServer {
@@ -55,7 +62,8 @@ impl std::error::Error for RefusedServer {}
 /// How it is known that acknowledged means synced, or that it is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DurabilityProof {
-    /// These servers said so.
+    /// These servers said so: more than half of those that have the stream, so that every acknowledged
+    /// block is synced on one at least.
     Verified {
         /// By name.
         servers: Vec<String>,
@@ -67,8 +75,11 @@ pub enum DurabilityProof {
         /// By name.
         servers: Vec<String>,
     },
-    /// Nobody said anything; only with `allow_unsynced`.
-    Unknown,
+    /// Half of the servers that have the stream, or more, said nothing; only with `allow_unsynced`.
+    Unknown {
+        /// By name.
+        silent: Vec<String>,
+    },
     /// Not asked: this process only reads.
     NotAsked,
 }
@@ -93,11 +104,11 @@ impl LogHealth {
                 "acknowledged commands may be lost on power loss: {} acknowledge before they sync",
                 servers.join(", ")
             )),
-            DurabilityProof::Unknown => Some(
-                "acknowledged commands may be lost on power loss: it is not known whether the NATS servers \
-                 sync before they acknowledge"
-                    .to_owned(),
-            ),
+            DurabilityProof::Unknown { silent } => Some(format!(
+                "acknowledged commands may be lost on power loss: it is not known whether NATS servers sync \
+                 before they acknowledge: {}",
+                silent.join(", ")
+            )),
         }
     }
 }
@@ -239,14 +250,25 @@ pub(super) async fn check_durability(
     info: &Info,
 ) -> Result<DurabilityProof, NatsError> {
     let peers = stream_servers(client, info);
-    let answers = match &config.durability {
-        DurabilityClaim::Stated | DurabilityClaim::Ask => ask(client, &peers).await,
+    let system;
+    let asker = match &config.durability {
+        DurabilityClaim::Stated | DurabilityClaim::Ask => client,
         DurabilityClaim::AskAs(auth) => {
-            let system = connect_as(config, auth, "tephra: is everything synced?").await?;
-            ask(&system, &peers).await
+            system = connect_as(config, auth, "tephra: is everything synced?").await?;
+            &system
         }
     };
-    let proof = judge(&answers, &peers, config.durability == DurabilityClaim::Stated);
+    let stated = config.durability == DurabilityClaim::Stated;
+    let mut answers = ask(asker, &peers).await;
+    let mut proof = judge(&answers, &peers, stated);
+    for _ in 1..QUESTIONS {
+        if !matches!(proof, DurabilityProof::Unknown { .. }) {
+            break;
+        }
+        tokio::time::sleep(QUESTION_PAUSE).await;
+        answers.extend(ask(asker, &peers).await);
+        proof = judge(&answers, &peers, stated);
+    }
     let mut problems: Vec<String> = answers
         .iter()
         .filter(|(server, _)| peers.contains(*server))
@@ -266,9 +288,13 @@ pub(super) async fn check_durability(
                 ));
             }
         }
-        DurabilityProof::Unknown => problems.push(
+        DurabilityProof::Unknown { silent } if silent.len() == peers.len() => problems.push(
             "no server says whether it syncs before it acknowledges: it tells only its system account".into(),
         ),
+        DurabilityProof::Unknown { silent } => problems.push(format!(
+            "too few servers say whether they sync before they acknowledge: these do not: {}",
+            silent.join(", ")
+        )),
     }
     if !config.allow_unsynced {
         return Err(RefusedServer { problems, remedy: durability_remedy() }.into());
@@ -286,10 +312,12 @@ fn judge(answers: &BTreeMap<String, Answer>, peers: &BTreeSet<String>, stated: b
     if !unsynced.is_empty() {
         return DurabilityProof::Unsynced { servers: names(unsynced) };
     }
-    if synced.is_empty() {
-        return if stated { DurabilityProof::Stated } else { DurabilityProof::Unknown };
+    let silent: Vec<String> = peers.iter().filter(|peer| !answers.contains_key(*peer)).cloned().collect();
+    // What is acknowledged is on more than half of them. As many must sync, or a block could be on none
+    // that does.
+    if synced.len() <= peers.len() / 2 {
+        return if stated { DurabilityProof::Stated } else { DurabilityProof::Unknown { silent } };
     }
-    let silent: Vec<_> = peers.iter().filter(|peer| !answers.contains_key(*peer)).collect();
     if !silent.is_empty() {
         // One of three may be down: that must not keep a sequencer from starting.
         tracing::warn!(servers = ?silent, "these servers did not say whether they sync before they acknowledge");
@@ -401,13 +429,23 @@ mod tests {
 
     #[test]
     fn a_server_that_does_not_hold_the_stream_does_not_matter() {
-        let verified = DurabilityProof::Verified { servers: vec!["a".into()] };
-        assert_eq!(verdict(&[("a", true), ("x", false)], false), verified);
+        let verified = DurabilityProof::Verified { servers: vec!["a".into(), "b".into()] };
+        assert_eq!(verdict(&[("a", true), ("b", true), ("x", false)], false), verified);
     }
 
     #[test]
     fn silence_is_no_proof_unless_the_operator_gives_one() {
-        assert_eq!(verdict(&[], false), DurabilityProof::Unknown);
+        let silent = ["a", "b", "c"].map(str::to_owned).to_vec();
+        assert_eq!(verdict(&[], false), DurabilityProof::Unknown { silent });
         assert_eq!(verdict(&[], true), DurabilityProof::Stated);
+    }
+
+    #[test]
+    fn one_of_three_may_be_silent_and_two_may_not() {
+        let two = DurabilityProof::Verified { servers: vec!["a".into(), "c".into()] };
+        assert_eq!(verdict(&[("a", true), ("c", true)], false), two);
+        let silent = vec!["b".to_owned(), "c".to_owned()];
+        assert_eq!(verdict(&[("a", true)], false), DurabilityProof::Unknown { silent });
+        assert_eq!(verdict(&[("a", true), ("x", true), ("y", true)], true), DurabilityProof::Stated);
     }
 }

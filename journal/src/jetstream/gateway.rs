@@ -9,7 +9,7 @@
 //! say is taken, and that of its own backend. So a storage host's credentials cannot be used to ask for
 //! anything else.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message, RequestErrorKind};
@@ -35,6 +35,12 @@ use crate::wire::message::{decode_answer, decode_submission, encode_answer, enco
 
 /// The header with the request that a command belongs to: for whoever watches the subject.
 pub const REQUEST_HEADER: &str = "Tephra-Request";
+
+/// The header of answers with what operators have to know of the log: apis show it too.
+const WARNING_HEADER: &str = "Tephra-Warning";
+
+/// The longest warning, in characters: it is sent with every answer.
+const WARNING_CHARACTERS: usize = 400;
 
 /// Commands that a sequencer has in its hands at a time.
 const SERVED_AT_A_TIME: usize = 4096;
@@ -85,6 +91,8 @@ pub struct NatsGateway {
     client: Client,
     subject: String,
     config: GatewayConfig,
+    /// What the sequencer said with its last answer.
+    warning: Arc<Mutex<Option<String>>>,
 }
 
 impl NatsGateway {
@@ -94,7 +102,18 @@ impl NatsGateway {
             Speaker::Api => cell.command_subject(),
             Speaker::Executor(backend) => cell.report_subject(backend),
         };
-        Self { client, subject, config }
+        Self { client, subject, config, warning: Arc::default() }
+    }
+
+    /// What operators have to know of the log, as the sequencer that answered last says.
+    pub fn warning(&self) -> Option<String> {
+        self.warning.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_warning(&self, answer: &Message) {
+        let said = answer.headers.as_ref().and_then(|headers| headers.get(WARNING_HEADER));
+        let said = said.map(|value| value.as_str().to_owned());
+        *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = said;
     }
 
     async fn attempt(&self, payload: Bytes, headers: HeaderMap) -> Result<Receipt, SubmitError> {
@@ -102,10 +121,12 @@ impl NatsGateway {
         let request =
             async_nats::Request::new().payload(payload).headers(headers).timeout(Some(self.config.attempt));
         match self.client.send_request(self.subject.clone(), request).await {
-            Ok(answer) => match decode_answer(&answer.payload) {
-                Ok(answer) => answer,
-                Err(reason) => Err(unavailable(format!("the sequencer's answer cannot be read: {reason}"))),
-            },
+            Ok(answer) => {
+                self.note_warning(&answer);
+                decode_answer(&answer.payload).unwrap_or_else(|reason| {
+                    Err(unavailable(format!("the sequencer's answer cannot be read: {reason}")))
+                })
+            }
             Err(error) => Err(unavailable(match error.kind() {
                 RequestErrorKind::NoResponders => "there is no sequencer at the moment".to_owned(),
                 RequestErrorKind::TimedOut => "the sequencer does not answer".to_owned(),
@@ -159,7 +180,8 @@ fn header_value(text: &str) -> String {
 }
 
 /// Answers commands for as long as the term lasts, or until `stop`; then those under way are still
-/// answered. `gateway` is the sequencer's handle.
+/// answered. `gateway` is the sequencer's handle; `warning` is what operators have to know of the log, which
+/// goes out with every answer.
 ///
 /// # Errors
 /// If NATS does not let us listen.
@@ -168,6 +190,7 @@ pub async fn serve_commands(
     cell: &Cell,
     gateway: Arc<dyn DecidingGateway>,
     term: Arc<Term>,
+    warning: Option<&str>,
     stop: CancellationToken,
 ) -> Result<(), NatsError> {
     let listen = async |subject: String| {
@@ -181,7 +204,14 @@ pub async fn serve_commands(
     let over = term.over();
     let served = TaskTracker::new();
     let places = Arc::new(Semaphore::new(SERVED_AT_A_TIME));
-    let server = Arc::new(Server { client: client.clone(), cell: cell.clone(), gateway, term });
+    let warning = warning.map(|text| {
+        let mut headers = HeaderMap::new();
+        let fits = |c: &char| c.is_ascii_graphic() || *c == ' ';
+        let text: String = text.chars().filter(fits).take(WARNING_CHARACTERS).collect();
+        headers.insert(WARNING_HEADER, text.as_str());
+        headers
+    });
+    let server = Arc::new(Server { client: client.clone(), cell: cell.clone(), gateway, term, warning });
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
         let message = tokio::select! {
@@ -210,6 +240,8 @@ struct Server {
     cell: Cell,
     gateway: Arc<dyn DecidingGateway>,
     term: Arc<Term>,
+    /// What goes out with every answer.
+    warning: Option<HeaderMap>,
 }
 
 impl Server {
@@ -238,7 +270,11 @@ impl Server {
             // The commit is in the log, at this position: that much fits.
             payload = encode_answer(&Ok(Receipt::Repeated { position: receipt.position() }));
         }
-        if let Err(error) = self.client.publish(reply, payload.into()).await {
+        let sent = match &self.warning {
+            None => self.client.publish(reply, payload.into()).await,
+            Some(headers) => self.client.publish_with_headers(reply, headers.clone(), payload.into()).await,
+        };
+        if let Err(error) = sent {
             tracing::warn!(%error, "an answer was not sent");
         }
     }

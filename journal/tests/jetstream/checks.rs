@@ -89,7 +89,7 @@ async fn servers_that_say_nothing_are_refused_unless_the_operator_answers_for_th
     let message = refusal(&cluster, &silent).await;
     assert_says(&message, &["no server says whether it syncs", "PING.JSZ", "--allow-unsynced"]);
     let laptop = open(&NatsConfig { allow_unsynced: true, ..silent }).await;
-    assert_eq!(laptop.health().durability, DurabilityProof::Unknown);
+    assert_eq!(laptop.health().durability, DurabilityProof::Unknown { silent: vec!["n1".into()] });
     assert!(laptop.health().warning().is_some());
     let stated = open(&cluster.config()).await;
     assert_eq!(stated.health().durability, DurabilityProof::Stated);

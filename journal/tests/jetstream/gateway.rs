@@ -31,6 +31,8 @@ use crate::{soon, until};
 const QUICK: GatewayConfig =
     GatewayConfig { attempt: Duration::from_millis(500), total: Duration::from_secs(30) };
 
+const WARNING: &str = "nothing is synced";
+
 async fn term(cluster: &Cluster, name: &str) -> Arc<Term> {
     let config = LeadershipConfig { candidate: name.to_owned(), lease: Duration::from_millis(1500) };
     let leadership = Leadership::open(&cluster.client().await, &cluster.config(), config).await.unwrap();
@@ -63,7 +65,7 @@ impl Served {
         let serving = tokio::spawn({
             let (client, cell) = (cluster.client().await, cluster.config().cell);
             let (term, stop) = (Arc::clone(&term), stop.clone());
-            async move { serve_commands(&client, &cell, gateway, term, stop).await.unwrap() }
+            async move { serve_commands(&client, &cell, gateway, term, Some(WARNING), stop).await.unwrap() }
         });
         Self { running, term, stop, serving }
     }
@@ -86,10 +88,12 @@ async fn answers_from_afar_are_those_of_the_sequencer() {
     let served = Served::start(&cluster, "one").await;
     let api = gateway(&cluster, &Speaker::Api).await;
 
+    assert_eq!(api.warning(), None, "nobody has said anything");
     let create = create_volume(4);
     let receipt = api.submit(create.clone()).await.unwrap();
     let Receipt::Accepted { position, commit } = receipt else { panic!("{receipt:?}") };
     assert_eq!((commit.command, &commit.actor), (create.id, &member()));
+    assert_eq!(api.warning().as_deref(), Some(WARNING));
     assert!(matches!(&commit.events[0], Event::Volume(_, VolumeEvent::CreateAccepted(_))));
     let written = replayed(&*served.running.log).await;
     assert_eq!(written.head.position, position);
@@ -208,6 +212,24 @@ async fn commands_go_on_through_a_failover_and_each_happens_once() {
     assert_eq!(late.position().0, written.head.position.0 + 1);
     old.stop().await;
     second.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_are_answered_again_after_the_loss_of_the_bucket_of_leases() {
+    let cluster = Cluster::start(1);
+    let served = Served::start(&cluster, "one").await;
+    let api = gateway(&cluster, &Speaker::Api).await;
+    api.submit(create_volume(1)).await.unwrap();
+    let context = async_nats::jetstream::new(cluster.client().await);
+    context.delete_key_value(cluster.config().cell.lease_bucket()).await.unwrap();
+    // It finds out when it cannot renew.
+    until("doubt or a new bucket", async || {
+        !served.term.is_certain() || context.get_key_value(cluster.config().cell.lease_bucket()).await.is_ok()
+    })
+    .await;
+    soon("an answer", api.submit(create_volume(1))).await.unwrap();
+    until("certainty", async || served.term.is_certain()).await;
+    served.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -121,7 +121,7 @@ async fn every_role_can_do_its_work() {
     let serving = tokio::spawn({
         let (cell, term, stop) = (config.cell.clone(), Arc::clone(&term), stop.clone());
         let handle = Arc::new(running.handle.clone());
-        async move { serve_commands(&sequencer, &cell, handle, term, stop).await.unwrap() }
+        async move { serve_commands(&sequencer, &cell, handle, term, None, stop).await.unwrap() }
     });
 
     let api = roles.client("api").await;
