@@ -2,15 +2,18 @@
 //!
 //! `TEPHRA_CHAOS_SEED` repeats a run's choices, `TEPHRA_CHAOS_SECONDS` sets how long it goes on.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::deployment::{Deployment, Process};
+use crate::deployment::{Deployment, LEASE_MS, Process};
 use crate::invariants::{self, History};
 use crate::lane::Lane;
 use crate::public_events;
@@ -42,6 +45,51 @@ async fn nothing_is_lost_or_stuck_whatever_is_killed_or_held_still() -> Result<(
 }
 
 async fn disturb_and_check(deployment: &mut Deployment, mut rng: Rng, time: Duration) -> Result<()> {
+    let mut disturbances = 0_u32;
+    let mut stream_leaders = BTreeSet::new();
+    let turns = deployment.turns();
+    let load = rng.fork();
+    let acknowledged = under_load(deployment, load, async |deployment, lanes| {
+        let end = Instant::now() + time;
+        stream_leaders.extend(deployment.ledger_leader().await);
+        // Each victim at least once in each way, however short the time.
+        while Instant::now() < end || disturbances == 0 {
+            for (victim, is_kill) in deck(&mut rng) {
+                if lanes.has_ended() {
+                    return Ok(());
+                }
+                println!("{victim:?}:");
+                disturb(deployment, &mut rng, victim, is_kill).await?;
+                stream_leaders.extend(deployment.ledger_leader().await);
+                disturbances += 1;
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    println!("{disturbances} disturbances, {acknowledged} commands acknowledged, all there");
+    ensure!(deployment.turns() > turns, "no sequencer took a turn after the first");
+    ensure!(stream_leaders.len() > 1, "no server took the stream over from another: {stream_leaders:?}");
+    Ok(())
+}
+
+/// The users of a run.
+pub struct Lanes(Vec<JoinHandle<Result<Lane>>>);
+
+impl Lanes {
+    /// Whether one of them has given up, or found something wrong.
+    fn has_ended(&self) -> bool {
+        self.0.iter().any(JoinHandle::is_finished)
+    }
+}
+
+/// Lets users ask for all sorts of things while something is done to a deployment, and checks that what
+/// was acknowledged is there afterwards, once, and everywhere. Returns how many commands that were.
+pub async fn under_load(
+    deployment: &mut Deployment,
+    mut rng: Rng,
+    disturb: impl AsyncFnOnce(&mut Deployment, &Lanes) -> Result<()>,
+) -> Result<usize> {
     let admin = deployment.api(0, "admin", "operators")?;
     let enough = CancellationToken::new();
     let mut running = Vec::new();
@@ -53,29 +101,15 @@ async fn disturb_and_check(deployment: &mut Deployment, mut rng: Rng, time: Dura
         let enough = enough.clone();
         running.push(tokio::spawn(async move { load(&mut lane, &apis, &enough).await.map(|()| lane) }));
     }
-    let end = Instant::now() + time;
-    let mut disturbances = 0_u32;
-    // Each victim at least once in each way, however short the time.
-    while Instant::now() < end || disturbances == 0 {
-        for (victim, is_kill) in deck(&mut rng) {
-            if running.iter().any(tokio::task::JoinHandle::is_finished) {
-                break;
-            }
-            println!("{victim:?}:");
-            disturb(deployment, &mut rng, victim, is_kill).await?;
-            disturbances += 1;
-        }
-        if running.iter().any(tokio::task::JoinHandle::is_finished) {
-            break;
-        }
-    }
+    let running = Lanes(running);
+    disturb(deployment, &running).await?;
     enough.cancel();
     // lanes end with their apis; what was asked last is asked again
     for api in &mut deployment.apis {
         api.kill()?;
     }
     let mut lanes = Vec::new();
-    for lane in running {
+    for lane in running.0 {
         lanes.push(lane.await??);
     }
     for api in &mut deployment.apis {
@@ -84,9 +118,8 @@ async fn disturb_and_check(deployment: &mut Deployment, mut rng: Rng, time: Dura
     deployment.ready().await?;
     check(deployment, &mut lanes).await?;
     let acknowledged: usize = lanes.iter().map(|lane| lane.acknowledged).sum();
-    println!("{disturbances} disturbances, {acknowledged} commands acknowledged, all there");
     ensure!(acknowledged > 0, "nothing was acknowledged");
-    Ok(())
+    Ok(acknowledged)
 }
 
 /// Goes on through whichever api answers, and repeats what was not answered.
@@ -134,9 +167,24 @@ fn deck(rng: &mut Rng) -> Vec<(Victim, bool)> {
     deck
 }
 
+/// How long a victim is away. Whoever is held still comes back when others have taken its place, where
+/// there is such a time: a sequencer and a publisher after two leases, the leader of a stream after the
+/// servers' election, an executor, now and then, after its orders' lease.
+fn moment(rng: &mut Rng, victim: Victim, is_kill: bool) -> Duration {
+    const SHORT: Range<u64> = 100..3_000;
+    let range = match victim {
+        _ if is_kill => SHORT,
+        Victim::Sequencer | Victim::Publisher => 3 * LEASE_MS..6 * LEASE_MS,
+        Victim::NatsLeader => 10_000..13_000,
+        Victim::Executor if rng.u8(..4) == 0 => 16_000..18_000,
+        Victim::Executor | Victim::Api | Victim::NatsServer => SHORT,
+    };
+    Duration::from_millis(rng.u64(range))
+}
+
 /// One process or server is killed or held still for a moment, and then there is peace for another.
 async fn disturb(deployment: &mut Deployment, rng: &mut Rng, victim: Victim, is_kill: bool) -> Result<()> {
-    let moment = Duration::from_millis(rng.u64(100..3000));
+    let moment = moment(rng, victim, is_kill);
     match victim {
         Victim::Sequencer => {
             let leader = deployment.sequencers.iter().position(Process::is_leading);

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::server::{Api, until};
 
 /// Short, so that failovers are.
-const LEASE_MS: u64 = 1000;
+pub const LEASE_MS: u64 = 1000;
 
 /// The program that is tested.
 pub fn program() -> OsString {
@@ -93,6 +93,12 @@ impl Process {
     /// Whether it publishes events, likewise.
     pub fn is_publishing(&self) -> bool {
         self.is_at("publishing events")
+    }
+
+    /// How often it has begun to decide commands, likewise.
+    pub fn turns(&self) -> usize {
+        let begins = |line: &&str| line.contains("deciding commands") && !line.contains("no longer");
+        self.said().lines().filter(begins).count()
     }
 
     fn is_at(&self, work: &str) -> bool {
@@ -184,6 +190,25 @@ impl Deployment {
         Ok(())
     }
 
+    /// Adds a sequencer that reaches the first server at another address.
+    pub fn start_far_sequencer(&mut self, server: &str) -> Result<usize> {
+        let near = std::fs::read_to_string(self.config_file())?;
+        let far = near.replace(&format!("{:?}", self.nats.servers), &format!("[{server:?}]"));
+        ensure!(far != near, "the configuration names the servers");
+        let config = self.directory.join("far.toml");
+        std::fs::write(&config, far)?;
+        let arguments = ["serve", "--roles", "sequencer", "--config", &config.display().to_string()];
+        let mut sequencer = Process::new(&self.directory, "sequencer-far", &arguments);
+        sequencer.spawn()?;
+        self.sequencers.push(sequencer);
+        Ok(self.sequencers.len() - 1)
+    }
+
+    /// Where a server listens, as host and port.
+    pub fn server_address(&self, number: usize) -> &str {
+        self.nats.servers[number].trim_start_matches("nats://")
+    }
+
     /// The configuration of all processes.
     pub fn config_file(&self) -> String {
         self.directory.join("tephra.toml").display().to_string()
@@ -227,6 +252,11 @@ impl Deployment {
             Ok((0..self.sequencers.len()).find(|&n| Some(n) != other && self.sequencers[n].is_leading()))
         })
         .await
+    }
+
+    /// How many turns the sequencers have had so far.
+    pub fn turns(&self) -> usize {
+        self.sequencers.iter().map(Process::turns).sum()
     }
 
     /// The server that leads the stream of blocks, if one does just now.

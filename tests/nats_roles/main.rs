@@ -17,6 +17,8 @@ mod chaos;
 mod deployment;
 mod journal;
 mod operator_mode;
+mod partition;
+mod proxy;
 mod public_events;
 mod refused;
 mod secured;
