@@ -51,8 +51,7 @@ impl Proxy {
 
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut is_open: watch::Receiver<bool>) {
     let mut bytes = vec![0; 64 << 10];
-    loop {
-        let Ok(count @ 1..) = from.read(&mut bytes).await else { break };
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
         if is_open.wait_for(|open| *open).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
             break;
         }
