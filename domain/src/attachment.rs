@@ -130,6 +130,8 @@ pub const TRANSITIONS: &[(AttachmentState, AttachmentEventKind, AttachmentState)
     (S::Attached, K::DisconnectAccepted, S::Disconnecting),
     (S::ErrorAttaching, K::DisconnectAccepted, S::Disconnecting),
     (S::ErrorDetaching, K::DisconnectAccepted, S::Disconnecting),
+    // what was to stay without its export is to go as well
+    (S::Disconnecting, K::DisconnectAccepted, S::Disconnecting),
     // the old way: os-terminate_connection comes before os-detach
     (S::Disconnecting, K::Disconnected, S::Attached),
     (S::Disconnecting, K::DisconnectFailed, S::ErrorDetaching),
@@ -406,6 +408,12 @@ impl Attachment {
                 self.attached_at = self.attached_at.or(Some(at));
             }
             AttachmentEvent::DisconnectAccepted { operation } => {
+                let before = if let AttachmentStatus::Disconnecting { from, .. } = self.status {
+                    Some(from)
+                } else {
+                    None
+                };
+                let from = before.unwrap_or(from);
                 self.status = AttachmentStatus::Disconnecting { operation: *operation, from };
             }
             AttachmentEvent::Disconnected => {

@@ -53,11 +53,16 @@ pub(super) async fn act(
         }
         _ => return Ok(None),
     };
+    let named = if let Command::DetachVolume { attachment, .. } = &command { *attachment } else { None };
     state.submit(identity, idempotency, command).await?;
     // whoever detaches may delete the volume next: its exports are gone when this is answered
     let going = state.views.volume(volume)?.map(|volume| volume.attachments).unwrap_or_default();
     for attachment in going.iter().filter(|one| one.status.state() == AttachmentState::Disconnecting) {
-        state.gone_attachment(attachment.id).await?;
+        if named == Some(attachment.id) {
+            state.gone_attachment(attachment.id).await?;
+        } else {
+            state.disconnected_attachment(attachment.id).await?;
+        }
     }
     Ok(Some(StatusCode::ACCEPTED.into_response()))
 }

@@ -238,11 +238,21 @@ impl AppState {
     /// Waits until an attachment is gone.
     ///
     /// # Errors
-    /// 500 with the reason if its export could not be removed, or that takes too long.
+    /// As [`AppState::disconnected_attachment`]; 500 if it is still there.
     pub async fn gone_attachment(&self, id: AttachmentId) -> Result<(), Fault> {
-        let Some(left) = self.settled_attachment(id).await? else { return Ok(()) };
+        let Some(left) = self.disconnected_attachment(id).await? else { return Ok(()) };
+        let message = format!("Attachment {id} is still {}.", left.attachment.status.state().wire_name());
+        Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, message))
+    }
+
+    /// Waits until an attachment's export is gone, and says what is left of the attachment.
+    ///
+    /// # Errors
+    /// 500 with the reason if its export could not be removed, or that takes too long.
+    pub async fn disconnected_attachment(&self, id: AttachmentId) -> Result<Option<Attached>, Fault> {
+        let Some(left) = self.settled_attachment(id).await? else { return Ok(None) };
         if left.attachment.status.state() != AttachmentState::ErrorDetaching {
-            return Ok(());
+            return Ok(Some(left));
         }
         let failure = left.attachment.last_failure.as_ref().map(|record| record.failure.to_string());
         let message = format!(

@@ -49,7 +49,7 @@ pub const STEPS: &[Step<AttachmentDisconnect>] = &[Step {
 }];
 
 /// The events that begin to remove attachments, or remove them at once where there is no export;
-/// none where that is under way already. With each comes whether it stays, without its export. The
+/// none where that is under way already, unless what is to stay is to go now. With each comes whether it stays, without its export. The
 /// command brings one id: the operations of the second and later ones are named beside it.
 pub fn begin<'a>(
     ledger: &Ledger,
@@ -63,7 +63,9 @@ pub fn begin<'a>(
     let mut deleted = Vec::new();
     let mut events = Vec::new();
     for (Attachment { id, .. }, keep, has_export) in attachments
-        .filter(|(one, _)| one.status.state() != AttachmentState::Disconnecting)
+        .filter(|(one, keep)| {
+            one.status.state() != AttachmentState::Disconnecting || (!keep && is_to_stay(ledger, one))
+        })
         .map(|(one, keep)| (one, keep, one.has_export()))
     {
         match &volume.pool {
@@ -91,13 +93,20 @@ pub fn begin<'a>(
     events
 }
 
-/// Ends what is under way on an attachment: it would make the export again, as it was.
+/// Whether what is under way leaves the attachment, without its export.
+fn is_to_stay(ledger: &Ledger, attachment: &Attachment) -> bool {
+    let open = attachment.status.operation().and_then(|id| ledger.operations.get(&id));
+    open.is_some_and(|open| matches!(&open.kind, OperationKind::AttachmentDisconnect(one) if one.keep))
+}
+
+/// Ends what is under way on an attachment: it would make the export again, or leave the attachment.
 pub(super) fn ended_for(ledger: &Ledger, volume: VolumeId, attachment: AttachmentId) -> Vec<Event> {
     let claimants = ledger.claimants(ResourceKey::Volume(volume));
     let open = claimants.iter().filter_map(|id| ledger.operations.get(id));
     let makes_it = |kind: &OperationKind| {
         matches!(kind, OperationKind::AttachmentConnect(connect) if connect.export.attachment == attachment)
             || matches!(kind, OperationKind::ExportRestore(lost) if lost.export.attachment == attachment)
+            || matches!(kind, OperationKind::AttachmentDisconnect(end) if end.attachment == attachment)
     };
     open.filter(|operation| makes_it(&operation.kind))
         .flat_map(|operation| abandon(ledger, operation, false))

@@ -8,11 +8,11 @@ use tephra_replay_tests::world::{PROJECT, World, actor, gib};
 
 use super::{broken, code};
 
-fn host(name: &str) -> Connector {
+pub(super) fn host(name: &str) -> Connector {
     Connector { host: Some(name.into()), ..Connector::default() }
 }
 
-fn reservation(world: &mut World, volume: VolumeId, server: &str) -> (AttachmentId, Command) {
+pub(super) fn reservation(world: &mut World, volume: VolumeId, server: &str) -> (AttachmentId, Command) {
     let attachment = AttachmentId::from_uuid(world.fresh());
     let create = CreateAttachment {
         volume,
@@ -36,13 +36,13 @@ fn attaching(world: &mut World, volume: VolumeId, server: &str) -> Command {
     }))
 }
 
-fn state(world: &World, volume: VolumeId, attachment: AttachmentId) -> AttachmentState {
+pub(super) fn state(world: &World, volume: VolumeId, attachment: AttachmentId) -> AttachmentState {
     let row = world.ledger.volumes.get(&volume).unwrap();
     row.attachment(attachment).map_or(AttachmentState::Absent, |found| found.status.state())
 }
 
 /// A volume that one server has.
-fn in_use(world: &mut World) -> (VolumeId, AttachmentId) {
+pub(super) fn in_use(world: &mut World) -> (VolumeId, AttachmentId) {
     let volume = world.given_volume(1, 7);
     let attachment = world.connect(volume);
     world.settle();

@@ -1,4 +1,5 @@
 mod attachments;
+mod attachments_in_trouble;
 mod drift;
 mod frozen;
 mod manage;
