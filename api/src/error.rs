@@ -208,6 +208,7 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::VolumeSnapshotsNotDeletable
         | Rejection::SnapshotNotDeletable
         | Rejection::ExtendNotLarger { .. }
+        | Rejection::TooManyAttachments { .. }
         | Rejection::VolumeNotExtendable { .. }
         | Rejection::VolumeNotSnapshottable { .. }
         | Rejection::VolumeHasNoSnapshots { .. }

@@ -16,6 +16,10 @@ use crate::ids::{AttachmentId, OperationId};
 use crate::units::Timestamp;
 use crate::volume::FailureRecord;
 
+/// How many attachments a volume may have: a server that moves needs two, and what is done to all of
+/// them at once must fit into one commit.
+pub const MAX_ATTACHMENTS: u32 = 64;
+
 /// Whether the server may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AttachMode {

@@ -257,6 +257,9 @@ rejections! {
     VolumeNotUploadable { volume: VolumeId, force: bool } =>
         "Invalid volume: Volume {volume} status must be {}",
         if *force { "available or in-use" } else { "available" };
+    /// It has as many attachments as a volume may have.
+    TooManyAttachments { volume: VolumeId, limit: u32 } =>
+        "Invalid volume: Volume {volume} has {limit} attachments already, and may not have more.";
 }
 
 impl Rejection {

@@ -293,6 +293,7 @@ fn attachment_rejections() -> Vec<Rejection> {
         Rejection::DuplicateConnectors { volume },
         Rejection::ConnectorIncomplete { missing: "initiator" },
         Rejection::ReadonlyNeedsAvailable { volume, status: "in-use" },
+        Rejection::TooManyAttachments { volume, limit: 64 },
     ]
 }
 

@@ -1,7 +1,9 @@
 //! What clients ask of attachments: the new way (reserve, connect, complete, delete) and the old
 //! one (volume actions), over the same attachments.
 
-use crate::attachment::{AttachMode, Attachment, AttachmentEvent, AttachmentState, Connector};
+use crate::attachment::{
+    AttachMode, Attachment, AttachmentEvent, AttachmentState, Connector, MAX_ATTACHMENTS,
+};
 use crate::command::{AttachVolume, Context, CreateAttachment};
 use crate::event::Event;
 use crate::ids::{AttachmentId, VolumeId};
@@ -22,10 +24,13 @@ fn found(volume: &Volume, id: AttachmentId) -> Result<&Attachment, Rejection> {
     volume.attachment(id).ok_or(Rejection::AttachmentNotFound { attachment: id })
 }
 
-/// Refuses the id of a new attachment that is taken.
+/// Refuses the id of a new attachment that is taken, and one more than a volume may have.
 fn is_fresh(volume: &Volume, attachment: AttachmentId) -> Result<(), Rejection> {
     match volume.attachment(attachment) {
         Some(_) => Err(Rejection::AttachmentExists { attachment }),
+        None if u32::try_from(volume.attachments.len()).unwrap_or(u32::MAX) >= MAX_ATTACHMENTS => {
+            Err(Rejection::TooManyAttachments { volume: volume.id, limit: MAX_ATTACHMENTS })
+        }
         None => Ok(()),
     }
 }
@@ -58,8 +63,8 @@ fn is_error(state: VolumeState) -> bool {
 }
 
 /// Checks, in this order: role; the volume exists and is visible; it is in no error; it is
-/// available, or in use and made for that (multiattach), or the same server has it already; with a
-/// connector, what connecting needs.
+/// available, or in use and made for that (multiattach), or the same server has it already; the id is not
+/// taken, and the attachment not one too many; with a connector, what connecting needs.
 pub(super) fn create(
     ledger: &Ledger,
     command: &CreateAttachment,
@@ -253,8 +258,8 @@ pub(super) fn roll_detaching(
 /// os-attach. Checks, in this order: role; the volume exists and is visible; it is not in
 /// maintenance; its readonly flag allows the mode; nobody else has it, unless it is made for that;
 /// it is available, attaching or in use; the mode is the one that os-initialize_connection gave,
-/// which Cinder lets differ; the id of a new attachment is not taken. The same server or host once
-/// more changes nothing.
+/// which Cinder lets differ; a new attachment's id is not
+/// taken, and it is not one too many. The same server or host once more changes nothing.
 pub(super) fn attach(
     ledger: &Ledger,
     command: &AttachVolume,
@@ -343,7 +348,8 @@ pub(super) fn detach(
 }
 
 /// os-initialize_connection. Checks, in this order: role; the volume exists and is visible; it is
-/// not in maintenance; its status lets it be connected; the id of the new attachment is not taken;
+/// not in maintenance; its status lets it be connected; a new attachment's id is not taken,
+/// and it is not one too many;
 /// what connecting needs. A host that is connected already stays so.
 pub(super) fn initialize(
     ledger: &Ledger,

@@ -43,8 +43,9 @@ pub const STEPS: &[Step<ExportRestore>] = &[Step {
     if_undo_fails: IfUndoFails::OweCleanup,
 }];
 
-/// Volumes whose exports one command restores, at most: all of it must fit into one commit. The
-/// executor asks again for what comes after the last of them.
+/// After how many exports a command takes no further volume: all of it must fit into one commit, and
+/// a volume has at most [`MAX_ATTACHMENTS`](crate::attachment::MAX_ATTACHMENTS). The executor asks
+/// again for what comes after the last volume.
 pub const BATCH: usize = 64;
 
 /// Opens one operation for each export of the backend that should be there, of the volumes after
@@ -61,12 +62,17 @@ pub fn decide(
     ctx.actor.require_admin("tephra:export:restore")?;
     let first = OperationId::from(ctx.command);
     let mut events = Vec::new();
+    let mut count = 0_usize;
     let is_any_lost = |volume: &&Volume| volume.attachments.iter().any(|one| is_lost(ledger, volume, one));
-    for volume in ledger.volumes_exported_on(backend, after).filter(is_any_lost).take(BATCH) {
+    for volume in ledger.volumes_exported_on(backend, after).filter(is_any_lost) {
+        if count >= BATCH {
+            break;
+        }
         let Some(pool) = &volume.pool else { continue };
         for attachment in volume.attachments.iter().filter(|one| is_lost(ledger, volume, one)) {
             let Some(export) = attachment.export() else { continue };
             let params = ExportRestore { volume: volume.id, pool: pool.clone(), export };
+            count = count.saturating_add(1);
             let operation = first.beside(attachment.id);
             events.extend(open(ledger, operation, &volume.project, OperationKind::ExportRestore(params)));
         }

@@ -32,3 +32,49 @@ fn who_detaches_while_the_connection_is_being_terminated_is_detached() {
     assert!(world.storage.exports.is_empty());
     world.check_at_rest();
 }
+
+/// A volume that as many hosts have as may.
+fn shared_by_all(world: &mut World) -> VolumeId {
+    let volume = world.given_volume(1, 0);
+    for number in 0..MAX_ATTACHMENTS {
+        let attachment = AttachmentId::from_uuid(world.fresh());
+        let connector = host(&format!("host-{number}"));
+        world.when(Command::InitializeConnection { volume, attachment, connector, mode: None }).unwrap();
+    }
+    world.settle();
+    volume
+}
+
+#[test]
+fn a_volume_has_no_more_attachments_than_one_commit_can_restore() {
+    let mut world = World::default();
+    let volumes = [shared_by_all(&mut world), shared_by_all(&mut world)];
+    let volume = volumes[0];
+    let attachment = AttachmentId::from_uuid(world.fresh());
+    let more = Command::InitializeConnection { volume, attachment, connector: host("more"), mode: None };
+    assert_eq!(code(world.when(more)), "TooManyAttachments");
+    let again = Command::InitializeConnection { volume, attachment, connector: host("host-1"), mode: None };
+    assert_eq!(world.when(again), Ok(vec![]), "one that is connected stays so");
+
+    world.storage.exports.clear();
+    let backend = world.ledger.volumes.get(&volume).unwrap().pool.as_ref().unwrap().backend.clone();
+    let mut asked = Vec::new();
+    let mut after = None;
+    loop {
+        let restore = Command::RestoreExports { backend: backend.clone(), after };
+        let events = world.when_as(Actor::system(), restore).unwrap();
+        if events.is_empty() {
+            break;
+        }
+        asked.push(events.len());
+        after = volumes.iter().copied().filter(|volume| Some(*volume) > after).min();
+    }
+    let all = usize::try_from(MAX_ATTACHMENTS).unwrap();
+    assert_eq!(asked, [all, all]);
+    world.settle();
+    assert_eq!(world.storage.exports.len(), 2 * all);
+    world.must(Command::DetachAll { volume });
+    world.settle();
+    assert_eq!(world.storage.exports.len(), all);
+    world.check_at_rest();
+}

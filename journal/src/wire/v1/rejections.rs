@@ -115,6 +115,8 @@ wire_enum! {
         74 VolumeNotUploadable { volume: Id, force: bool }
             = { Rejection::VolumeNotUploadable { volume, force } };
         75 VolumeNeverFilled { volume: Id } = { Rejection::VolumeNeverFilled { volume } };
+        76 TooManyAttachments { volume: Id, limit: u32 }
+            = { Rejection::TooManyAttachments { volume, limit } };
     }
 }
 
