@@ -391,7 +391,8 @@ fn is_connected_from(attachment: &Attachment, connector: &Connector) -> bool {
 }
 
 /// os-terminate_connection. Checks role and volume. With a connector, that host's connections end,
-/// without one all; what was attached stays so until it is detached, and a volume that was only being connected
+/// without one all. Servers on one host cannot be told apart by it: if several have the volume, only
+/// what none has attached yet ends, and what they have ends as each is detached; what was attached stays so until it is detached, and a volume that was only being connected
 /// is free again.
 pub(super) fn terminate(
     ledger: &Ledger,
@@ -401,10 +402,15 @@ pub(super) fn terminate(
 ) -> Result<Vec<Event>, Rejection> {
     ctx.actor.require_member("volume_extension:volume_actions:terminate_connection")?;
     let volume = ledger.visible_volume(volume, &ctx.actor)?;
-    let is_meant = |one: &&Attachment| {
+    let is_of_host = |one: &&Attachment| {
         one.has_export() && connector.is_none_or(|connector| is_connected_from(one, connector))
     };
-    let meant = volume.attachments.iter().filter(is_meant).map(|one| {
+    let is_going = |one: &Attachment| one.status.state() == AttachmentState::Disconnecting;
+    let of_host = || volume.attachments.iter().filter(is_of_host).filter(|one| !is_going(one));
+    let is_shared = connector.is_some() && of_host().count() > 1;
+    let is_waiting =
+        |one: &Attachment| one.instance.is_none() && one.status.state() != AttachmentState::Attached;
+    let meant = of_host().filter(|one| !is_shared || is_waiting(one)).map(|one| {
         let keep = one.status.state() == AttachmentState::Attached;
         (one, keep)
     });

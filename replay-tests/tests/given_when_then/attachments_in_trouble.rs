@@ -78,3 +78,47 @@ fn a_volume_has_no_more_attachments_than_one_commit_can_restore() {
     assert_eq!(world.storage.exports.len(), all);
     world.check_at_rest();
 }
+
+#[test]
+fn who_terminates_a_connection_does_not_cut_off_another_server_on_the_same_host() {
+    let mut world = World::default();
+    let specs = BTreeMap::from([("multiattach".to_owned(), "<is> True".to_owned())]);
+    let volume_type = VolumeTypeId::from_uuid(world.fresh());
+    world.must(Command::CreateVolumeType(Box::new(CreateVolumeType {
+        volume_type,
+        name: "shared".into(),
+        description: None,
+        is_public: true,
+        extra_specs: specs,
+    })));
+    let (volume, create) = world.new_volume(1);
+    let Command::CreateVolume(mut create) = create else { panic!("{create:?}") };
+    create.volume_type = Some(VolumeTypeRef::Id(volume_type));
+    world.when(Command::CreateVolume(create)).unwrap();
+    world.settle();
+    let terminate = Command::TerminateConnection { volume, connector: Some(host("alpha")) };
+    let connect = |world: &mut World| {
+        let attachment = AttachmentId::from_uuid(world.fresh());
+        let connector = host("alpha");
+        let (_, reserve) = reservation(world, volume, &format!("server-{attachment}"));
+        let Command::CreateAttachment(mut create) = reserve else { panic!("{reserve:?}") };
+        (create.attachment, create.connector) = (attachment, Some(connector));
+        world.when(Command::CreateAttachment(create)).unwrap();
+        world.settle();
+        world.when(Command::CompleteAttachment { volume, attachment }).unwrap();
+        attachment
+    };
+    let (first, second) = (connect(&mut world), connect(&mut world));
+    assert_eq!(world.when(terminate.clone()), Ok(vec![]), "whose connection is meant?");
+    let detach = |attachment| Command::DetachVolume { volume, attachment: Some(attachment), force: false };
+    world.when(detach(first)).unwrap();
+    // the first is going: the connection is the second's
+    world.when(terminate).unwrap();
+    world.settle();
+    assert_eq!(state(&world, volume, first), AttachmentState::Absent);
+    assert_eq!(state(&world, volume, second), AttachmentState::Attached);
+    assert!(world.storage.exports.is_empty());
+    world.when(detach(second)).unwrap();
+    assert_eq!(world.volume_state(volume), VolumeState::Available);
+    world.check_at_rest();
+}
