@@ -20,6 +20,10 @@ pub const MAX_TRIES: u8 = 3;
 /// repeats: debts are retried for ever, about every ten minutes.
 pub const RETRY_DELAYS_MS: &[i64] = &[200, 1_000, 5_000, 30_000, 120_000, 600_000];
 
+/// The longest wait for a backend that an operation waits for as long as it takes
+/// ([`OperationKind::waits_for_backend`]): soon after it is back, the operation goes on.
+pub const WAIT_DELAY_MS: i64 = 30_000;
+
 /// The wait after `tries` attempts.
 pub fn retry_delay_ms(tries: u32) -> i64 {
     let index = usize::try_from(tries.saturating_sub(1)).unwrap_or(usize::MAX);
@@ -261,6 +265,15 @@ impl Operation {
         }
     }
 
+    fn tries_again_after(&self, failure: &Failure) -> bool {
+        failure.kind.is_retryable() && self.tries.saturating_add(1) < MAX_TRIES
+    }
+
+    /// Whether it waits, however long that takes, for what cannot be reached to be back.
+    fn waits_after(&self, failure: &Failure) -> bool {
+        failure.kind == FailureKind::BackendUnavailable && self.kind.waits_for_backend()
+    }
+
     fn move_to(&mut self, phase: Phase) {
         self.phase = phase;
         self.attempt = self.attempt.saturating_add(1);
@@ -322,12 +335,13 @@ pub fn decide_report(
             saga.continue_undo(step, true);
         }
         (Direction::Forward | Direction::Undo, Outcome::Failed(failure))
-            if failure.kind.is_retryable() && operation.tries.saturating_add(1) < MAX_TRIES =>
+            if operation.waits_after(failure) || operation.tries_again_after(failure) =>
         {
-            let tries = u32::from(operation.tries).saturating_add(1);
+            let delay = retry_delay_ms(u32::from(operation.tries).saturating_add(1));
+            let most = if operation.waits_after(failure) { WAIT_DELAY_MS } else { delay };
             saga.operation_event(OperationEvent::AttemptFailed {
                 failure: failure.clone(),
-                retry_at: now.plus_ms(retry_delay_ms(tries)),
+                retry_at: now.plus_ms(delay.min(most)),
             });
         }
         (Direction::Forward, Outcome::Failed(failure)) => saga.step_failed(step, planned, failure),

@@ -4,6 +4,8 @@
 //! |--------|--------------|----------------|-------------------|
 //! | export | ExportVolume | UnexportVolume | needs operator    |
 //!
+//! While what exports cannot be reached, the operation waits for it.
+//!
 //! A failure leaves the attachment in `error_attaching` with its reason, and the volume used as its
 //! other attachments say. If the undo fails too, an export may be left: the volume stays
 //! `attaching` until somebody deletes the attachment, which tries again to remove it.
@@ -127,5 +129,10 @@ impl Saga for AttachmentConnect {
     fn after_failure(&self, ledger: &Ledger, restored: bool) -> Vec<Event> {
         let freed = restored.then(|| used_without(ledger, self.volume, self.export.attachment));
         freed.flatten().into_iter().collect()
+    }
+
+    /// A daemon that is down comes back, and clients may give up before.
+    fn waits_for_backend(&self) -> bool {
+        true
     }
 }

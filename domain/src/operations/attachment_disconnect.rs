@@ -4,10 +4,12 @@
 //! |----------|----------------|------|-----------------|
 //! | unexport | UnexportVolume | –    | error_detaching |
 //!
+//! While what exports cannot be reached, the operation waits for it.
+//!
 //! Whatever is under way on the attachment is ended first: a client may give up at any time. Once
 //! the export is gone, so is the attachment, and the volume is used as the others say. If it cannot
 //! be removed, the attachment is in `error_detaching` and the volume still in use; deleting it again
-//! tries again.
+//! tries again, and so does whatever has exports made again (`export_restore`).
 
 use crate::attachment::{Attachment, AttachmentEvent, AttachmentState};
 use crate::command::Context;
@@ -70,12 +72,9 @@ pub fn begin<'a>(
     {
         match &volume.pool {
             Some(pool) if has_export => {
-                events.extend(ended_for(ledger, volume.id, *id));
-                events.push(on(*id, AttachmentEvent::DisconnectAccepted { operation }));
                 let params =
                     AttachmentDisconnect { volume: volume.id, pool: pool.clone(), attachment: *id, keep };
-                let kind = OperationKind::AttachmentDisconnect(params);
-                events.extend(open(ledger, operation, &volume.project, kind));
+                events.extend(begin_as(operation, ledger, volume, params));
                 operation = first.beside(*id);
             }
             Some(_) | None if keep => {}
@@ -90,6 +89,20 @@ pub fn begin<'a>(
         let used = volume.used_as(Volume::use_of(others));
         events.extend(used.map(|event| Event::Volume(volume.id, event)));
     }
+    events
+}
+
+/// The events that begin to remove an export.
+pub(super) fn begin_as(
+    operation: OperationId,
+    ledger: &Ledger,
+    volume: &Volume,
+    params: AttachmentDisconnect,
+) -> Vec<Event> {
+    let mut events = ended_for(ledger, volume.id, params.attachment);
+    events.push(params.event(AttachmentEvent::DisconnectAccepted { operation }));
+    let kind = OperationKind::AttachmentDisconnect(params);
+    events.extend(open(ledger, operation, &volume.project, kind));
     events
 }
 
@@ -150,5 +163,10 @@ impl Saga for AttachmentDisconnect {
         // still attached, for all that is known
         let used = ledger.volumes.get(&self.volume).and_then(|volume| volume.used_as(VolumeState::InUse));
         used.map(|event| Event::Volume(self.volume, event)).into_iter().collect()
+    }
+
+    /// A daemon that is down comes back, and clients may give up before.
+    fn waits_for_backend(&self) -> bool {
+        true
     }
 }

@@ -7,7 +7,8 @@
 //! Exports live in a daemon's memory: after a restart of the daemon or its host they are gone,
 //! while servers still hold their volumes. An executor that finds itself before a new daemon says so
 //! ([`crate::command::Command::RestoreExports`]), and every export that should be there is made
-//! again, as it was: the same target, the same secrets. Statuses do not change.
+//! again, as it was: the same target, the same secrets. Statuses do not change. What could not be
+//! removed before is removed now ([`AttachmentDisconnect`]).
 
 use crate::attachment::{Attachment, AttachmentState};
 use crate::command::Context;
@@ -19,6 +20,7 @@ use crate::operation::{Access, IfItFails, IfUndoFails, PlannedStep, ResourceKey,
 use crate::rejection::Rejection;
 use crate::volume::Volume;
 
+use super::attachment_disconnect::{AttachmentDisconnect, begin_as};
 use super::{OperationKind, Saga, open};
 
 /// The parameters of the operation.
@@ -48,8 +50,8 @@ pub const STEPS: &[Step<ExportRestore>] = &[Step {
 /// again for what comes after the last volume.
 pub const BATCH: usize = 64;
 
-/// Opens one operation for each export of the backend that should be there, of the volumes after
-/// one of them, except where one is open already. Checks only the role.
+/// Opens one operation for each export of the backend that should be there, or could not be removed,
+/// of the volumes after one of them, except where one is open already. Checks only the role.
 ///
 /// # Errors
 /// If somebody else than the system or an administrator asks.
@@ -63,40 +65,48 @@ pub fn decide(
     let first = OperationId::from(ctx.command);
     let mut events = Vec::new();
     let mut count = 0_usize;
-    let is_any_lost = |volume: &&Volume| volume.attachments.iter().any(|one| is_lost(ledger, volume, one));
-    for volume in ledger.volumes_exported_on(backend, after).filter(is_any_lost) {
+    for volume in ledger.volumes_exported_on(backend, after) {
         if count >= BATCH {
             break;
         }
         let Some(pool) = &volume.pool else { continue };
-        for attachment in volume.attachments.iter().filter(|one| is_lost(ledger, volume, one)) {
-            let Some(export) = attachment.export() else { continue };
-            let params = ExportRestore { volume: volume.id, pool: pool.clone(), export };
-            count = count.saturating_add(1);
+        for attachment in &volume.attachments {
             let operation = first.beside(attachment.id);
-            events.extend(open(ledger, operation, &volume.project, OperationKind::ExportRestore(params)));
+            let (volume_id, pool) = (volume.id, pool.clone());
+            if let Some(export) = lost(ledger, volume, attachment) {
+                count = count.saturating_add(1);
+                let params = ExportRestore { volume: volume_id, pool, export };
+                events.extend(open(ledger, operation, &volume.project, OperationKind::ExportRestore(params)));
+            } else if attachment.status.state() == AttachmentState::ErrorDetaching && attachment.has_export()
+            {
+                count = count.saturating_add(1);
+                let id = attachment.id;
+                let params = AttachmentDisconnect { volume: volume_id, pool, attachment: id, keep: false };
+                events.extend(begin_as(operation, ledger, volume, params));
+            }
         }
     }
     Ok(events)
 }
 
-/// Whether an attachment's export should be there, and nobody is at work on it.
-fn is_lost(ledger: &Ledger, volume: &Volume, attachment: &Attachment) -> bool {
+/// An attachment's export, if it should be there and nobody is at work on it.
+fn lost(ledger: &Ledger, volume: &Volume, attachment: &Attachment) -> Option<Export> {
     let claimants = ledger.claimants(ResourceKey::Volume(volume.id));
     let being_restored = claimants.iter().filter_map(|id| ledger.operations.get(id)).any(|operation| {
         matches!(&operation.kind, OperationKind::ExportRestore(open) if open.export.attachment == attachment.id)
     });
-    !being_restored
-        && match attachment.status.state() {
-            AttachmentState::Attaching | AttachmentState::Attached => attachment.has_export(),
-            // an operation is at work, or what is left is to go
-            AttachmentState::Absent
-            | AttachmentState::Reserved
-            | AttachmentState::Connecting
-            | AttachmentState::Disconnecting
-            | AttachmentState::ErrorAttaching
-            | AttachmentState::ErrorDetaching => false,
-        }
+    match attachment.status.state() {
+        AttachmentState::Attaching | AttachmentState::Attached if !being_restored => attachment.export(),
+        // an operation is at work, or what is left is to go
+        AttachmentState::Attaching
+        | AttachmentState::Attached
+        | AttachmentState::Absent
+        | AttachmentState::Reserved
+        | AttachmentState::Connecting
+        | AttachmentState::Disconnecting
+        | AttachmentState::ErrorAttaching
+        | AttachmentState::ErrorDetaching => None,
+    }
 }
 
 impl Saga for ExportRestore {

@@ -113,6 +113,10 @@ trait Saga {
     fn abandoned(&self) -> Vec<Event> {
         Vec::new()
     }
+    /// Whether it waits for a backend that cannot be reached, however long, rather than fail.
+    fn waits_for_backend(&self) -> bool {
+        false
+    }
 }
 
 macro_rules! each {
@@ -209,6 +213,11 @@ impl OperationKind {
     /// What else must be let go when an operator ends it.
     pub fn abandoned(&self) -> Vec<Event> {
         each!(self, saga => saga.abandoned())
+    }
+
+    /// Whether it waits for a backend that cannot be reached, however long, rather than fail.
+    pub fn waits_for_backend(&self) -> bool {
+        each!(self, saga => saga.waits_for_backend())
     }
 
     /// Where it begins again after a failure, if it may: only creating a volume goes elsewhere.

@@ -45,10 +45,11 @@ impl Fate {
 
 /// The volume whose export an event says is to be restored.
 const fn restored_volume(event: &Event) -> Option<VolumeId> {
-    if let Event::Operation(_, OperationEvent::Opened { kind: OperationKind::ExportRestore(restore), .. }) =
-        event
-    {
+    let Event::Operation(_, OperationEvent::Opened { kind, .. }) = event else { return None };
+    if let OperationKind::ExportRestore(restore) = kind {
         Some(restore.volume)
+    } else if let OperationKind::AttachmentDisconnect(disconnect) = kind {
+        Some(disconnect.volume)
     } else {
         None
     }

@@ -122,3 +122,44 @@ fn who_terminates_a_connection_does_not_cut_off_another_server_on_the_same_host(
     assert_eq!(world.volume_state(volume), VolumeState::Available);
     world.check_at_rest();
 }
+
+#[test]
+fn attaching_and_detaching_wait_for_the_daemon_however_long_it_is_away() {
+    let mut world = World::default();
+    let volume = world.given_volume(1, 0);
+    let attachment = world.connect(volume);
+    let gone = || Failure::new(FailureKind::BackendUnavailable, "tgtd is not there");
+    for _ in 0..12 {
+        assert_eq!(world.fail_next(gone()), ["StepAttemptFailed"]);
+        let wait = world.next_due().unwrap().not_before.micros() - world.now.micros();
+        assert!(wait <= 30_000_000, "it is back for {wait} us, and nobody looks");
+    }
+    world.settle();
+    assert_eq!(state(&world, volume, attachment), AttachmentState::Attaching);
+    world.when(Command::DeleteAttachment { volume, attachment }).unwrap();
+    for _ in 0..12 {
+        assert_eq!(world.fail_next(gone()), ["StepAttemptFailed"]);
+    }
+    world.settle();
+    assert_eq!(state(&world, volume, attachment), AttachmentState::Absent);
+    assert!(world.storage.exports.is_empty());
+    world.check_at_rest();
+}
+
+#[test]
+fn what_could_not_be_removed_is_removed_when_exports_are_made_again() {
+    let mut world = World::default();
+    let (volume, attachment) = in_use(&mut world);
+    world.when(Command::DeleteAttachment { volume, attachment }).unwrap();
+    world.fail_next(broken());
+    assert_eq!(state(&world, volume, attachment), AttachmentState::ErrorDetaching);
+    let backend = world.ledger.volumes.get(&volume).unwrap().pool.as_ref().unwrap().backend.clone();
+    let restore = Command::RestoreExports { backend, after: None };
+    let again = ["AttachmentDisconnectAccepted", "OperationOpened"];
+    assert_eq!(world.when_as(Actor::system(), restore.clone()), Ok(again.to_vec()));
+    assert_eq!(world.when_as(Actor::system(), restore), Ok(vec![]), "it is under way");
+    world.settle();
+    assert_eq!(world.volume_state(volume), VolumeState::Available);
+    assert!(world.storage.exports.is_empty());
+    world.check_at_rest();
+}
