@@ -136,7 +136,8 @@ pub(super) fn update(
     if !volume.multiattach && volume.attachments.iter().any(is_elsewhere) {
         return Err(Rejection::DuplicateConnectors { volume: volume.id });
     }
-    let mode = attachment.mode.or(mode).unwrap_or(AttachMode::ReadWrite);
+    // since the attachment was made, the flag may have been set
+    let mode = mode_of(volume, attachment.mode.or(mode)).unwrap_or(AttachMode::ReadWrite);
     let is_so = attachment.connector.as_ref() == Some(connector)
         && attachment.mode == Some(mode)
         && attachment.status.state() == AttachmentState::Attaching;
@@ -163,8 +164,22 @@ fn is_still(attachment: &Attachment) -> Result<(), Rejection> {
     }
 }
 
+/// Refuses a volume that an operation or an error has, except one that grows, and a mode that its
+/// readonly flag forbids.
+fn may_be_used(volume: &Volume, attachment: &Attachment) -> Result<(), Rejection> {
+    let state = volume.status.state();
+    if !crate::volume::USES.contains(&state) && state != VolumeState::Extending {
+        return Err(Rejection::VolumeNotConnectable { status: volume.status.wire_name() });
+    }
+    if volume.readonly == Some(true) && attachment.mode == Some(AttachMode::ReadWrite) {
+        let mode = AttachMode::ReadWrite.as_str();
+        return Err(Rejection::AttachModeInvalid { volume: volume.id, mode });
+    }
+    Ok(())
+}
+
 /// Checks, in this order: role; the attachment exists and is visible; it is reserved, attaching or
-/// attached already.
+/// attached already; unless attached, its volume is one that can be used, in its mode.
 pub(super) fn complete(
     ledger: &Ledger,
     volume: VolumeId,
@@ -176,6 +191,7 @@ pub(super) fn complete(
     match attachment.status.state() {
         AttachmentState::Attached => Ok(with_use(volume, Vec::new(), VolumeState::InUse)),
         AttachmentState::Reserved | AttachmentState::Attaching => {
+            may_be_used(volume, attachment)?;
             let events = vec![to_attachment(volume.id, attachment.id, AttachmentEvent::Completed)];
             Ok(with_use(volume, events, VolumeState::InUse))
         }
@@ -316,6 +332,21 @@ pub(super) fn attach(
     Ok(with_use(volume, events, VolumeState::InUse))
 }
 
+/// What is meant where no attachment is named: the one that is attached, otherwise the one that may
+/// have an export, otherwise the one that there is.
+fn the_one_to_detach(volume: &Volume) -> Result<Option<&Attachment>, Rejection> {
+    let is_attached = |one: &&Attachment| one.status.state() == AttachmentState::Attached;
+    let all = || volume.attachments.iter();
+    let attached: Vec<_> = all().filter(is_attached).collect();
+    let exported: Vec<_> = all().filter(|one| one.has_export()).collect();
+    let found = [attached, exported, all().collect()].into_iter().find(|found| !found.is_empty());
+    match found.unwrap_or_default().as_slice() {
+        [] => Ok(None),
+        [only] => Ok(Some(only)),
+        [..] => Err(Rejection::AttachmentNotNamed),
+    }
+}
+
 /// os-detach and os-force_detach. Checks, in this order: role (administrator for `force`); the
 /// volume exists and is visible; it is not in maintenance; which attachment is meant. One that is
 /// not there (any more) leaves only the volume's status to be put right.
@@ -335,11 +366,9 @@ pub(super) fn detach(
     if volume.status.state() == VolumeState::Maintenance {
         return Err(Rejection::VolumeInMaintenance { verb: "detached" });
     }
-    let meant = match (attachment, volume.attachments.as_slice()) {
-        (Some(id), _) => volume.attachment(id),
-        (None, []) => None,
-        (None, [only]) => Some(only),
-        (None, _) => return Err(Rejection::AttachmentNotNamed),
+    let meant = match attachment {
+        Some(id) => volume.attachment(id),
+        None => the_one_to_detach(volume)?,
     };
     match meant {
         Some(meant) => Ok(attachment_disconnect::begin(ledger, volume, std::iter::once((meant, false)), ctx)),
@@ -350,7 +379,8 @@ pub(super) fn detach(
 /// os-initialize_connection. Checks, in this order: role; the volume exists and is visible; it is
 /// not in maintenance; its status lets it be connected; a new attachment's id is not taken,
 /// and it is not one too many;
-/// what connecting needs. A host that is connected already stays so.
+/// what connecting needs. A host that is connected already stays so, and one that could not be connected
+/// is connected anew.
 pub(super) fn initialize(
     ledger: &Ledger,
     volume: VolumeId,
@@ -371,14 +401,27 @@ pub(super) fn initialize(
     let connected = volume.attachments.iter().find(|one| is_connected_from(one, connector));
     if let Some(connected) = connected {
         is_still(connected)?;
-        return Ok(Vec::new());
     }
-    is_fresh(volume, fresh)?;
+    // one that failed is tried again, so that failures do not pile up
+    let has_failed = |one: &&Attachment| {
+        let is_of_host = one.host.is_some() && one.host == connector.host;
+        one.status.state() == AttachmentState::ErrorAttaching && one.instance.is_none() && is_of_host
+    };
+    let failed = match connected {
+        Some(one) if one.status.state() == AttachmentState::ErrorAttaching => Some(one),
+        Some(_) => return Ok(Vec::new()),
+        None => volume.attachments.iter().find(has_failed),
+    };
     let asked = mode.unwrap_or(AttachMode::ReadWrite);
     let mode = mode_of(volume, Some(asked)).unwrap_or(asked);
-    let reserved = AttachmentEvent::Reserved { instance: None, mode: Some(mode) };
-    let mut events = vec![to_attachment(volume.id, fresh, reserved)];
-    events.extend(attachment_connect::begin(ledger, volume, fresh, mode, connector, ctx)?);
+    let mut events = Vec::new();
+    let id = failed.map_or(fresh, |one| one.id);
+    if failed.is_none() {
+        is_fresh(volume, fresh)?;
+        let reserved = AttachmentEvent::Reserved { instance: None, mode: Some(mode) };
+        events.push(to_attachment(volume.id, fresh, reserved));
+    }
+    events.extend(attachment_connect::begin(ledger, volume, id, mode, connector, ctx)?);
     if matches!(state, VolumeState::InUse | VolumeState::Detaching) {
         // a second host of a server that moves: the volume is in use all the time
         events.retain(|event| !matches!(event, Event::Volume(_, VolumeEvent::UseChanged { .. })));

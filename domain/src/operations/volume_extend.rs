@@ -20,6 +20,7 @@ use crate::rejection::Rejection;
 use crate::units::SizeGib;
 use crate::volume::{VolumeEvent, VolumeState};
 
+use super::volume_extend_attached::used_again;
 use super::{OperationKind, Saga, VolumeExtendAttached, open};
 
 /// The parameters of the operation.
@@ -112,12 +113,18 @@ impl Saga for VolumeExtend {
         vec![(ResourceKey::Volume(self.volume), Access::Exclusive)]
     }
 
-    fn completed(&self, _ledger: &Ledger) -> Vec<Event> {
-        vec![Event::Volume(self.volume, VolumeEvent::Extended { to: self.to })]
+    fn completed(&self, ledger: &Ledger) -> Vec<Event> {
+        let extended = Event::Volume(self.volume, VolumeEvent::Extended { to: self.to });
+        std::iter::once(extended).chain(used_again(ledger, self.volume)).collect()
     }
 
     fn failed(&self, id: OperationId, _step: u16, failure: &Failure, restored: bool) -> Vec<Event> {
         let failure = failure.clone();
         vec![Event::Volume(self.volume, VolumeEvent::ExtendFailed { operation: id, failure, restored })]
+    }
+
+    fn after_failure(&self, ledger: &Ledger, restored: bool) -> Vec<Event> {
+        let used = restored.then(|| used_again(ledger, self.volume));
+        used.flatten().into_iter().collect()
     }
 }

@@ -80,9 +80,7 @@ impl Saga for VolumeExtendAttached {
     }
 
     fn completed(&self, ledger: &Ledger) -> Vec<Event> {
-        let mut events = self.extend.completed(ledger);
-        events.extend(used_again(ledger, self.extend.volume));
-        events
+        self.extend.completed(ledger)
     }
 
     fn failed(&self, id: OperationId, step: u16, failure: &Failure, restored: bool) -> Vec<Event> {
@@ -90,7 +88,6 @@ impl Saga for VolumeExtendAttached {
     }
 
     fn after_failure(&self, ledger: &Ledger, restored: bool) -> Vec<Event> {
-        let used = restored.then(|| used_again(ledger, self.extend.volume));
-        used.flatten().into_iter().collect()
+        self.extend.after_failure(ledger, restored)
     }
 }

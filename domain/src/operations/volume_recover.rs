@@ -17,6 +17,7 @@ use crate::operation::{Access, IfItFails, IfUndoFails, PlannedStep, ResourceKey,
 use crate::rejection::Rejection;
 use crate::volume::{VolumeEvent, VolumeState};
 
+use super::volume_extend_attached::used_again;
 use super::{OperationKind, Saga, open};
 
 /// The parameters of the operation.
@@ -107,6 +108,7 @@ impl Saga for VolumeRecover {
     /// The safety snapshot has done its service: its debt is released and gets paid by itself.
     fn completed(&self, ledger: &Ledger) -> Vec<Event> {
         let mut events = vec![Event::Volume(self.volume, VolumeEvent::Reverted)];
+        events.extend(used_again(ledger, self.volume));
         // an operator may have released it meanwhile
         if ledger.debts.get(&self.debt).is_some_and(|debt| debt.held) {
             events.push(Event::Debt(self.debt, DebtEvent::Released));

@@ -126,7 +126,7 @@ pub const STEPS: &[Step<VolumeRevert>] = &[
 
 /// Checks, in this order: role; the volume exists and is visible; it has snapshots; the one named
 /// is the latest; the sizes are equal (it was not extended since); the volume is available; the
-/// snapshot is available.
+/// snapshot is available; nobody has the volume attached.
 ///
 /// # Errors
 /// The first of these that does not hold.
@@ -153,6 +153,9 @@ pub fn decide(
     };
     if latest.status.state() != SnapshotState::Available {
         return Err(Rejection::SnapshotNotRestorable { volume: id, snapshot: latest.id });
+    }
+    if volume.is_held() {
+        return Err(Rejection::VolumeHasAttachments);
     }
     let operation = OperationId::from(ctx.command);
     let params = VolumeRevert {

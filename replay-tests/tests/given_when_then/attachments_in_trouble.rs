@@ -163,3 +163,112 @@ fn what_could_not_be_removed_is_removed_when_exports_are_made_again() {
     assert!(world.storage.exports.is_empty());
     world.check_at_rest();
 }
+
+fn connecting(world: &mut World, volume: VolumeId, name: &str) -> (AttachmentId, Command) {
+    let attachment = AttachmentId::from_uuid(world.fresh());
+    let connector = host(name);
+    (attachment, Command::InitializeConnection { volume, attachment, connector, mode: None })
+}
+
+#[test]
+fn a_connection_that_failed_is_made_anew() {
+    let mut world = World::default();
+    let volume = world.given_volume(1, 0);
+    let (attachment, connect) = connecting(&mut world, volume, "alpha");
+    world.when(connect).unwrap();
+    world.fail_next(broken());
+    world.settle();
+    assert_eq!(state(&world, volume, attachment), AttachmentState::ErrorAttaching);
+    assert_eq!(world.volume_state(volume), VolumeState::Available);
+
+    let (_, again) = connecting(&mut world, volume, "alpha");
+    let accepted = ["AttachmentConnectAccepted", "VolumeUseChanged", "OperationOpened"];
+    assert_eq!(world.when(again), Ok(accepted.to_vec()), "failures do not pile up");
+    world.fail_next(broken());
+    world.fail_next(broken());
+    assert_eq!(world.volume_state(volume), VolumeState::Attaching, "an export may be left");
+
+    let (_, again) = connecting(&mut world, volume, "alpha");
+    assert_eq!(world.when(again), Ok(vec!["AttachmentConnectAccepted", "OperationOpened"]));
+    world.settle();
+    assert_eq!(state(&world, volume, attachment), AttachmentState::Attaching);
+    assert_eq!(world.ledger.volumes.get(&volume).unwrap().attachments.len(), 1);
+    world.check_at_rest();
+}
+
+#[test]
+fn who_detaches_without_a_name_means_what_is_attached() {
+    let mut world = World::default();
+    let (volume, attachment) = in_use(&mut world);
+    let (failed, connect) = connecting(&mut world, volume, "beta");
+    world.when(connect).unwrap();
+    world.fail_next(broken());
+    world.settle();
+    assert_eq!(state(&world, volume, failed), AttachmentState::ErrorAttaching);
+    world.when(Command::DetachVolume { volume, attachment: None, force: false }).unwrap();
+    world.settle();
+    assert_eq!(state(&world, volume, attachment), AttachmentState::Absent);
+    assert_eq!(world.volume_state(volume), VolumeState::Available);
+
+    let both = [connecting(&mut world, volume, "beta"), connecting(&mut world, volume, "gamma")];
+    for (_, connect) in both {
+        world.when(connect).unwrap();
+    }
+    world.settle();
+    let detach = Command::DetachVolume { volume, attachment: None, force: false };
+    assert_eq!(code(world.when(detach)), "AttachmentNotNamed");
+}
+
+#[test]
+fn a_readonly_flag_holds_for_attachments_that_are_older() {
+    let mut world = World::default();
+    let volume = world.given_volume(1, 0);
+    let (attachment, reserve) = reservation(&mut world, volume, "server");
+    world.when(reserve).unwrap();
+    let update = Command::UpdateAttachment {
+        volume,
+        attachment,
+        connector: host("alpha"),
+        mode: Some(AttachMode::ReadWrite),
+    };
+    world.when(update.clone()).unwrap();
+    world.fail_next(broken());
+    world.settle();
+    assert_eq!(world.volume_state(volume), VolumeState::Available);
+    world.when(Command::SetVolumeReadonly { volume, readonly: true }).unwrap();
+    world.when(update).unwrap();
+    world.settle();
+    let mode = |world: &World| {
+        world.ledger.volumes.get(&volume).unwrap().attachment(attachment).unwrap().export().unwrap().mode
+    };
+    assert_eq!(mode(&world), AttachMode::ReadOnly);
+    world.when(Command::CompleteAttachment { volume, attachment }).unwrap();
+    world.check_at_rest();
+}
+
+#[test]
+fn what_was_reserved_before_a_recovery_is_so_afterwards_and_not_used_meanwhile() {
+    let mut world = World::default();
+    let volume = world.given_volume(1, 0);
+    let snapshot = world.given_snapshot(volume);
+    world.when(Command::RevertVolume { volume, snapshot: Some(snapshot) }).unwrap();
+    let due = world.next_due().unwrap();
+    world.perform(&due).unwrap();
+    world.fail_next(broken());
+    world.fail_next(broken());
+    world.must(Command::ResetVolumeStatus { volume, to: VolumeState::Available });
+    world.settle();
+    let (attachment, reserve) = reservation(&mut world, volume, "server");
+    world.when(reserve).unwrap();
+    world.must(Command::ResetVolumeStatus { volume, to: VolumeState::Error });
+    world.settle();
+    let complete = Command::CompleteAttachment { volume, attachment };
+    assert_eq!(code(world.when(complete.clone())), "VolumeNotConnectable");
+    world.must(Command::RecoverVolume { volume });
+    assert_eq!(code(world.when(complete.clone())), "VolumeNotConnectable");
+    world.settle();
+    assert_eq!(world.volume_state(volume), VolumeState::Reserved);
+    world.when(complete).unwrap();
+    assert_eq!(world.volume_state(volume), VolumeState::InUse);
+    world.check_at_rest();
+}
