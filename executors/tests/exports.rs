@@ -6,7 +6,7 @@
 #[path = "exports/load.rs"]
 mod load;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,7 +25,7 @@ use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter};
 use tephra_executors::backend::directory::{DirectoryBackend, DirectoryConfig};
 use tephra_executors::export::conformance::{ExportBench, Shown, check_all, source_of};
 use tephra_executors::export::memory::MemoryExporter;
-use tephra_executors::export::tgt::{DEFAULT_IQN_PREFIX, TgtConfig, TgtExporter, changes};
+use tephra_executors::export::tgt::{DEFAULT_IQN_PREFIX, TgtConfig, TgtExporter, changes, target_name};
 use tephra_executors::export::{Exporter, Exporting};
 use tephra_executors::process::{Launcher, Spawner};
 use tephra_journal::secrets::{MASTER_KEY_BYTES, MasterKey};
@@ -187,9 +187,13 @@ impl Drop for Daemon {
 }
 
 fn exporter(portal: &str, socket: &Path, launcher: Arc<dyn Launcher>) -> TgtExporter {
+    exporter_named(DEFAULT_IQN_PREFIX, portal, socket, launcher)
+}
+
+fn exporter_named(prefix: &str, portal: &str, socket: &Path, launcher: Arc<dyn Launcher>) -> TgtExporter {
     let config = TgtConfig {
         portal: portal.to_owned(),
-        iqn_prefix: DEFAULT_IQN_PREFIX.to_owned(),
+        iqn_prefix: prefix.to_owned(),
         control_port: CONTROL_PORT,
         socket: Some(socket.to_owned()),
         key: KEY,
@@ -394,4 +398,49 @@ async fn a_host_that_writes_on_is_cut_off() {
     }
     assert_eq!(bench.exporter.unexport(export.attachment).await, Ok(()));
     assert_eq!(bench.leftovers().await, [""; 0]);
+}
+
+/// Numbers and names of the targets that there are.
+fn targets(bench: &TgtBench) -> Vec<(String, String)> {
+    let listing = bench.show("target");
+    let lines = listing.lines().filter_map(|line| line.strip_prefix("Target ")?.split_once(": "));
+    lines.map(|(number, name)| (number.to_owned(), name.to_owned())).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs tgt: ./test iscsi"]
+async fn exports_are_found_under_the_names_that_they_had() {
+    let bench = TgtBench::start();
+    let (volume, export) = (VolumeId::from_uuid(Uuid::from_u128(10)), export_for("alpha", 11));
+    let source = source_of(bench.directory(), volume);
+    std::fs::File::create(&source).unwrap().set_len(1 << 30).unwrap();
+    bench.exporter.export(&source, volume, &export).await.unwrap();
+    let before = targets(&bench);
+
+    let socket = bench.directory().join("tgtd");
+    let renamed = exporter_named("iqn.2026-01.org.example:", "127.0.0.1:1", &socket, Arc::new(Spawner));
+    renamed.export(&source, volume, &export).await.unwrap();
+    assert_eq!(targets(&bench), before, "its host goes on");
+    let moved = Export { attachment: export.attachment, ..export_for("beta", 0) };
+    renamed.export(&source, volume, &moved).await.unwrap();
+    let names: Vec<_> = targets(&bench).into_iter().map(|(_, name)| name).collect();
+    assert_eq!(names, [target_name("iqn.2026-01.org.example:", export.attachment)]);
+    bench.exporter.unexport(export.attachment).await.unwrap();
+    assert_eq!(bench.leftovers().await, [""; 0]);
+}
+
+#[tokio::test]
+#[ignore = "needs tgt: ./test iscsi"]
+async fn no_number_is_given_out_again() {
+    let bench = TgtBench::start();
+    let (volume, export) = (VolumeId::from_uuid(Uuid::from_u128(12)), export_for("alpha", 13));
+    let source = source_of(bench.directory(), volume);
+    std::fs::File::create(&source).unwrap().set_len(1 << 30).unwrap();
+    let mut seen = BTreeSet::new();
+    for _ in 0..16 {
+        bench.exporter.export(&source, volume, &export).await.unwrap();
+        let [(number, _)] = targets(&bench).try_into().unwrap();
+        assert!(seen.insert(number.clone()), "{number} again: who was logging in to it gets into this one");
+        bench.exporter.unexport(export.attachment).await.unwrap();
+    }
 }

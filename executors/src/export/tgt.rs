@@ -37,6 +37,7 @@ use tephra_journal::secrets::MasterKey;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use self::shown::{LUN, Plan, Target, Wanted, plan};
 use super::Exporter;
@@ -49,7 +50,7 @@ const TGTADM_LIMIT: Duration = Duration::from_secs(20);
 /// How long a daemon may take to be connected to.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// How often a target's number is chosen anew when another process was faster.
+/// How often a target's number is chosen anew when it was taken.
 const NUMBER_TRIES: u32 = 8;
 
 /// Where tgtd listens for `tgtadm`, if `TGT_IPC_SOCKET` does not say so.
@@ -92,7 +93,7 @@ pub struct TgtConfig {
 pub struct TgtExporter {
     config: TgtConfig,
     launcher: Arc<dyn Launcher>,
-    /// Targets are numbered by whoever makes them: one at a time.
+    /// What one call finds, another must not change before it is done.
     making: Mutex<()>,
 }
 
@@ -103,7 +104,11 @@ pub fn changes(argv: &[OsString]) -> bool {
 
 /// The name of an attachment's target.
 pub fn target_name(prefix: &str, attachment: AttachmentId) -> String {
-    format!("{prefix}attachment-{attachment}")
+    format!("{prefix}{}", name_end(attachment))
+}
+
+fn name_end(attachment: AttachmentId) -> String {
+    format!("attachment-{attachment}")
 }
 
 impl TgtExporter {
@@ -131,8 +136,18 @@ impl TgtExporter {
         Ok(shown::parse(&text))
     }
 
-    async fn find(&self, name: &str) -> Result<Option<Target>, Failure> {
-        Ok(self.targets().await?.into_iter().find(|target| target.name == name))
+    /// The attachment's target, also one from before the prefix was changed.
+    async fn find(&self, attachment: AttachmentId) -> Result<Option<Target>, Failure> {
+        let end = name_end(attachment);
+        let found = self.targets().await?.into_iter().find(|target| target.name.ends_with(&end));
+        if let Some(old) = found.iter().find(|found| found.name != self.name(attachment)) {
+            tracing::warn!(target = old.name, "an export is not named as the configuration says now");
+        }
+        Ok(found)
+    }
+
+    fn name(&self, attachment: AttachmentId) -> String {
+        target_name(&self.config.iqn_prefix, attachment)
     }
 
     async fn create(
@@ -158,12 +173,14 @@ impl TgtExporter {
         Ok(())
     }
 
-    /// Makes a target under a number that is free.
+    /// Makes a target under a number that none had before: tgtd knows by its number alone which target
+    /// a host is logging in to, so whoever has begun to would get into the next one of that number.
     async fn new_target(&self, name: &str) -> Result<String, Failure> {
         let mut tries = 0;
         loop {
-            let highest = self.targets().await?.iter().map(|target| target.tid).max().unwrap_or(0);
-            let tid = highest.saturating_add(1).to_string();
+            let (random, ..) = Uuid::new_v4().as_fields();
+            // it must fit into an `int`, and not be 0
+            let tid = (random >> 1).max(1).to_string();
             let made = ["--op", "new", "--mode", "target", "--tid", &tid, "--targetname", name];
             match self.tgtadm(made).await {
                 Ok(_) => return Ok(tid),
@@ -315,7 +332,6 @@ impl Exporter for TgtExporter {
     }
 
     async fn export(&self, source: &Path, volume: VolumeId, export: &Export) -> Result<(), Failure> {
-        let name = target_name(&self.config.iqn_prefix, export.attachment);
         let secret = self.config.key.chap(export.attachment);
         // a comma ends a parameter
         let path = source.to_str().filter(|path| !path.contains(',')).ok_or_else(|| {
@@ -329,7 +345,8 @@ impl Exporter for TgtExporter {
             allowed: export.initiator.as_deref().or(export.address.as_deref()).unwrap_or(ALL),
         };
         let _making = self.making.lock().await;
-        let found = self.find(&name).await?;
+        let name = self.name(export.attachment);
+        let found = self.find(export.attachment).await?;
         match (plan(found.as_ref(), &wanted), found) {
             (Plan::Nothing, _) => Ok(()),
             (Plan::Reopen, Some(found)) => self.reopen(&found, volume, &wanted).await,
@@ -344,9 +361,8 @@ impl Exporter for TgtExporter {
     }
 
     async fn unexport(&self, attachment: AttachmentId) -> Result<(), Failure> {
-        let name = target_name(&self.config.iqn_prefix, attachment);
         let _making = self.making.lock().await;
-        if let Some(found) = self.find(&name).await? {
+        while let Some(found) = self.find(attachment).await? {
             self.remove(&found).await?;
         }
         let account = self.config.key.chap(attachment).user;
