@@ -269,7 +269,10 @@ fn upload_rejections() -> Vec<Rejection> {
 }
 
 fn reset_rejections() -> Vec<Rejection> {
-    vec![Rejection::VolumeNeverFilled { volume: volume() }]
+    vec![
+        Rejection::VolumeNeverFilled { volume: volume() },
+        Rejection::TooManyAttachments { volume: volume(), limit: 64 },
+    ]
 }
 
 fn attachment_rejections() -> Vec<Rejection> {
@@ -293,7 +296,6 @@ fn attachment_rejections() -> Vec<Rejection> {
         Rejection::DuplicateConnectors { volume },
         Rejection::ConnectorIncomplete { missing: "initiator" },
         Rejection::ReadonlyNeedsAvailable { volume, status: "in-use" },
-        Rejection::TooManyAttachments { volume, limit: 64 },
     ]
 }
 

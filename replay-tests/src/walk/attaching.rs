@@ -17,10 +17,11 @@ const HOSTS: [&str; 3] = ["alpha", "beta", "gamma"];
 
 /// The volume whose export an event says is to be restored.
 fn restored(event: &Event) -> Option<VolumeId> {
-    if let Event::Operation(_, OperationEvent::Opened { kind: OperationKind::ExportRestore(lost), .. }) =
-        event
-    {
+    let Event::Operation(_, OperationEvent::Opened { kind, .. }) = event else { return None };
+    if let OperationKind::ExportRestore(lost) = kind {
         Some(lost.volume)
+    } else if let OperationKind::AttachmentDisconnect(left) = kind {
+        Some(left.volume)
     } else {
         None
     }
