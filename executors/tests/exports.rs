@@ -6,7 +6,7 @@
 #[path = "exports/load.rs"]
 mod load;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -427,20 +427,4 @@ async fn exports_are_found_under_the_names_that_they_had() {
     assert_eq!(names, [target_name("iqn.2026-01.org.example:", export.attachment)]);
     bench.exporter.unexport(export.attachment).await.unwrap();
     assert_eq!(bench.leftovers().await, [""; 0]);
-}
-
-#[tokio::test]
-#[ignore = "needs tgt: ./test iscsi"]
-async fn no_number_is_given_out_again() {
-    let bench = TgtBench::start();
-    let (volume, export) = (VolumeId::from_uuid(Uuid::from_u128(12)), export_for("alpha", 13));
-    let source = source_of(bench.directory(), volume);
-    std::fs::File::create(&source).unwrap().set_len(1 << 30).unwrap();
-    let mut seen = BTreeSet::new();
-    for _ in 0..16 {
-        bench.exporter.export(&source, volume, &export).await.unwrap();
-        let [(number, _)] = targets(&bench).try_into().unwrap();
-        assert!(seen.insert(number.clone()), "{number} again: who was logging in to it gets into this one");
-        bench.exporter.unexport(export.attachment).await.unwrap();
-    }
 }

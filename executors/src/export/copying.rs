@@ -27,8 +27,20 @@ pub struct Copies {
 /// Held while a copy is made.
 #[derive(Debug)]
 pub struct Copying {
-    _file: Option<File>,
+    _lock: Option<Lock>,
     _turn: Option<OwnedMutexGuard<()>>,
+}
+
+/// Freed by name: closing the file is not enough while a process that is just being started has it too.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "a lock on a volume's file stays until the file is closed");
+        }
+    }
 }
 
 impl Copies {
@@ -43,7 +55,7 @@ impl Copies {
         } else {
             FlockOperation::NonBlockingLockShared
         };
-        Ok(Copying { _file: lock(source, operation)?, _turn: turn })
+        Ok(Copying { _lock: lock(source, operation)?, _turn: turn })
     }
 }
 
@@ -56,7 +68,7 @@ pub fn refuse_if_copied(source: &Path) -> Result<(), Failure> {
 }
 
 /// A few system calls on a file system of this host, which has just answered: not worth a thread.
-fn lock(source: &Path, operation: FlockOperation) -> Result<Option<File>, Failure> {
+fn lock(source: &Path, operation: FlockOperation) -> Result<Option<Lock>, Failure> {
     let broken = |error: &dyn std::fmt::Display| {
         Failure::new(FailureKind::BackendError, format!("cannot lock {}: {error}", source.display()))
     };
@@ -67,7 +79,7 @@ fn lock(source: &Path, operation: FlockOperation) -> Result<Option<File>, Failur
     }
     let file = File::open(source).map_err(|error| broken(&error))?;
     match flock(&file, operation) {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => Ok(Some(Lock(file))),
         Err(Errno::WOULDBLOCK) => {
             Err(Failure::new(FailureKind::Busy, format!("{} is in use, or being copied", source.display())))
         }

@@ -37,7 +37,6 @@ use tephra_journal::secrets::MasterKey;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use self::shown::{LUN, Plan, Target, Wanted, plan};
 use super::Exporter;
@@ -50,7 +49,7 @@ const TGTADM_LIMIT: Duration = Duration::from_secs(20);
 /// How long a daemon may take to be connected to.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// How often a target's number is chosen anew when it was taken.
+/// How often a target's number is chosen anew when another process was faster.
 const NUMBER_TRIES: u32 = 8;
 
 /// Where tgtd listens for `tgtadm`, if `TGT_IPC_SOCKET` does not say so.
@@ -93,7 +92,7 @@ pub struct TgtConfig {
 pub struct TgtExporter {
     config: TgtConfig,
     launcher: Arc<dyn Launcher>,
-    /// What one call finds, another must not change before it is done.
+    /// Targets are numbered by whoever makes them: one at a time.
     making: Mutex<()>,
 }
 
@@ -173,14 +172,12 @@ impl TgtExporter {
         Ok(())
     }
 
-    /// Makes a target under a number that none had before: tgtd knows by its number alone which target
-    /// a host is logging in to, so whoever has begun to would get into the next one of that number.
+    /// Makes a target under a number that is free.
     async fn new_target(&self, name: &str) -> Result<String, Failure> {
         let mut tries = 0;
         loop {
-            let (random, ..) = Uuid::new_v4().as_fields();
-            // it must fit into an `int`, and not be 0
-            let tid = (random >> 1).max(1).to_string();
+            let highest = self.targets().await?.iter().map(|target| target.tid).max().unwrap_or(0);
+            let tid = highest.saturating_add(1).to_string();
             let made = ["--op", "new", "--mode", "target", "--tid", &tid, "--targetname", name];
             match self.tgtadm(made).await {
                 Ok(_) => return Ok(tid),
