@@ -10,7 +10,7 @@ pub const OPERATION: Operation = Operation { name: "delete_volume", weight: 10, 
 fn draw(draw: &mut Draw<'_>) -> Option<Ask> {
     let (volume, project) = match draw.below(8) {
         0 => draw.volume_with_debts()?,
-        1 => draw.volume_at_odds()?,
+        1 | 2 => draw.volume_at_odds()?,
         _ => draw.volume()?,
     };
     let (cascade, force) = (draw.below(2) == 0, draw.below(5) == 0);

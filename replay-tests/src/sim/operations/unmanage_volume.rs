@@ -8,6 +8,6 @@ use super::{Ask, Draw, Operation};
 pub const OPERATION: Operation = Operation { name: "unmanage_volume", weight: 3, draw };
 
 fn draw(draw: &mut Draw<'_>) -> Option<Ask> {
-    let (volume, _) = if draw.below(3) == 0 { draw.volume_at_odds()? } else { draw.volume()? };
+    let (volume, _) = if draw.below(2) == 0 { draw.volume_at_odds()? } else { draw.volume()? };
     Some(draw.admin().asks(Command::UnmanageVolume { volume }))
 }
