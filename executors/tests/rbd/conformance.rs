@@ -90,7 +90,7 @@ impl Bench for RbdBench {
 }
 
 /// The size and the blocks of a stream of `rbd export-diff`, version 1.
-fn parse_diff(stream: &[u8]) -> (u64, BTreeMap<u64, Vec<u8>>) {
+pub fn parse_diff(stream: &[u8]) -> (u64, BTreeMap<u64, Vec<u8>>) {
     let mut rest = stream.strip_prefix(b"rbd diff v1\n").unwrap();
     let mut take = |bytes: usize| {
         let (taken, after) = rest.split_at(bytes);

@@ -10,6 +10,7 @@ use tephra_domain::effect::{BackendObject, Effect};
 use tephra_domain::ids::{ImageId, ProjectId};
 use tephra_domain::image::NewImage;
 use tephra_executors::backend::Backend as _;
+use tephra_executors::backend::conformance::BLOCK_BYTES;
 use tephra_executors::backend::rbd::RbdBackend;
 use tephra_executors::image::convert::Limits;
 use tephra_executors::image::plain::DirectoryStore;
@@ -17,6 +18,7 @@ use tephra_executors::image::{Images, ImagesConfig};
 use tephra_executors::process::Spawner;
 use uuid::Uuid;
 
+use super::conformance::parse_diff;
 use super::lab::{Lab, ONE, pool, spec, volume};
 use super::leftovers::delete_everything;
 
@@ -69,16 +71,13 @@ impl Site {
 
     /// The beginning of a volume of one GiB; what follows is zeroes.
     fn content(&self, volume: BackendObject, bytes: usize) -> Vec<u8> {
-        let file = self.path("exported");
-        drop(std::fs::remove_file(&file));
-        let conf = self.lab.path("ceph.conf");
-        run(Command::new("rbd")
-            .arg("--conf")
-            .arg(conf)
-            .args(["export", "--no-progress", &spec(volume)])
-            .arg(&file));
-        let mut content = std::fs::read(&file).unwrap();
-        assert_eq!(content.len(), 1 << 30);
+        let (size, blocks) = parse_diff(&self.lab.export(volume).unwrap());
+        assert_eq!(size, 1 << 30);
+        let mut content = vec![0; bytes.next_multiple_of(BLOCK_BYTES as usize)];
+        for (block, data) in blocks {
+            let at = (block * BLOCK_BYTES) as usize;
+            content[at..at + data.len()].copy_from_slice(&data);
+        }
         assert!(content.split_off(bytes).iter().all(|byte| *byte == 0));
         content
     }
