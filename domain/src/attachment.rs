@@ -128,7 +128,6 @@ pub const TRANSITIONS: &[(AttachmentState, AttachmentEventKind, AttachmentState)
     (S::Attaching, K::Attached, S::Attached),
     (S::Reserved, K::Completed, S::Attached),
     (S::Attaching, K::Completed, S::Attached),
-    (S::Reserved, K::DisconnectAccepted, S::Disconnecting),
     (S::Connecting, K::DisconnectAccepted, S::Disconnecting),
     (S::Attaching, K::DisconnectAccepted, S::Disconnecting),
     (S::Attached, K::DisconnectAccepted, S::Disconnecting),
@@ -139,12 +138,11 @@ pub const TRANSITIONS: &[(AttachmentState, AttachmentEventKind, AttachmentState)
     // the old way: os-terminate_connection comes before os-detach
     (S::Disconnecting, K::Disconnected, S::Attached),
     (S::Disconnecting, K::DisconnectFailed, S::ErrorDetaching),
+    // at once where there is no export, otherwise when it is gone
     (S::Disconnecting, K::Deleted, S::Absent),
     (S::Reserved, K::Deleted, S::Absent),
-    (S::Attaching, K::Deleted, S::Absent),
     (S::Attached, K::Deleted, S::Absent),
     (S::ErrorAttaching, K::Deleted, S::Absent),
-    (S::ErrorDetaching, K::Deleted, S::Absent),
 ];
 
 /// Whether `event` may lead from one status to the other.
