@@ -16,6 +16,12 @@ const HARSHER: [u32; 2] = [3, 10];
 /// See [`HARSHER`].
 const HARSH_ONE_IN: u8 = 8;
 
+/// In one run of so many, somebody holds on to a volume again and again: what a volume may have of
+/// something is met in no other way.
+const HOARDING_ONE_IN: u32 = 64;
+/// By what the weight of that is multiplied then.
+const HOARDING: u32 = 60;
+
 /// The mood of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mood {
@@ -31,8 +37,12 @@ impl Mood {
     pub fn of(seeds: Seeds) -> Self {
         let mut random = seeds.stream("mood", 0);
         let leans = random.bool();
+        let hoards = random.u32(0..HOARDING_ONE_IN) == 0;
         let mut lean = |operation: &operations::Operation| {
             let drawn = LEANINGS[random.usize(0..LEANINGS.len())];
+            if hoards && operation.name == "create_attachment" {
+                return operation.weight * HOARDING;
+            }
             // without volumes nothing else happens
             let times = if operation.name == "create_volume" { drawn.max(1) } else { drawn };
             operation.weight * if leans { times } else { 1 }
