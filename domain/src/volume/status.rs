@@ -174,6 +174,7 @@ pub const TRANSITIONS: &[(VolumeState, VolumeEventKind, VolumeState)] = &[
     (S::Reserved, K::UseChanged, S::Available),
     (S::Reserved, K::UseChanged, S::Attaching),
     (S::Reserved, K::UseChanged, S::InUse),
+    (S::Reserved, K::UseChanged, S::Detaching),
     (S::Attaching, K::UseChanged, S::Available),
     (S::Attaching, K::UseChanged, S::Reserved),
     (S::Attaching, K::UseChanged, S::InUse),
