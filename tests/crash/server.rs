@@ -136,7 +136,13 @@ impl Server {
 
     pub fn api(&self, user: &str, project: &str) -> Result<Api> {
         let client = Client::builder().timeout(DEADLINE).build()?;
-        Ok(Api { client, url: self.url.clone(), token: format!("{user}:{project}"), is_replica: false })
+        Ok(Api {
+            client,
+            url: self.url.clone(),
+            token: format!("{user}:{project}"),
+            is_replica: false,
+            is_linearizable: false,
+        })
     }
 }
 
@@ -165,19 +171,38 @@ pub struct Api {
     token: String,
     /// Whether it is one of several: it may have no sequencer to ask, and lag behind the others.
     is_replica: bool,
+    /// Whether reads are to show what anybody has written.
+    is_linearizable: bool,
 }
 
 impl Api {
     /// One api of several.
     pub fn replica(url: &str, user: &str, project: &str) -> Result<Self> {
         let client = Client::builder().timeout(DEADLINE).build()?;
-        Ok(Self { client, url: url.to_owned(), token: format!("{user}:{project}"), is_replica: true })
+        Ok(Self {
+            client,
+            url: url.to_owned(),
+            token: format!("{user}:{project}"),
+            is_replica: true,
+            is_linearizable: true,
+        })
     }
 
     /// One api of several that knows its users by their tokens.
     pub fn with_token(url: &str, token: &str) -> Result<Self> {
         let client = Client::builder().timeout(DEADLINE).build()?;
-        Ok(Self { client, url: url.to_owned(), token: token.to_owned(), is_replica: true })
+        Ok(Self {
+            client,
+            url: url.to_owned(),
+            token: token.to_owned(),
+            is_replica: true,
+            is_linearizable: true,
+        })
+    }
+
+    /// The same api, asked as by a client that knows nothing of consistency.
+    pub fn as_is(self) -> Self {
+        Self { is_linearizable: false, ..self }
     }
 
     pub async fn send(
@@ -195,7 +220,7 @@ impl Api {
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
         }
-        if self.is_replica {
+        if self.is_linearizable {
             request = request.header("X-Tephra-Consistency", "linearizable");
         }
         if let Some(body) = body {

@@ -121,6 +121,35 @@ async fn either_api_takes_commands_and_each_shows_what_was_written_at_once() -> 
     .await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_shows_a_writer_what_it_wrote_there_without_being_asked_to() -> Result<()> {
+    const WRITERS: usize = 4;
+    const COMMANDS: usize = 50;
+    on_a_deployment(0, async |deployment| {
+        let admin = deployment.api(0, "admin", "operators")?;
+        let plenty = json!({"quota_set": {"volumes": -1, "gigabytes": -1}});
+        admin.put("/v3/os-quota-sets/p", &plenty).await?;
+        let writing = (0..WRITERS).map(|writer| {
+            let api = deployment.api(writer % 2, "user", "p").map(Api::as_is);
+            async move {
+                let api = api?;
+                for number in 0..COMMANDS {
+                    let volume = create(&api, &format!("{writer}-{number}")).await?;
+                    let path = format!("/v3/volumes/{volume}");
+                    ensure!(api.look(&path).await?.is_some(), "{path} was written here and is not shown");
+                    let renamed = json!({"volume": {"name": "another"}});
+                    api.put(&path, &renamed).await?;
+                    ensure!(api.get(&path).await?["volume"]["name"] == "another", "{path} has its old name");
+                }
+                anyhow::Ok(())
+            }
+        });
+        futures::future::try_join_all(writing).await?;
+        invariants::come_to_rest(&admin).await
+    })
+    .await
+}
+
 /// Creates volumes through both apis in turn, with keys, while `disturb` does something; then asks
 /// all of it again elsewhere. Each must be there once, under the id that was answered.
 async fn commands_happen_once_while(
