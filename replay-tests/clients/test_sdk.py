@@ -97,7 +97,8 @@ def test_cascade_force_and_reset(server, sdk):
     sdk.reset_snapshot_status(snapshot, "error")
     assert sdk.get_snapshot(snapshot.id).status == "error"
     sdk.reset_snapshot_status(snapshot, "available")
-    available(sdk, sdk.get_snapshot(snapshot.id))
+    # until the backend has confirmed it, it is what it was
+    sdk.wait_for_status(sdk.get_snapshot(snapshot.id), status="available", failures=[], interval=0.05, wait=60)
     sdk.delete_volume(volume, cascade=True)
     gone(sdk, volume)
     assert not server.snapshot_file(snapshot.id).exists()
