@@ -201,7 +201,7 @@ impl Api {
     }
 
     /// The same api, asked as by a client that knows nothing of consistency.
-    pub fn as_is(self) -> Self {
+    pub fn without_consistency(self) -> Self {
         Self { is_linearizable: false, ..self }
     }
 

@@ -130,7 +130,7 @@ async fn an_api_shows_a_writer_what_it_wrote_there_without_being_asked_to() -> R
         let plenty = json!({"quota_set": {"volumes": -1, "gigabytes": -1}});
         admin.put("/v3/os-quota-sets/p", &plenty).await?;
         let writing = (0..WRITERS).map(|writer| {
-            let api = deployment.api(writer % 2, "user", "p").map(Api::as_is);
+            let api = deployment.api(writer % 2, "user", "p").map(Api::without_consistency);
             async move {
                 let api = api?;
                 for number in 0..COMMANDS {
