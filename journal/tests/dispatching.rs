@@ -105,6 +105,16 @@ async fn create(handle: &SequencerHandle, volumes: usize) {
 
 const NEVER_MS: u64 = 3_600_000;
 
+/// A log after which so many orders are due.
+async fn with_due(orders: usize) -> Arc<dyn Log> {
+    let log = ready().await;
+    let (handle, cancel) = start(&log, Gated::shut(), NEVER_MS).await;
+    create(&handle, orders).await;
+    cancel.cancel();
+    handle.drained().await.unwrap();
+    log
+}
+
 #[tokio::test]
 async fn a_queue_that_takes_no_orders_holds_up_no_command_and_gets_them_all_in_the_end() {
     let (log, queue) = (ready().await, Gated::shut());
@@ -121,11 +131,7 @@ async fn a_queue_that_takes_no_orders_holds_up_no_command_and_gets_them_all_in_t
 #[tokio::test]
 async fn a_start_with_more_due_than_fits_decides_commands_at_once_and_publishes_all_of_it() {
     const DUE: usize = 600;
-    let (log, queue) = (ready().await, Gated::shut());
-    let (before, cancel) = start(&log, Arc::clone(&queue), NEVER_MS).await;
-    create(&before, DUE).await;
-    cancel.cancel();
-    before.drained().await.unwrap();
+    let log = with_due(DUE).await;
 
     let queue = Gated::shut();
     let (handle, cancel) = start(&log, Arc::clone(&queue), NEVER_MS).await;
@@ -139,11 +145,7 @@ async fn a_start_with_more_due_than_fits_decides_commands_at_once_and_publishes_
 #[tokio::test]
 async fn what_has_just_become_due_does_not_wait_for_a_long_line() {
     const DUE: usize = 600;
-    let (log, queue) = (ready().await, Gated::shut());
-    let (before, cancel) = start(&log, Arc::clone(&queue), NEVER_MS).await;
-    create(&before, DUE).await;
-    cancel.cancel();
-    before.drained().await.unwrap();
+    let log = with_due(DUE).await;
     let known: BTreeSet<OperationId> =
         replayed(&*log).await.ledger.operations.sorted().iter().map(|(id, _)| **id).collect();
 

@@ -13,6 +13,7 @@ use tephra_domain::image::NewImage;
 use tephra_domain::volume::VolumeEvent;
 use uuid::Uuid;
 
+use super::metadata::replaced;
 use super::wire::check::{KeyPattern, Object};
 use super::wire::moment;
 use super::wire::python::{repr, repr_str};
@@ -185,18 +186,4 @@ fn metadata(json: &Value) -> Result<BTreeMap<String, String>, Fault> {
     let metadata = fields.required("metadata")?.metadata_of(KeyPattern::WithSlash, MAX_METADATA_BYTES)?;
     fields.deny_unknown(&["metadata"])?;
     Ok(metadata)
-}
-
-/// What a commit left behind.
-fn replaced(commit: &Commit) -> Option<BTreeMap<String, String>> {
-    commit.events.iter().find_map(|event| match event {
-        Event::Volume(_, VolumeEvent::ImageMetadataReplaced { metadata }) => Some(metadata.clone()),
-        Event::Volume(..)
-        | Event::Snapshot(..)
-        | Event::VolumeType(..)
-        | Event::Quota(_)
-        | Event::Backend(..)
-        | Event::Operation(..)
-        | Event::Debt(..) => None,
-    })
 }

@@ -79,10 +79,14 @@ fn one_of(body: &JsonBody, key: &str, pattern: KeyPattern, is_strict: bool) -> R
     if meta.contains_key(key) { Ok(meta) } else { Err(Fault::bad_request("Request body and URI mismatch")) }
 }
 
-/// What metadata a commit left behind.
-fn replaced(commit: &Commit) -> Option<Map> {
+/// What metadata a commit left behind: a volume's, a snapshot's, or what a volume remembers of its
+/// image.
+pub(super) fn replaced(commit: &Commit) -> Option<Map> {
     commit.events.iter().find_map(|event| match event {
-        Event::Volume(_, VolumeEvent::MetadataReplaced { metadata })
+        Event::Volume(
+            _,
+            VolumeEvent::MetadataReplaced { metadata } | VolumeEvent::ImageMetadataReplaced { metadata },
+        )
         | Event::Snapshot(_, SnapshotEvent::MetadataReplaced { metadata }) => Some(metadata.clone()),
         Event::Volume(..)
         | Event::Snapshot(..)

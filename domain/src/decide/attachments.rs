@@ -58,13 +58,29 @@ fn with_use(volume: &Volume, mut events: Vec<Event>, to: VolumeState) -> Vec<Eve
     events
 }
 
+/// Refuses what the volume's readonly flag forbids.
+fn mode_allowed(volume: &Volume, mode: AttachMode) -> Result<(), Rejection> {
+    if volume.readonly == Some(true) && mode != AttachMode::ReadOnly {
+        return Err(Rejection::AttachModeInvalid { volume: volume.id, mode: mode.as_str() });
+    }
+    Ok(())
+}
+
+/// Refuses a volume that an operation, an error or an operator has.
+fn is_for_clients(volume: &Volume) -> Result<(), Rejection> {
+    if crate::volume::USES.contains(&volume.status.state()) {
+        return Ok(());
+    }
+    Err(Rejection::VolumeNotConnectable { status: volume.status.wire_name() })
+}
+
 fn is_error(state: VolumeState) -> bool {
     crate::volume::RESETTABLE.contains(&state) && state != VolumeState::Maintenance
 }
 
 /// Checks, in this order: role; the volume exists and is visible; it is in no error; it is
-/// available, or in use and made for that (multiattach), or the same server has it already; the id is not
-/// taken, and the attachment not one too many; with a connector, what connecting needs.
+/// available, or in use and made for that (multiattach), or the same server has it already; the id is
+/// not taken, and the attachment not one too many; with a connector, what connecting needs.
 pub(super) fn create(
     ledger: &Ledger,
     command: &CreateAttachment,
@@ -124,9 +140,7 @@ pub(super) fn update(
         let status = volume.status.wire_name();
         return Err(Rejection::VolumeInErrorNotConnectable { volume: volume.id, status });
     }
-    if !crate::volume::USES.contains(&state) {
-        return Err(Rejection::VolumeNotConnectable { status: volume.status.wire_name() });
-    }
+    is_for_clients(volume)?;
     is_still(attachment)?;
     let is_elsewhere = |other: &Attachment| {
         other.id != attachment.id
@@ -167,15 +181,10 @@ fn is_still(attachment: &Attachment) -> Result<(), Rejection> {
 /// Refuses a volume that an operation or an error has, except one that grows, and a mode that its
 /// readonly flag forbids.
 fn may_be_used(volume: &Volume, attachment: &Attachment) -> Result<(), Rejection> {
-    let state = volume.status.state();
-    if !crate::volume::USES.contains(&state) && state != VolumeState::Extending {
-        return Err(Rejection::VolumeNotConnectable { status: volume.status.wire_name() });
+    if volume.status.state() != VolumeState::Extending {
+        is_for_clients(volume)?;
     }
-    if volume.readonly == Some(true) && attachment.mode == Some(AttachMode::ReadWrite) {
-        let mode = AttachMode::ReadWrite.as_str();
-        return Err(Rejection::AttachModeInvalid { volume: volume.id, mode });
-    }
-    Ok(())
+    attachment.mode.map_or(Ok(()), |mode| mode_allowed(volume, mode))
 }
 
 /// Checks, in this order: role; the attachment exists and is visible; it is reserved, attaching or
@@ -274,8 +283,8 @@ pub(super) fn roll_detaching(
 /// os-attach. Checks, in this order: role; the volume exists and is visible; it is not in
 /// maintenance; its readonly flag allows the mode; nobody else has it, unless it is made for that;
 /// it is available, attaching or in use; the mode is the one that os-initialize_connection gave,
-/// which Cinder lets differ; a new attachment's id is not
-/// taken, and it is not one too many. The same server or host once more changes nothing.
+/// which Cinder lets differ; a new attachment's id is not taken, and it is not one too many. The
+/// same server or host once more changes nothing.
 pub(super) fn attach(
     ledger: &Ledger,
     command: &AttachVolume,
@@ -287,9 +296,7 @@ pub(super) fn attach(
     if state == VolumeState::Maintenance {
         return Err(Rejection::VolumeInMaintenance { verb: "attached" });
     }
-    if volume.readonly == Some(true) && command.mode != AttachMode::ReadOnly {
-        return Err(Rejection::AttachModeInvalid { volume: volume.id, mode: command.mode.as_str() });
-    }
+    mode_allowed(volume, command.mode)?;
     let is_attached = |one: &Attachment| one.status.state() == AttachmentState::Attached;
     let is_same = |one: &&Attachment| match &command.instance {
         Some(_) => one.instance == command.instance,
@@ -301,9 +308,7 @@ pub(super) fn attach(
     if !volume.multiattach && state == VolumeState::InUse {
         return Err(Rejection::VolumeAlreadyAttached);
     }
-    if !crate::volume::USES.contains(&state) {
-        return Err(Rejection::VolumeNotConnectable { status: volume.status.wire_name() });
-    }
+    is_for_clients(volume)?;
     // what os-initialize_connection made waits for this
     let waiting = volume.attachments.iter().find(|one| {
         one.status.state() == AttachmentState::Attaching
@@ -377,10 +382,9 @@ pub(super) fn detach(
 }
 
 /// os-initialize_connection. Checks, in this order: role; the volume exists and is visible; it is
-/// not in maintenance; its status lets it be connected; a new attachment's id is not taken,
-/// and it is not one too many;
-/// what connecting needs. A host that is connected already stays so, and one that could not be connected
-/// is connected anew.
+/// not in maintenance; its status lets it be connected; a new attachment's id is not taken, and it is
+/// not one too many; what connecting needs. A host that is connected already stays so, and one that
+/// could not be connected is connected anew.
 pub(super) fn initialize(
     ledger: &Ledger,
     volume: VolumeId,
@@ -395,9 +399,7 @@ pub(super) fn initialize(
     if state == VolumeState::Maintenance {
         return Err(Rejection::VolumeConnectionInMaintenance);
     }
-    if !crate::volume::USES.contains(&state) {
-        return Err(Rejection::VolumeNotConnectable { status: volume.status.wire_name() });
-    }
+    is_for_clients(volume)?;
     let connected = volume.attachments.iter().find(|one| is_connected_from(one, connector));
     if let Some(connected) = connected {
         is_still(connected)?;
@@ -435,8 +437,8 @@ fn is_connected_from(attachment: &Attachment, connector: &Connector) -> bool {
 
 /// os-terminate_connection. Checks role and volume. With a connector, that host's connections end,
 /// without one all. Servers on one host cannot be told apart by it: if several have the volume, only
-/// what none has attached yet ends, and what they have ends as each is detached; what was attached stays so until it is detached, and a volume that was only being connected
-/// is free again.
+/// what none has attached yet ends, and what they have ends as each is detached. What was attached
+/// stays so until it is detached, and a volume that was only being connected is free again.
 pub(super) fn terminate(
     ledger: &Ledger,
     volume: VolumeId,

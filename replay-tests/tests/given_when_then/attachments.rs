@@ -376,9 +376,8 @@ fn the_id_of_an_attachment_is_used_once() {
     world.check_at_rest();
 }
 
-#[test]
-fn what_a_server_has_is_not_recovered_under_its_hands() {
-    let mut world = World::default();
+/// A volume whose revert and its undo failed, and that an operator has let be used again all the same.
+pub fn to_be_recovered(world: &mut World) -> VolumeId {
     let volume = world.given_volume(1, 0);
     let snapshot = world.given_snapshot(volume);
     world.when(Command::RevertVolume { volume, snapshot: Some(snapshot) }).unwrap();
@@ -389,6 +388,13 @@ fn what_a_server_has_is_not_recovered_under_its_hands() {
     assert_eq!(world.volume_state(volume), VolumeState::Error);
     world.must(Command::ResetVolumeStatus { volume, to: VolumeState::Available });
     world.settle();
+    volume
+}
+
+#[test]
+fn what_a_server_has_is_not_recovered_under_its_hands() {
+    let mut world = World::default();
+    let volume = to_be_recovered(&mut world);
     let attachment = world.connect(volume);
     world.settle();
     world.must(Command::ResetVolumeStatus { volume, to: VolumeState::Error });

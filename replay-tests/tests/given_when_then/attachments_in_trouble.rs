@@ -10,7 +10,7 @@ use tephra_domain::ids::{AttachmentId, VolumeId, VolumeTypeId};
 use tephra_domain::volume::VolumeState;
 use tephra_replay_tests::world::World;
 
-use super::attachments::{host, in_use, reservation, state};
+use super::attachments::{host, in_use, reservation, state, to_be_recovered};
 use super::{broken, code};
 
 #[test]
@@ -249,15 +249,7 @@ fn a_readonly_flag_holds_for_attachments_that_are_older() {
 #[test]
 fn what_was_reserved_before_a_recovery_is_so_afterwards_and_not_used_meanwhile() {
     let mut world = World::default();
-    let volume = world.given_volume(1, 0);
-    let snapshot = world.given_snapshot(volume);
-    world.when(Command::RevertVolume { volume, snapshot: Some(snapshot) }).unwrap();
-    let due = world.next_due().unwrap();
-    world.perform(&due).unwrap();
-    world.fail_next(broken());
-    world.fail_next(broken());
-    world.must(Command::ResetVolumeStatus { volume, to: VolumeState::Available });
-    world.settle();
+    let volume = to_be_recovered(&mut world);
     let (attachment, reserve) = reservation(&mut world, volume, "server");
     world.when(reserve).unwrap();
     world.must(Command::ResetVolumeStatus { volume, to: VolumeState::Error });

@@ -2,26 +2,20 @@
 
 use tephra_domain::actor::Role;
 use tephra_domain::attachment::{AttachMode, Connector};
-use tephra_domain::command::{AttachVolume, Command, CreateAttachment, CreateVolume};
+use tephra_domain::command::{Command, CreateAttachment};
 use tephra_domain::ids::{AttachmentId, VolumeId};
-use tephra_domain::volume::VolumeSource;
 
-use super::{Recorder, actor};
+use super::Recorder;
 
 const ROUNDS: usize = 900;
 
 /// The history of a seed.
 pub fn record_attached(seed: u64) -> Recorder {
-    let mut recorder = Recorder::new(seed);
-    recorder.prepare();
-    for _ in 0..ROUNDS {
+    Recorder::of(seed, ROUNDS, |recorder| {
         let command = recorder.about_attachments();
         let role = if matches!(command, Command::DetachAll { .. }) { Role::Admin } else { Role::Member };
-        recorder.ask(actor("alpha", role), command);
-        recorder.report();
-        recorder.decide();
-    }
-    recorder
+        (role, command)
+    })
 }
 
 impl Recorder {
@@ -47,16 +41,7 @@ impl Recorder {
         let volume = self.a_volume();
         let attachment = self.an_attachment(volume);
         match self.draw(18) {
-            0 => Command::CreateVolume(Box::new(CreateVolume {
-                volume: VolumeId::from_uuid(self.fresh()),
-                name: None,
-                description: None,
-                size: Some(self.a_size()),
-                source: VolumeSource::Blank,
-                volume_type: None,
-                availability_zone: None,
-                metadata: self.some_metadata(),
-            })),
+            0 => self.a_new_volume(),
             1..=5 => Command::CreateAttachment(Box::new(CreateAttachment {
                 volume,
                 attachment: AttachmentId::from_uuid(self.fresh()),
@@ -72,14 +57,7 @@ impl Recorder {
             7 | 8 => Command::CompleteAttachment { volume, attachment },
             9 => Command::DeleteAttachment { volume, attachment },
             10 => Command::ReserveVolume { volume },
-            11 => Command::AttachVolume(Box::new(AttachVolume {
-                volume,
-                attachment: AttachmentId::from_uuid(self.fresh()),
-                instance: None,
-                host: Some("compute-2".into()),
-                mountpoint: "/dev/vdb".into(),
-                mode: AttachMode::ReadWrite,
-            })),
+            11 => self.an_attach(volume, "compute-2"),
             12 => {
                 let connector = self.a_connector();
                 let attachment = AttachmentId::from_uuid(self.fresh());

@@ -8,21 +8,13 @@ use tephra_domain::ids::{ImageId, VolumeId};
 use tephra_domain::image::ImageFacts;
 use tephra_domain::volume::VolumeSource;
 
-use super::{Recorder, actor};
+use super::Recorder;
 
 const ROUNDS: usize = 120;
 
 /// The history of a seed.
 pub fn record_from_images(seed: u64) -> Recorder {
-    let mut recorder = Recorder::new(seed);
-    recorder.prepare();
-    for _ in 0..ROUNDS {
-        let command = recorder.about_images();
-        recorder.ask(actor("alpha", Role::Member), command);
-        recorder.report();
-        recorder.decide();
-    }
-    recorder
+    Recorder::of(seed, ROUNDS, |recorder| (Role::Member, recorder.about_images()))
 }
 
 impl Recorder {

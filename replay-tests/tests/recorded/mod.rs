@@ -15,15 +15,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tephra_domain::actor::{Actor, Role};
+use tephra_domain::attachment::AttachMode;
 use tephra_domain::backend::BackendDescription;
 use tephra_domain::command::{
-    Command, CreateSnapshot, CreateVolume, CreateVolumeType, MetadataChange, VolumeTypeRef,
+    AttachVolume, Command, CreateSnapshot, CreateVolume, CreateVolumeType, MetadataChange, VolumeTypeRef,
 };
 use tephra_domain::effect::{Failure, FailureKind, Outcome};
 use tephra_domain::event::Idempotency;
 use tephra_domain::ids::{
-    BackendName, CommandId, IdempotencyKey, PoolId, PoolName, ProjectId, RequestId, SnapshotId, UserId,
-    VolumeId, VolumeTypeId, ZoneName,
+    AttachmentId, BackendName, CommandId, IdempotencyKey, PoolId, PoolName, ProjectId, RequestId, SnapshotId,
+    UserId, VolumeId, VolumeTypeId, ZoneName,
 };
 use tephra_domain::quota::QuotaResource;
 use tephra_domain::scheduler::PoolStats;
@@ -73,6 +74,19 @@ impl Recorder {
             random: seed,
             ids: u128::from(seed) << 64,
         }
+    }
+
+    /// The history of a seed in which one member of a project asks for one thing a round.
+    fn of(seed: u64, rounds: usize, next: impl Fn(&mut Self) -> (Role, Command)) -> Self {
+        let mut recorder = Self::new(seed);
+        recorder.prepare();
+        for _ in 0..rounds {
+            let (role, command) = next(&mut recorder);
+            recorder.ask(actor("alpha", role), command);
+            recorder.report();
+            recorder.decide();
+        }
+        recorder
     }
 
     /// A number below `below` (SplitMix64).
@@ -166,6 +180,32 @@ impl Recorder {
             };
             self.ask(Actor::system(), Command::ReportOutcome { key: due.key, outcome });
         }
+    }
+
+    /// Creates a blank volume.
+    fn a_new_volume(&mut self) -> Command {
+        Command::CreateVolume(Box::new(CreateVolume {
+            volume: VolumeId::from_uuid(self.fresh()),
+            name: None,
+            description: None,
+            size: Some(self.a_size()),
+            source: VolumeSource::Blank,
+            volume_type: None,
+            availability_zone: None,
+            metadata: self.some_metadata(),
+        }))
+    }
+
+    /// Attaches a volume the old way.
+    fn an_attach(&mut self, volume: VolumeId, host: &str) -> Command {
+        Command::AttachVolume(Box::new(AttachVolume {
+            volume,
+            attachment: AttachmentId::from_uuid(self.fresh()),
+            instance: None,
+            host: Some(host.into()),
+            mountpoint: "/dev/vdb".into(),
+            mode: AttachMode::ReadWrite,
+        }))
     }
 
     /// Mostly one that is at rest: most commands ask for that.

@@ -9,21 +9,13 @@ use tephra_domain::drift::FoundKind;
 use tephra_domain::ids::{BackendName, PoolId, PoolName, SnapshotId, VolumeId};
 use uuid::Uuid;
 
-use super::{BACKENDS, Recorder, actor};
+use super::{BACKENDS, Recorder};
 
 const ROUNDS: usize = 300;
 
 /// The history of a seed.
 pub fn record_taken_over(seed: u64) -> Recorder {
-    let mut recorder = Recorder::new(seed);
-    recorder.prepare();
-    for _ in 0..ROUNDS {
-        let command = recorder.taking_over();
-        recorder.ask(actor("alpha", Role::Admin), command);
-        recorder.report();
-        recorder.decide();
-    }
-    recorder
+    Recorder::of(seed, ROUNDS, |recorder| (Role::Admin, recorder.taking_over()))
 }
 
 impl Recorder {

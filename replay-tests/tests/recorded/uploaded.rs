@@ -3,51 +3,25 @@
 use std::collections::BTreeMap;
 
 use tephra_domain::actor::Role;
-use tephra_domain::attachment::AttachMode;
-use tephra_domain::command::{AttachVolume, Command, CreateVolume, MetadataChange, UploadVolume};
-use tephra_domain::ids::{AttachmentId, ImageId, ProjectId, VolumeId};
+use tephra_domain::command::{Command, MetadataChange, UploadVolume};
+use tephra_domain::ids::{ImageId, ProjectId};
 use tephra_domain::image::NewImage;
-use tephra_domain::volume::VolumeSource;
 
-use super::{Recorder, actor};
+use super::Recorder;
 
 const ROUNDS: usize = 300;
 
 /// The history of a seed.
 pub fn record_uploaded(seed: u64) -> Recorder {
-    let mut recorder = Recorder::new(seed);
-    recorder.prepare();
-    for _ in 0..ROUNDS {
-        let command = recorder.about_uploads();
-        recorder.ask(actor("alpha", Role::Member), command);
-        recorder.report();
-        recorder.decide();
-    }
-    recorder
+    Recorder::of(seed, ROUNDS, |recorder| (Role::Member, recorder.about_uploads()))
 }
 
 impl Recorder {
     fn about_uploads(&mut self) -> Command {
         let volume = self.a_volume();
         match self.draw(10) {
-            0 | 1 => Command::CreateVolume(Box::new(CreateVolume {
-                volume: VolumeId::from_uuid(self.fresh()),
-                name: None,
-                description: None,
-                size: Some(self.a_size()),
-                source: VolumeSource::Blank,
-                volume_type: None,
-                availability_zone: None,
-                metadata: self.some_metadata(),
-            })),
-            2 => Command::AttachVolume(Box::new(AttachVolume {
-                volume,
-                attachment: AttachmentId::from_uuid(self.fresh()),
-                instance: None,
-                host: Some("compute-1".into()),
-                mountpoint: "/dev/vdb".into(),
-                mode: AttachMode::ReadWrite,
-            })),
+            0 | 1 => self.a_new_volume(),
+            2 => self.an_attach(volume, "compute-1"),
             3 => {
                 let change = MetadataChange::Merge([("os_distro".to_owned(), "debian".to_owned())].into());
                 Command::ChangeImageMetadata { volume, change }
