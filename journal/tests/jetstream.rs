@@ -16,6 +16,8 @@ mod leadership;
 mod log;
 #[path = "jetstream/permissions.rs"]
 mod permissions;
+#[path = "jetstream/placement.rs"]
+mod placement;
 #[path = "jetstream/queue.rs"]
 mod queue;
 mod support;

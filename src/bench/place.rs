@@ -201,7 +201,10 @@ impl NatsServers {
                     Err(NatsError::Connect { .. } | NatsError::JetStream { .. }) => {
                         tokio::time::sleep(POLL).await
                     }
-                    done @ (Ok(_) | Err(NatsError::Refused(_) | NatsError::File { .. })) => return done,
+                    done @ (Ok(_)
+                    | Err(
+                        NatsError::Refused(_) | NatsError::Placement { .. } | NatsError::File { .. },
+                    )) => return done,
                 }
             }
         };

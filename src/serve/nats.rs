@@ -292,16 +292,21 @@ async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, NatsError>) -> Comman
                 }
                 tokio::time::sleep(PATIENT_PAUSE).await;
             }
-            Err(error @ (NatsError::Refused(_) | NatsError::File { .. } | NatsError::Connect { .. })) => {
-                return Err(nats_error(error));
-            }
+            Err(
+                error @ (NatsError::Refused(_)
+                | NatsError::Placement { .. }
+                | NatsError::File { .. }
+                | NatsError::Connect { .. }),
+            ) => return Err(nats_error(error)),
         }
     }
 }
 
 fn nats_error(error: NatsError) -> CommandError {
     match error {
-        refused @ NatsError::Refused(_) => CommandError::new(Exit::Usage, refused),
+        refused @ (NatsError::Refused(_) | NatsError::Placement { .. }) => {
+            CommandError::new(Exit::Usage, refused)
+        }
         error @ (NatsError::File { .. } | NatsError::Connect { .. } | NatsError::JetStream { .. }) => {
             CommandError::new(Exit::Error, error)
         }

@@ -82,6 +82,16 @@ async fn a_stream_in_memory_or_on_too_few_servers_is_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tags_that_no_server_has_are_refused_by_name() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let unusual = Unusual { include: asked_about(), ..Unusual::default() };
+    let nats = Nats::start_unusual(&directory.path().join("nats"), 3, unusual)?;
+    let expected = ["TEPHRA_LEDGER_main", "placement", "tags not matched ['ssd']", "server_tags"];
+    let settings = "replicas = 3\nplacement = [\"lab\", \"ssd\"]\n";
+    is_refused(directory.path(), &nats, settings, &expected).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_does_not_sync_is_refused_unless_told_so_and_then_everybody_is_told() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let unusual = Unusual { unsynced: true, include: asked_about(), ..Unusual::default() };

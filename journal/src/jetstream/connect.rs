@@ -152,6 +152,22 @@ pub enum NatsError {
         /// What the server says.
         reason: String,
     },
+    /// Too few servers have the tags that streams are to be placed by.
+    #[error(
+        "stream {stream} is to be on servers with the tags {tags:?} (`placement` in `[nats]`), as many as \
+         `replicas`, {replicas}, says, and there are fewer: {reason}. Give servers the tags, with \
+         `server_tags` in their configuration, or name others"
+    )]
+    Placement {
+        /// Which stream.
+        stream: String,
+        /// What a server must have, all of them.
+        tags: Vec<String>,
+        /// On how many servers.
+        replicas: usize,
+        /// What the servers say.
+        reason: String,
+    },
     /// The server would lose what it acknowledged.
     #[error(transparent)]
     Refused(#[from] super::checks::RefusedServer),

@@ -22,7 +22,7 @@ use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, Info, PersistenceMode, Placement, RetentionPolicy, StorageType,
+    Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
 };
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, future, stream};
@@ -30,6 +30,7 @@ use futures::{StreamExt, TryStreamExt, future, stream};
 use super::checks::{lacks_messages, stream_problems};
 use super::connect::{NatsConfig, NatsError, jetstream};
 use super::log::{get_or_create, is_not_found};
+use super::placement::placement;
 use crate::event_stream::{
     EventMark, EventStream, EventStreamError, MAX_EVENT_BYTES, PublicEvent, RefusedStream, StreamEnd,
     not_an_event,
@@ -61,7 +62,6 @@ pub struct JetStreamEvents {
 
 /// What the stream of events is to be.
 fn wanted_stream(config: &NatsConfig) -> Config {
-    let placement = Placement { cluster: None, tags: config.placement_tags.clone() };
     Config {
         name: config.cell.events_stream(),
         description: Some("Public events: message n is the n-th event of the ledger".to_owned()),
@@ -69,7 +69,7 @@ fn wanted_stream(config: &NatsConfig) -> Config {
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
         num_replicas: config.replicas,
-        placement: (!config.placement_tags.is_empty()).then_some(placement),
+        placement: placement(config),
         max_messages: -1,
         max_bytes: -1,
         max_messages_per_subject: -1,
@@ -205,8 +205,17 @@ impl EventStream for JetStreamEvents {
     }
 
     async fn end(&self) -> Result<StreamEnd, EventStreamError> {
-        let info = get_or_create(&self.context, &self.wanted).await.map_err(unsure)?;
-        self.end_of(&info).await
+        match get_or_create(&self.context, &self.wanted).await {
+            Ok(info) => self.end_of(&info).await,
+            // It says what to do, which waiting is not.
+            Err(error @ NatsError::Placement { .. }) => Err(self.refused(error.to_string())),
+            Err(
+                error @ (NatsError::File { .. }
+                | NatsError::Connect { .. }
+                | NatsError::JetStream { .. }
+                | NatsError::Refused(_)),
+            ) => Err(unsure(error)),
+        }
     }
 
     async fn are_events(&self, messages: RangeInclusive<u64>) -> Result<(), EventStreamError> {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, Placement, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::checks::{DurabilityProof, LogHealth, check_durability, check_server, check_stream};
 use super::connect::{NatsConfig, NatsError, ledger_jetstream};
+use super::placement::{create, lacks_tags, placement, tags, warn_if_elsewhere};
 use super::reading::Past;
 use super::tail::{Tail, tell};
 use crate::log::{AppendOutcome, BlockNumber, Log, LogError};
@@ -75,7 +76,6 @@ struct Shared {
 
 /// What the stream of blocks is to be.
 fn wanted_stream(config: &NatsConfig) -> Config {
-    let placement = Placement { cluster: None, tags: config.placement_tags.clone() };
     Config {
         name: config.cell.ledger_stream(),
         description: Some("The ledger: one message is one block".to_owned()),
@@ -83,7 +83,7 @@ fn wanted_stream(config: &NatsConfig) -> Config {
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
         num_replicas: config.replicas,
-        placement: (!config.placement_tags.is_empty()).then_some(placement),
+        placement: placement(config),
         max_messages: -1,
         max_bytes: -1,
         max_messages_per_subject: -1,
@@ -108,6 +108,7 @@ impl JetStreamLog {
         let wanted = wanted_stream(config);
         let info = get_or_create(&context, &wanted).await?;
         check_stream(&info, &wanted)?;
+        warn_if_elsewhere(&info, &wanted);
         let durability = check_durability(client, config, &info).await?;
         Self::over(client, context, &info, durability, config).await
     }
@@ -181,8 +182,14 @@ pub(super) async fn get_or_create(context: &Context, wanted: &Config) -> Result<
         Err(error) if is_not_found(error.kind()) => {}
         Err(error) => return Err(failed(&error)),
     }
-    match context.create_stream(wanted).await {
-        Ok(stream) => Ok(stream.cached_info().clone()),
+    match create(context, wanted).await {
+        Ok(info) => Ok(info),
+        Err(refused) if lacks_tags(&refused) => Err(NatsError::Placement {
+            stream: wanted.name.clone(),
+            tags: tags(wanted).to_vec(),
+            replicas: wanted.num_replicas,
+            reason: refused.to_string(),
+        }),
         // Another process may have been quicker.
         Err(refused) => match context.get_stream(&wanted.name).await {
             Ok(stream) => Ok(stream.cached_info().clone()),

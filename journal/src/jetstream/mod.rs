@@ -3,6 +3,7 @@
 //! * [`connect`]: how servers are reached, and as whom.
 //! * [`log`]: the log on a JetStream stream. `reading`: its past. `tail`: how readers hear of new
 //!   blocks. [`checks`]: whether a server would lose what it acknowledged.
+//!   `placement`: which servers keep the streams.
 //! * [`work_queue`]: work orders on a stream.
 //! * [`gateway`]: commands by request and reply. [`leadership`]: whose turn it is to decide them.
 //! * [`events`]: public events on a stream.
@@ -17,6 +18,7 @@ pub mod gateway;
 pub mod inventory;
 pub mod leadership;
 pub mod log;
+mod placement;
 pub mod pools;
 mod reading;
 mod tail;

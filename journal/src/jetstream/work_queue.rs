@@ -24,7 +24,7 @@ use async_nats::jetstream::consumer::{AckPolicy, Consumer};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, PersistenceMode, Placement, RetentionPolicy, StorageType, Stream,
+    Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType, Stream,
 };
 use async_nats::jetstream::{self, AckKind, Context, ErrorCode};
 use async_trait::async_trait;
@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::{NatsConfig, NatsError, ledger_jetstream};
 use super::log::{code_of, get_or_create, is_lost};
+use super::placement::{placement, warn_if_elsewhere};
 use crate::metrics;
 use crate::subjects::{Cell, work_consumer};
 use crate::wire::message::{decode_order, encode_order};
@@ -132,7 +133,6 @@ struct Shared {
 }
 
 fn wanted_stream(nats: &NatsConfig) -> Config {
-    let placement = Placement { cluster: None, tags: nats.placement_tags.clone() };
     Config {
         name: nats.cell.work_stream(),
         description: Some("Work orders: one message is one attempt at one effect".to_owned()),
@@ -140,7 +140,7 @@ fn wanted_stream(nats: &NatsConfig) -> Config {
         retention: RetentionPolicy::WorkQueue,
         storage: StorageType::File,
         num_replicas: nats.replicas,
-        placement: (!nats.placement_tags.is_empty()).then_some(placement),
+        placement: placement(nats),
         max_messages: -1,
         max_bytes: -1,
         max_messages_per_subject: 1,
@@ -164,7 +164,8 @@ impl JetStreamQueue {
         stop: CancellationToken,
     ) -> Result<Self, NatsError> {
         let wanted = wanted_stream(nats);
-        get_or_create(&ledger_jetstream(client, nats), &wanted).await?;
+        let info = get_or_create(&ledger_jetstream(client, nats), &wanted).await?;
+        warn_if_elsewhere(&info, &wanted);
         Self::over(client, nats, config, Some(wanted), stop).await
     }
 
