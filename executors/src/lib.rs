@@ -4,6 +4,7 @@
 //! Rooms:
 //! * [`backend`]: what every backend can do, and one module per kind of storage.
 //! * [`image`]: volumes made from images and uploaded as such.
+//! * [`copy`]: a volume made of what another backend holds.
 //! * [`export`]: how hosts reach volumes, where they cannot by themselves.
 //! * [`runner`]: takes orders, performs them one at a time per volume, reports each outcome once.
 //! * [`inventory`]: shows what is on the pools to whoever asks.
@@ -12,6 +13,7 @@
 //! * [`metrics`]: the names of what is counted.
 
 pub mod backend;
+pub mod copy;
 pub mod export;
 pub mod image;
 pub mod inventory;

@@ -17,6 +17,7 @@ use tephra_domain::effect::{BackendObject, Effect, Failure};
 use tephra_domain::ids::{BackendName, PoolName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
+use tephra_executors::backend::conformance::across::{DirectoryEnd, check_copies};
 use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter, Tally};
 use tephra_executors::backend::conformance::{BLOCK_BYTES, Bench, Fingerprint, check_all};
 use tephra_executors::backend::directory::{DirectoryBackend, DirectoryConfig, Driver};
@@ -65,6 +66,10 @@ impl Backend for Reopened {
 
     async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
         self.backend().await.list(pool).await
+    }
+
+    fn new_volumes_hold_zeroes(&self) -> bool {
+        true
     }
 
     async fn content(&self, pool: &PoolName, object: BackendObject) -> Result<Content, Failure> {
@@ -234,4 +239,11 @@ async fn the_memory_backend_conforms() {
 async fn the_memory_backend_without_native_revert_conforms() {
     let config = MemoryConfig { native_revert: false, ..MemoryConfig::new("memory") };
     check_all(&MemoryBench(MemoryBackend::new(config))).await;
+}
+
+#[tokio::test]
+async fn data_goes_from_one_directory_into_another() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, other) = (DirectoryEnd::open(one.path()).unwrap(), DirectoryEnd::open(other.path()).unwrap());
+    check_copies(&one, &other).await;
 }

@@ -3,9 +3,11 @@
 //! A backend's test gives a [`Bench`] and calls [`check_all`]. Every effect of every case is
 //! performed as the world is at its worst: after an attempt that was killed half-way, and twice.
 //! Data is compared by [`Fingerprint`], so that volumes of many GiB cost what they hold.
+//! That data goes from any backend into any other shows [`across`].
 //! A backend that drives other programs is killed between every two of them, and one that works on
 //! files between every two calls: [`interrupt`].
 
+pub mod across;
 mod fingerprint;
 pub mod interrupt;
 

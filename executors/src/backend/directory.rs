@@ -349,6 +349,10 @@ impl Backend for DirectoryBackend {
         .await
     }
 
+    fn new_volumes_hold_zeroes(&self) -> bool {
+        true
+    }
+
     async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
         if *pool != self.config.pool {
             let message = format!("{} has no pool {pool}", self.config.name);

@@ -185,6 +185,10 @@ impl Backend for FaultyBackend {
         self.strike(effect, Strikes::After).await
     }
 
+    fn new_volumes_hold_zeroes(&self) -> bool {
+        self.inner.new_volumes_hold_zeroes()
+    }
+
     async fn clone_image(
         &self,
         pool: &PoolName,

@@ -421,6 +421,10 @@ impl Backend for LvmBackend {
         Ok(Content { location: self.device(object).into() })
     }
 
+    fn new_volumes_hold_zeroes(&self) -> bool {
+        self.is_thin()
+    }
+
     async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
         self.has(pool)?;
         self.vg().await?;

@@ -73,6 +73,11 @@ pub trait Backend: Send + Sync {
         Err(Failure::new(FailureKind::Unsupported, message))
     }
 
+    /// Whether a volume that it has just made holds zeroes by itself, so that none need be written.
+    fn new_volumes_hold_zeroes(&self) -> bool {
+        false
+    }
+
     /// Makes a volume of this size of an image that is in this storage already, zeroes beyond, without
     /// copying it. `locations` are what the image store says of where the image is. `false` if none of
     /// them can be used so: the volume is then to be made blank, and to be filled. Idempotent, also

@@ -531,6 +531,10 @@ impl Backend for RbdBackend {
         }
     }
 
+    fn new_volumes_hold_zeroes(&self) -> bool {
+        true
+    }
+
     async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
         self.known(pool)?;
         let listed = self.cluster.cli.list(pool.as_str()).await;

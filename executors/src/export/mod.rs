@@ -158,6 +158,10 @@ impl Backend for Exporting {
         }
     }
 
+    fn new_volumes_hold_zeroes(&self) -> bool {
+        self.backend.new_volumes_hold_zeroes()
+    }
+
     async fn clone_image(
         &self,
         pool: &PoolName,

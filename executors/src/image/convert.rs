@@ -245,7 +245,7 @@ fn has_all_blocks(file: &Path) -> Result<bool, ImageError> {
 }
 
 /// What `prlimit`, the loader and a shell end with if `qemu-img` did not even begin.
-const NOT_RUN: &[i32] = &[126, 127];
+pub(crate) const NOT_RUN: &[i32] = &[126, 127];
 
 /// A look at an image that came to nothing. It reads nothing but the image, within bounds that are
 /// far above what an honest one needs.
@@ -322,7 +322,7 @@ impl Run<'_> {
 
 const ENDED: &str = "qemu-img was ended by a signal; its bounds are those of [images]";
 
-fn kind_of(stderr: &str) -> FailureKind {
+pub(crate) fn kind_of(stderr: &str) -> FailureKind {
     if stderr.contains("No space left") || stderr.contains("Disk quota exceeded") {
         FailureKind::NoSpace
     } else if stderr.contains("timed out") {
@@ -332,7 +332,7 @@ fn kind_of(stderr: &str) -> FailureKind {
     }
 }
 
-fn last_line(stderr: &str) -> &str {
+pub(crate) fn last_line(stderr: &str) -> &str {
     let line = stderr.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     line.strip_prefix("qemu-img: ").unwrap_or(line)
 }

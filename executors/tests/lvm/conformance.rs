@@ -6,6 +6,7 @@ use std::fs::File;
 use async_trait::async_trait;
 use tephra_domain::effect::{BackendObject, Effect};
 use tephra_executors::backend::Backend;
+use tephra_executors::backend::conformance::across::{DirectoryEnd, check_copies};
 use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter, Tally};
 use tephra_executors::backend::conformance::{Bench, Fingerprint, check_all};
 use tephra_executors::backend::lvm::{LvmBackend, Provisioning, changes};
@@ -44,6 +45,8 @@ struct LvmBench {
     backend: LvmBackend,
     interrupter: Interrupter,
     tally: Tally,
+    /// How often effects of one name are interrupted at most.
+    most: u32,
 }
 
 #[async_trait]
@@ -66,7 +69,7 @@ impl Bench for LvmBench {
 
     async fn leave_interrupted(&self, effect: &Effect) {
         let pool = &self.backend.config().pool;
-        self.tally.interrupt(times_interrupted(effect), &self.interrupter, pool, effect).await;
+        self.tally.interrupt(times_interrupted(effect).min(self.most), &self.interrupter, pool, effect).await;
     }
 
     async fn occupy(&self, object: BackendObject) -> Option<Box<dyn Any + Send>> {
@@ -112,7 +115,7 @@ async fn conforms(name: &str, provisioning: Provisioning) {
     if provisioning == Provisioning::Thin {
         interrupter = interrupter.env(THIN, "1");
     }
-    let bench = LvmBench { backend, interrupter, tally: Tally::default() };
+    let bench = LvmBench { backend, interrupter, tally: Tally::default(), most: u32::MAX };
     let description = bench.backend.description();
     let thin = if provisioning == Provisioning::Thin { "True" } else { "False" };
     assert_eq!(description.capabilities["thin_provisioning_support"], thin);
@@ -136,4 +139,31 @@ async fn thick_volumes_conform() {
 #[ignore = "needs real lvm2: ./test lvm"]
 async fn thin_volumes_conform() {
     conforms("tephra-thin", Provisioning::Thin).await;
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn data_goes_between_thick_thin_and_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = DirectoryEnd::open(directory.path()).unwrap();
+    let groups = (Group::new("tephra-from", 20), Group::new("tephra-into", 20));
+    let end = |backend| LvmBench {
+        backend,
+        interrupter: Interrupter::new("nothing dies here"),
+        tally: Tally::default(),
+        most: 0,
+    };
+    let thick = end(groups.0.open(Provisioning::Thick).await);
+    let thin = end(groups.1.open(Provisioning::Thin).await);
+    for (from, into) in [
+        (&thick as &dyn Bench, &files as &dyn Bench),
+        (&files, &thick),
+        (&thin, &files),
+        (&files, &thin),
+        (&thick, &thin),
+        (&thin, &thick),
+    ] {
+        check_copies(from, into).await;
+    }
+    assert!(groups.0.lvs().is_empty() && groups.1.lvs().is_empty());
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use tephra_domain::effect::{BackendObject, Effect};
 use tephra_executors::backend::Backend;
+use tephra_executors::backend::conformance::across::{DirectoryEnd, check_copies};
 use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter, Tally};
 use tephra_executors::backend::conformance::{BLOCK_BYTES, Bench, Fingerprint, check_all};
 use tephra_executors::backend::rbd::{self, CloneFormat, RbdBackend, RbdConfig};
@@ -25,6 +26,8 @@ struct RbdBench {
     backend: RbdBackend,
     interrupter: Interrupter,
     tally: Tally,
+    /// How often effects of one name are interrupted.
+    most: u32,
 }
 
 impl RbdBench {
@@ -36,7 +39,7 @@ impl RbdBench {
             .env(CONF, lab.path("ceph.conf"))
             .env(KEYRING, lab.path("cinder.keyring"))
             .env(FORMAT, format);
-        Self { lab, backend, interrupter, tally: Tally::default() }
+        Self { lab, backend, interrupter, tally: Tally::default(), most: u32::MAX }
     }
 }
 
@@ -77,7 +80,7 @@ impl Bench for RbdBench {
     }
 
     async fn leave_interrupted(&self, effect: &Effect) {
-        self.tally.interrupt(u32::MAX, &self.interrupter, &pool(), effect).await;
+        self.tally.interrupt(self.most, &self.interrupter, &pool(), effect).await;
     }
 
     async fn occupy(&self, object: BackendObject) -> Option<Box<dyn Any + Send>> {
@@ -148,5 +151,17 @@ async fn the_rbd_backend_conforms_with_clones_of_version_2() {
     let bench = RbdBench::new(lab, "2", |config| config.native_revert = false);
     check_all(&bench).await;
     bench.tally.check(false);
+    delete_everything(&bench.lab, &bench.backend).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn data_goes_between_a_cluster_and_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = DirectoryEnd::open(directory.path()).unwrap();
+    let bench = RbdBench { most: 0, ..RbdBench::new(Lab::start(), "1", |_| {}) };
+    check_copies(&bench, &files).await;
+    check_copies(&files, &bench).await;
+    check_copies(&bench, &bench).await;
     delete_everything(&bench.lab, &bench.backend).await;
 }

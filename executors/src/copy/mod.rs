@@ -1,0 +1,122 @@
+//! Data from an object of one pool into a volume of another, whatever the two are.
+//!
+//! A copy goes stretch by stretch ([`stretch`]), each by one run of `qemu-img convert` ([`qemu`]) and
+//! then read back and compared with its source, byte for byte: a storage that loses or changes what it
+//! is given is found out before anybody believes in the volume. Holes and zeroes are not written where
+//! a new volume is known to hold zeroes; elsewhere zeroes are written, or discarded where the storage
+//! reads those as zeroes.
+//!
+//! **Resuming.** The record of how far a copy came is the target itself. An attempt that finds its
+//! target there already, because an earlier one died or because it is repeated, compares each stretch
+//! before it copies it, and copies only those that differ. So there is no record that could outlive its
+//! target, speak of another source, or claim more than is there; and none that would have to be swept,
+//! or carried to the host that goes on. It costs reading what was copied (measured on a local disk, 1 GiB of
+//! data in three runs: 1.3 to 4.5 s to copy, 0.3 to 0.7 s to compare right after; holes cost nothing).
+//! What an attempt wrote that died may be in the kernel's memory alone: it is flushed at the end,
+//! whoever wrote it.
+//!
+//! Nobody sees the volume before its operation has ended, and the ledger believes in none whose
+//! creation did not complete: that it is filled in place shows to nobody.
+
+mod qemu;
+mod stretch;
+
+use std::sync::Arc;
+
+use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
+use tephra_domain::ids::PoolName;
+use tephra_domain::units::SizeGib;
+
+pub use self::qemu::Limits;
+use self::qemu::{Blank, End, Runs};
+use self::stretch::stretches;
+use crate::backend::{Backend, Content};
+use crate::process::Launcher;
+
+/// Copies between backends.
+#[derive(Clone)]
+pub struct Copier {
+    launcher: Arc<dyn Launcher>,
+    limits: Limits,
+}
+
+impl std::fmt::Debug for Copier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Copier").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// What a copy was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Stretches that were written.
+    pub written: usize,
+    /// Stretches that were found in their place.
+    pub found: usize,
+}
+
+/// Where a volume is to be made.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// On which backend.
+    pub backend: &'a dyn Backend,
+    /// In which of its pools.
+    pub pool: &'a PoolName,
+    /// As which object.
+    pub volume: BackendObject,
+    /// Of which size.
+    pub size: SizeGib,
+}
+
+impl Copier {
+    /// Runs programs through a launcher, within limits.
+    pub fn new(launcher: Arc<dyn Launcher>, limits: Limits) -> Self {
+        Self { launcher, limits }
+    }
+
+    /// The target exists with its size and holds what the source holds, zeroes beyond, durably.
+    /// Whoever asks holds both: the source does not change, and nobody writes to the target.
+    ///
+    /// # Errors
+    /// If the source cannot be read, is not whole or does not fit; if the target cannot be made or
+    /// written; `Mismatch` if it does not hold what was written.
+    pub async fn copy(&self, source: &Content, target: Target<'_>) -> Result<Copied, Failure> {
+        let Target { backend, pool, volume, size } = target;
+        let runs = Runs { launcher: &self.launcher, limits: self.limits, source: End::of(source).await };
+        let stretches = stretches(runs.length().await?, size.bytes())?;
+
+        let is_new = match backend.content(pool, volume).await {
+            Ok(_) => false,
+            Err(failure) if failure.kind == FailureKind::ObjectMissing => true,
+            Err(failure) => return Err(failure),
+        };
+        backend.perform(pool, &Effect::CreateVolume { volume, size }).await?;
+        let blank = if is_new && backend.new_volumes_hold_zeroes() { Blank::Zeroes } else { Blank::Unknown };
+        let content = backend.content(pool, volume).await?;
+        let end = End::of(&content).await;
+
+        let mut copied = Copied::default();
+        for stretch in stretches {
+            if !is_new && runs.is_there(stretch, &end).await? {
+                copied.found = copied.found.saturating_add(1);
+                continue;
+            }
+            runs.write(stretch, &end, blank).await?;
+            if !runs.is_there(stretch, &end).await? {
+                let message = format!(
+                    "{volume} does not hold what was copied into it, between bytes {} and {}",
+                    stretch.start,
+                    stretch.start.saturating_add(stretch.length)
+                );
+                return Err(Failure::new(FailureKind::Mismatch, message));
+            }
+            copied.written = copied.written.saturating_add(1);
+            tracing::debug!(%volume, bytes = stretch.start.saturating_add(stretch.length), "copied so far");
+        }
+        runs.make_durable(&end, size.bytes()).await?;
+        Ok(copied)
+    }
+}
+
+#[cfg(test)]
+mod tests;
