@@ -192,16 +192,34 @@ impl Deployment {
 
     /// Adds a sequencer that reaches the first server at another address.
     pub fn start_far_sequencer(&mut self, server: &str) -> Result<usize> {
+        let config = self.far_config(server)?;
+        let arguments = ["serve", "--roles", "sequencer", "--config", &config];
+        let mut sequencer = Process::new(&self.directory, "sequencer-far", &arguments);
+        sequencer.spawn()?;
+        self.sequencers.push(sequencer);
+        Ok(self.sequencers.len() - 1)
+    }
+
+    /// Adds an api that reaches the first server at another address, and waits until it is ready.
+    pub async fn start_far_api(&mut self, server: &str) -> Result<usize> {
+        let (config, listen) = (self.far_config(server)?, free_address()?);
+        let arguments = ["serve", "--roles", "api", "--listen", &listen, "--config", &config];
+        let mut api = Process::new(&self.directory, "api-far", &arguments);
+        api.spawn()?;
+        self.apis.push(api);
+        self.urls.push(format!("http://{listen}"));
+        self.ready().await?;
+        Ok(self.apis.len() - 1)
+    }
+
+    /// The configuration of a process that reaches the first server at another address.
+    fn far_config(&self, server: &str) -> Result<String> {
         let near = std::fs::read_to_string(self.config_file())?;
         let far = near.replace(&format!("{:?}", self.nats.servers), &format!("[{server:?}]"));
         ensure!(far != near, "the configuration names the servers");
         let config = self.directory.join("far.toml");
         std::fs::write(&config, far)?;
-        let arguments = ["serve", "--roles", "sequencer", "--config", &config.display().to_string()];
-        let mut sequencer = Process::new(&self.directory, "sequencer-far", &arguments);
-        sequencer.spawn()?;
-        self.sequencers.push(sequencer);
-        Ok(self.sequencers.len() - 1)
+        Ok(config.display().to_string())
     }
 
     /// Where a server listens, as host and port.

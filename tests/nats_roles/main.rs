@@ -16,6 +16,7 @@ mod bench;
 mod chaos;
 mod deployment;
 mod journal;
+mod linearizable;
 mod lost;
 mod operator_mode;
 mod partition;
