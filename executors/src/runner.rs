@@ -122,7 +122,8 @@ impl Runner {
             cancel: cancel.clone(),
             abandon: abandon.clone(),
         });
-        let pools = PoolReporter { backend, board: pools, clock, changed, interval: config.stats_interval };
+        let interval = config.stats_interval;
+        let pools = PoolReporter { backend, board: pools, clock, changed, interval, cancel: cancel.clone() };
         let runner = Self { config, queue, ledger, pools, desk, cancel, abandon };
         RunnerHandle { task: tokio::spawn(runner.run()) }
     }

@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
@@ -14,7 +15,7 @@ use tephra_domain::ids::{BackendName, OperationId, PoolName, SnapshotId, VolumeI
 use tephra_domain::units::{SizeGib, Timestamp};
 use tephra_executors::backend::Backend;
 use tephra_executors::backend::conformance::Fingerprint;
-use tephra_executors::backend::directory::{DirectoryBackend, DirectoryConfig, OpenError};
+use tephra_executors::backend::directory::{DirectoryBackend, DirectoryConfig, Nobody, OpenError, Witness};
 use uuid::Uuid;
 
 const NAMES: [&str; 4] = ["volume", "snapshot", "safety", "temporary"];
@@ -142,6 +143,86 @@ fn one_directory_is_served_by_one_process() {
     assert!(matches!(second, Err(OpenError::Taken { .. })), "{:?}", second.err());
     drop(first);
     open(directory.path());
+}
+
+/// As an NFS server does that has not heard of the first host for too long, or somebody who removes the
+/// lock's file: the second has the lock while the first still believes that it has it.
+fn lose_lock(directory: &Path) {
+    std::fs::remove_file(directory.join(".tephra.lock")).unwrap();
+}
+
+#[tokio::test]
+async fn who_has_lost_the_directory_to_another_changes_nothing_in_it_any_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = open(directory.path());
+    perform(&first, create(volume(1))).await.unwrap();
+    lose_lock(directory.path());
+    let second = open(directory.path());
+    let before = names(directory.path());
+    for effect in [
+        create(volume(2)),
+        Effect::DeleteVolume { volume: volume(1) },
+        Effect::ExtendVolume { volume: volume(1), to: SizeGib::new(2).unwrap() },
+        Effect::CreateSnapshot { snapshot: snapshot(1) },
+    ] {
+        assert_eq!(refusal(&first, effect).await, FailureKind::BackendUnavailable);
+    }
+    assert!(first.stats(Timestamp(0)).await.is_err());
+    assert_eq!(names(directory.path()), before);
+    assert_eq!(std::fs::metadata(path(&directory, volume(1))).unwrap().len(), 1 << 30);
+    assert!(first.is_taken_over() && !second.is_taken_over());
+    perform(&second, create(volume(2))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_that_another_has_got_without_a_new_file_is_lost_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = open(directory.path());
+    perform(&first, create(volume(1))).await.unwrap();
+    assert!(!first.is_taken_over());
+    // what a second host writes whose lock the first one's kernel knows nothing of
+    std::fs::write(directory.path().join(".tephra.lock"), Uuid::from_u128(7).to_string()).unwrap();
+    assert_eq!(refusal(&first, create(volume(2))).await, FailureKind::BackendUnavailable);
+    assert!(first.is_taken_over());
+    assert!(!path(&directory, volume(2)).exists());
+}
+
+/// Takes the directory over when the first has filled a copy, and is about to put it in its place.
+struct Usurper {
+    directory: PathBuf,
+    second: Mutex<Option<DirectoryBackend>>,
+}
+
+impl Witness for Usurper {
+    fn changed(&self, what: &'static str, name: &str) {
+        let mut second = self.second.lock().unwrap();
+        if what == "fill" && second.is_none() {
+            lose_lock(&self.directory);
+            *second = Some(DirectoryBackend::open_before(config(&self.directory), Arc::new(Nobody)).unwrap());
+            // the second is at work on the same
+            std::fs::write(self.directory.join(name), b"the second's").unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_revert_during_which_the_directory_was_lost_takes_nobody_s_data() {
+    let directory = tempfile::tempdir().unwrap();
+    let prepared = open(directory.path());
+    perform(&prepared, create(volume(1))).await.unwrap();
+    perform(&prepared, Effect::CreateSnapshot { snapshot: snapshot(1) }).await.unwrap();
+    drop(prepared);
+    let usurper = Arc::new(Usurper { directory: directory.path().to_owned(), second: Mutex::default() });
+    let first = DirectoryBackend::open_before(config(directory.path()), Arc::clone(&usurper) as _).unwrap();
+    let file = OpenOptions::new().write(true).open(path(&directory, volume(1))).unwrap();
+    file.write_all_at(b"written since", 0).unwrap();
+    let written = Fingerprint::of_file(&path(&directory, volume(1))).unwrap();
+    let revert = Effect::RevertToSnapshot { volume: volume(1), snapshot: snapshot(1) };
+    assert_eq!(refusal(&first, revert).await, FailureKind::BackendUnavailable);
+    assert!(first.is_taken_over());
+    assert_eq!(Fingerprint::of_file(&path(&directory, volume(1))).unwrap(), written);
+    let partial = directory.path().join(format!("{}.partial", volume(1)));
+    assert_eq!(std::fs::read(partial).unwrap(), b"the second's");
 }
 
 #[test]

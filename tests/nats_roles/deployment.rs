@@ -33,10 +33,14 @@ impl Process {
     /// One that keeps its data and its log in `directory`.
     pub fn new(directory: &Path, name: &str, arguments: &[&str]) -> Self {
         let data = directory.join(name).display().to_string();
-        let with_data = arguments.iter().copied().chain(["--data-dir", &data]);
+        Self::exactly(directory, name, &[arguments, &["--data-dir", &data]].concat())
+    }
+
+    /// One with these arguments and no others, which keeps its log in `directory`.
+    pub fn exactly(directory: &Path, name: &str, arguments: &[&str]) -> Self {
         Self {
             name: name.to_owned(),
-            arguments: with_data.map(str::to_owned).collect(),
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             log: directory.join(format!("{name}.log")),
             child: None,
         }
@@ -58,6 +62,14 @@ impl Process {
         Ok(())
     }
 
+    /// Stops it as a service manager does, and insists on a clean end.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        let code = self.ends().await?;
+        ensure!(code == Some(0), "{} ended with {code:?}", self.name);
+        Ok(())
+    }
+
     /// Waits until it ends by itself, and says with which code.
     pub async fn ends(&mut self) -> Result<Option<i32>> {
         let child = self.child.as_mut().with_context(|| format!("{} is not running", self.name))?;
@@ -69,6 +81,25 @@ impl Process {
 
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::STOP)
+    }
+
+    /// The same, and returns when nothing of it runs any more.
+    pub async fn hold(&self) -> Result<()> {
+        self.pause()?;
+        let child = self.child.as_ref().with_context(|| format!("{} is not running", self.name))?;
+        let threads = PathBuf::from(format!("/proc/{}/task", child.id()));
+        until("a process is still", async || {
+            for thread in std::fs::read_dir(&threads)? {
+                let state = std::fs::read_to_string(thread?.path().join("stat"))?;
+                // After the name, which is in parentheses and may have some of its own.
+                let (_, after_name) = state.rsplit_once(") ").context("no state")?;
+                if !after_name.starts_with('T') {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .await
     }
 
     pub fn resume(&self) -> Result<()> {

@@ -19,6 +19,7 @@ mod journal;
 mod linearizable;
 mod lost;
 mod operator_mode;
+mod overtaken;
 mod partition;
 mod proxy;
 mod public_events;

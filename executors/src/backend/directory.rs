@@ -28,6 +28,7 @@ use crate::export;
 
 pub(crate) mod copy;
 mod files;
+mod lock;
 mod plan;
 
 /// Which of the two drivers serves a directory.
@@ -296,6 +297,10 @@ impl Backend for DirectoryBackend {
             native_revert: self.config.native_revert,
             capabilities: self.capabilities().into_iter().chain(self.how_to_reach()).collect(),
         }
+    }
+
+    fn is_taken_over(&self) -> bool {
+        self.served.files.lock.is_lost()
     }
 
     async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure> {

@@ -173,6 +173,10 @@ impl Backend for FaultyBackend {
         }
     }
 
+    fn is_taken_over(&self) -> bool {
+        self.inner.is_taken_over()
+    }
+
     fn limits(&self) -> EffectLimits {
         let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone();
         limits.unwrap_or_else(|| self.inner.limits())

@@ -50,6 +50,12 @@ pub trait Backend: Send + Sync {
     /// How full its pools are. `provisioned_gib` is left at what the backend itself can see.
     async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure>;
 
+    /// Whether another process was seen to serve its storage. Then nothing more is done here, and whatever
+    /// this one thinks it has done counts for nothing.
+    fn is_taken_over(&self) -> bool {
+        false
+    }
+
     /// How long each kind of effect may take: at least as long as the backend itself waits for what
     /// it does. Asked once, when a runner starts.
     fn limits(&self) -> EffectLimits {

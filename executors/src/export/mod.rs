@@ -125,6 +125,10 @@ impl Backend for Exporting {
         Ok(stats)
     }
 
+    fn is_taken_over(&self) -> bool {
+        self.backend.is_taken_over()
+    }
+
     fn limits(&self) -> EffectLimits {
         self.backend.limits()
     }

@@ -20,6 +20,7 @@ use super::RunnerConfig;
 use super::exports::FailedExports;
 use super::ledger::LedgerClient;
 use super::limits::{DUE_NAP, EffectLimits, FINISHED_REMEMBERED};
+use super::pools::make_way;
 use crate::backend::Backend;
 use crate::image;
 use crate::locks::{VolumeGuard, VolumeLocks};
@@ -92,6 +93,10 @@ impl OrderDesk {
             Some(Ok(Prepared::Known(outcome))) => outcome,
             Some(Ok(Prepared::Ready(bench))) => self.perform(order, bench).await,
         };
+        if self.backend.is_taken_over() {
+            make_way(&*self.backend, &self.cancel);
+            return false;
+        }
         self.failed_exports.note(&order.due.effect, &outcome);
         self.ledger.report(order, outcome).await;
         true

@@ -10,6 +10,7 @@ use tephra_domain::scheduler::PoolStats;
 use tephra_journal::clock::Clock;
 use tephra_journal::pool_board::PoolBoard;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::limits::{STATS_LIMIT, STATS_PAUSE};
 use crate::backend::Backend;
@@ -22,16 +23,22 @@ pub struct PoolReporter {
     pub clock: Arc<dyn Clock>,
     pub changed: Arc<Notify>,
     pub interval: Duration,
+    /// Cancelled when the backend's storage was taken over.
+    pub cancel: CancellationToken,
 }
 
 impl PoolReporter {
     /// Goes on until it is dropped. A backend that does not answer is shown as down at once, and
-    /// asked again.
+    /// asked again. Ends when another process has taken the storage over, which reports for itself.
     pub async fn run(self) {
         let mut known: Option<Vec<PoolStats>> = None;
         let mut was_up = None;
         loop {
             let asked = self.ask().await;
+            if self.backend.is_taken_over() {
+                make_way(&*self.backend, &self.cancel);
+                return;
+            }
             let is_up = asked.is_ok();
             if was_up != Some(is_up) {
                 self.tell_change(&asked);
@@ -79,5 +86,13 @@ impl PoolReporter {
         ::metrics::gauge!(metrics::POOL_TOTAL_BYTES, &labels).set(bytes(stats.total_gib));
         ::metrics::gauge!(metrics::POOL_FREE_BYTES, &labels).set(bytes(stats.free_gib));
         self.board.report(stats);
+    }
+}
+
+/// Ends the runner: another executor has the storage, and the orders are for it.
+pub fn make_way(backend: &dyn Backend, cancel: &CancellationToken) {
+    if !cancel.is_cancelled() {
+        tracing::error!(backend = %backend.name(), "another process has taken the storage over; this one stops");
+        cancel.cancel();
     }
 }

@@ -24,12 +24,10 @@ use tephra_domain::effect::{BackendObject, Failure, FailureKind, is_unmanaged_sn
 use uuid::Uuid;
 
 use super::copy;
+use super::lock::Lock;
 
 /// What a file is called while it is being made.
 const PARTIAL: &str = ".partial";
-
-/// The file whose lock says that a process serves the directory.
-const LOCK_FILE: &str = ".tephra.lock";
 
 /// What our objects' names begin with, and users' volumes first.
 const PREFIXES: [&str; 4] = ["volume-", "snapshot-", "safety-", "temporary-"];
@@ -59,8 +57,7 @@ pub struct Files {
     mode: Mode,
     /// Probing for locks takes and frees them: two probes at once would see each other.
     probing: Mutex<()>,
-    /// Held as long as the directory is served.
-    _lock: File,
+    pub lock: Lock,
 }
 
 /// Why a directory could not be opened.
@@ -98,13 +95,7 @@ impl Files {
         std::fs::create_dir_all(path)?;
         let directory =
             openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let lock = File::from(openat(&directory, LOCK_FILE, flags, Mode::from_raw_mode(0o600))?);
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(Refusal::Taken),
-            Err(error) => return Err(error.into()),
-        }
+        let lock = Lock::take(&directory)?;
         fsync(&directory)?;
         Ok(Self {
             witness,
@@ -112,7 +103,7 @@ impl Files {
             directory,
             mode: Mode::from_raw_mode(file_mode),
             probing: Mutex::default(),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -140,7 +131,9 @@ impl Files {
         let gone = |what: &str| Failure::new(FailureKind::BackendUnavailable, what);
         let opened = fstat(&self.directory).map_err(|_| gone("the directory cannot be reached"))?;
         match stat(&self.path) {
-            Ok(now) if (now.st_dev, now.st_ino) == (opened.st_dev, opened.st_ino) => Ok(()),
+            Ok(now) if (now.st_dev, now.st_ino) == (opened.st_dev, opened.st_ino) => {
+                self.lock.check(&self.directory).map_err(|error| failure(&"the directory", "work in", &error))
+            }
             Ok(_) => Err(gone("the directory was replaced by another: is a mount missing?")),
             Err(Errno::NOENT) => Err(gone("the directory is missing")),
             Err(error) => Err(gone(&format!("the directory cannot be reached: {error}"))),
@@ -283,6 +276,7 @@ impl Files {
             if copy::has_data(&file, bytes, file.metadata()?.len())? {
                 return Ok(false);
             }
+            self.lock.check(&self.directory)?;
             file.set_len(bytes)?;
             self.witness.changed("shorten", &name);
             file.sync_all()?;
@@ -372,7 +366,10 @@ impl Files {
             self.sync_directory(&name)
         };
         built().map_err(|error| {
-            if let Err(left) = self.unlink(&partial) {
+            // one of that name may be another process's by now
+            if self.lock.check(&self.directory).is_ok()
+                && let Err(left) = self.unlink(&partial)
+            {
                 tracing::warn!(file = partial, error = %left, "an unfinished file stays until the next start");
             }
             failure(&object, "write", &error)
@@ -380,6 +377,8 @@ impl Files {
     }
 
     fn publish(&self, partial: &str, name: &str, publish: Publish) -> io::Result<()> {
+        // building it may have taken long
+        self.lock.check(&self.directory)?;
         let renamed = match publish {
             Publish::New => {
                 match renameat_with(&self.directory, partial, &self.directory, name, RenameFlags::NOREPLACE) {
