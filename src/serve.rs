@@ -35,7 +35,7 @@ use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
 use tephra_journal::secrets::MasterKey;
 use tephra_journal::sequencer::{
-    CaughtUp, Sequencer, SequencerConfig, SequencerHandle, SequencerParts, bootstrap, catch_up,
+    CaughtUp, Sequencer, SequencerConfig, SequencerHandle, SequencerParts, bootstrap, catch_up_from,
 };
 use tephra_journal::work_queue::WorkQueue;
 use tephra_projector::Views;
@@ -233,6 +233,8 @@ impl Stage {
             clock: Arc::clone(&self.clock),
             ids: Arc::new(RandomIds),
             cancel: cancel.clone(),
+            // The file is locked: nobody else can append.
+            turn_of: None,
         };
         let handle = Sequencer::start(SequencerConfig::default(), state, parts);
         let watched = handle.clone();
@@ -385,8 +387,8 @@ fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mu
 /// The views, and the state at the end of the journal.
 async fn load(log: &Arc<dyn Log>, path: &Path, output: Output) -> CommandResult<(Views, CaughtUp)> {
     let SoundViews { views, ledger } = open_views(log, path, output).await?;
-    let from = views.checkpoint().block;
-    let mut state = catch_up(ledger, from, log.as_ref()).await.map_err(journal_error)?;
+    let saved = views.checkpoint().into();
+    let mut state = catch_up_from(ledger, saved, log.as_ref()).await.map_err(journal_error)?;
     state.find_requests(log.as_ref()).await.map_err(journal_error)?;
     Ok((views, state))
 }

@@ -32,6 +32,12 @@ pub enum Event {
     Operation(OperationId, OperationEvent),
     /// To a cleanup debt.
     Debt(DebtId, DebtEvent),
+    /// To the ledger itself: from here on this process decides, until another begins. What an earlier one
+    /// still has under way is in the log before this, or never will be.
+    TurnBegan {
+        /// The process, for people: its host.
+        sequencer: Box<str>,
+    },
 }
 
 impl Event {
@@ -142,6 +148,7 @@ impl Event {
                 DebtEvent::Released => "CleanupDebtReleased",
                 DebtEvent::Paid => "CleanupDebtPaid",
             },
+            Self::TurnBegan { .. } => "TurnBegan",
         }
     }
 }

@@ -39,7 +39,8 @@ pub fn touched_rows(event: &Event) -> Vec<TouchedRow> {
         | Event::Quota(_)
         | Event::Backend(..)
         | Event::Operation(..)
-        | Event::Debt(..) => Vec::new(),
+        | Event::Debt(..)
+        | Event::TurnBegan { .. } => Vec::new(),
     }
 }
 
@@ -117,6 +118,8 @@ pub fn evolve(
         Event::Backend(name, event) => backend(ledger, at, name, event),
         Event::Operation(id, event) => operation(ledger, position, at, *id, event),
         Event::Debt(id, event) => debt(ledger, at, *id, event),
+        // It matters that it stands there, to whoever appends.
+        Event::TurnBegan { .. } => Ok(()),
     }
 }
 

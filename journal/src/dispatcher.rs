@@ -100,7 +100,8 @@ impl Dispatcher {
                     | Event::Snapshot(..)
                     | Event::VolumeType(..)
                     | Event::Quota(_)
-                    | Event::Backend(..) => {}
+                    | Event::Backend(..)
+                    | Event::TurnBegan { .. } => {}
                 }
             }
         }

@@ -15,5 +15,5 @@ mod start;
 pub use core::{Answered, Batch, BatchContext, Decided, MAX_COMMIT_BYTES, Pending, SequencerCore};
 pub use recent::{RecentCommands, RecentLimits, Remembered};
 pub use requests::Requests;
-pub use shell::{Sequencer, SequencerConfig, SequencerHandle, SequencerParts};
-pub use start::{CaughtUp, bootstrap, catch_up};
+pub use shell::{Sequencer, SequencerConfig, SequencerError, SequencerHandle, SequencerParts};
+pub use start::{CaughtUp, bootstrap, catch_up, catch_up_from};

@@ -85,6 +85,7 @@ async fn start(
         clock,
         ids: Arc::new(RandomIds),
         cancel: cancel.clone(),
+        turn_of: None,
     };
     let config = SequencerConfig { redispatch_ms, queued_orders: FEW, ..SequencerConfig::default() };
     (Sequencer::start(config, state, parts), cancel)

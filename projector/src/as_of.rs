@@ -72,7 +72,8 @@ impl Views {
             | Event::Quota(_)
             | Event::Backend(..)
             | Event::Operation(..)
-            | Event::Debt(..) => Ok(()),
+            | Event::Debt(..)
+            | Event::TurnBegan { .. } => Ok(()),
         })
         .await?;
         Ok(past)
@@ -105,7 +106,8 @@ impl Views {
             | Event::Quota(_)
             | Event::Backend(..)
             | Event::Operation(..)
-            | Event::Debt(..) => Ok(()),
+            | Event::Debt(..)
+            | Event::TurnBegan { .. } => Ok(()),
         })
         .await?;
         Ok(past)

@@ -181,7 +181,8 @@ fn concerns(resource: &ResourceRef, event: &Event) -> bool {
             | Event::Quota(_)
             | Event::Backend(..)
             | Event::Operation(..)
-            | Event::Debt(..),
+            | Event::Debt(..)
+            | Event::TurnBegan { .. },
         ) => false,
     }
 }

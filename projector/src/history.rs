@@ -198,7 +198,7 @@ impl About<'_> {
             Event::Quota(QuotaEvent::LimitsSet { project, .. } | QuotaEvent::LimitsCleared { project }) => {
                 self.add(ResourceRef::Project(project.clone()));
             }
-            Event::Quota(QuotaEvent::DefaultsSet { .. }) => {}
+            Event::Quota(QuotaEvent::DefaultsSet { .. }) | Event::TurnBegan { .. } => {}
             Event::Backend(name, _) => self.add(ResourceRef::Backend(name.clone())),
             Event::Operation(id, event) => self.operation(*id, event),
             Event::Debt(id, event) => self.debt(*id, event),

@@ -11,6 +11,7 @@ use tephra_domain::ledger::Ledger;
 use tephra_domain::snapshot::Snapshot;
 use tephra_domain::units::Timestamp;
 use tephra_domain::volume::Volume;
+use tephra_journal::hash_chain::ChainHead;
 use tephra_journal::log::BlockNumber;
 use tephra_journal::private_file::make_private;
 use tephra_journal::wire::state::state_hash;
@@ -39,6 +40,13 @@ pub struct Checkpoint {
     pub hash: [u8; 32],
     /// The latest time of any commit so far.
     pub time: Timestamp,
+}
+
+impl From<Checkpoint> for ChainHead {
+    fn from(checkpoint: Checkpoint) -> Self {
+        let Checkpoint { block, position, hash, time } = checkpoint;
+        Self { block, position, hash, time }
+    }
 }
 
 /// Volumes counted (`/volumes/summary`, microversions 3.12 and 3.36).

@@ -46,7 +46,8 @@ impl Beliefs {
                 | Event::Quota(_)
                 | Event::Backend(..)
                 | Event::Operation(..)
-                | Event::Debt(..) => {}
+                | Event::Debt(..)
+                | Event::TurnBegan { .. } => {}
             }
         }
     }

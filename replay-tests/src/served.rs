@@ -112,6 +112,7 @@ impl Served {
             clock: Arc::clone(&clock),
             ids: Arc::new(RandomIds),
             cancel: cancel.clone(),
+            turn_of: None,
         };
         let gateway = Sequencer::start(SequencerConfig::default(), start, parts);
         bootstrap(&gateway).await.unwrap();

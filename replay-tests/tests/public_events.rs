@@ -98,7 +98,9 @@ async fn each_event_is_its_owner_s_also_long_after_the_owner_was_named() {
                 Event::Snapshot(id, _) => ledger.snapshots.get(id).map(|row| row.project.clone()),
                 Event::Operation(id, _) => ledger.operations.get(id).map(|row| row.project.clone()),
                 Event::Debt(id, _) => ledger.debts.get(id).map(|row| row.project.clone()),
-                Event::Quota(_) | Event::VolumeType(..) | Event::Backend(..) => None,
+                Event::Quota(_) | Event::VolumeType(..) | Event::Backend(..) | Event::TurnBegan { .. } => {
+                    None
+                }
             });
             let Some(owner) = owner else { continue };
             assert_eq!(body(message)["project"], owner.as_str());

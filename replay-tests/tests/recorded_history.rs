@@ -12,7 +12,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use recorded::{Recorder, record, record_attached, record_from_images, record_taken_over, record_uploaded};
+use recorded::{
+    Recorder, record, record_attached, record_from_images, record_taken_over, record_turns, record_uploaded,
+};
 use tephra_domain::ledger::Ledger;
 use tephra_journal::hash_chain::verify_chain;
 use tephra_journal::log::BlockNumber;
@@ -28,12 +30,13 @@ type Recorded = (&'static str, fn(u64) -> Recorder);
 
 /// The first one has what the ledger could do then; each later one what came to it.
 const FIRST: &str = "0001-everything";
-const HISTORIES: [Recorded; 5] = [
+const HISTORIES: [Recorded; 6] = [
     (FIRST, record),
     ("0002-taken-over", record_taken_over),
     ("0003-from-images", record_from_images),
     ("0004-attached", record_attached),
     ("0005-uploaded", record_uploaded),
+    ("0006-turns", record_turns),
 ];
 
 fn path(name: &str, ending: &str) -> PathBuf {

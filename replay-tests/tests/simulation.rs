@@ -17,7 +17,14 @@ use tephra_replay_tests::sim::trace::{Keep, digest};
 use tephra_replay_tests::sim::{Plan, Report};
 
 fn plan(seed: u64) -> Plan {
-    Plan { seed, operations: 150, skip: BTreeSet::new(), without: BTreeSet::new(), keep: Keep::Lines }
+    Plan {
+        seed,
+        operations: 150,
+        skip: BTreeSet::new(),
+        without: BTreeSet::new(),
+        unsynced: false,
+        keep: Keep::Lines,
+    }
 }
 
 fn essence(report: &Report) -> (String, [u8; 32], u64, std::time::Duration) {

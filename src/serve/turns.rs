@@ -17,7 +17,7 @@ use tephra_journal::jetstream::{JetStreamQueue, Leadership, NatsConfig, Term, se
 use tephra_journal::log::{Log, LogError};
 use tephra_journal::pool_board::PoolBoard;
 use tephra_journal::sequencer::{
-    CaughtUp, Sequencer, SequencerConfig, SequencerHandle, SequencerParts, bootstrap, catch_up,
+    CaughtUp, Sequencer, SequencerConfig, SequencerHandle, SequencerParts, bootstrap, catch_up_from,
 };
 use tephra_projector::Views;
 use tokio_util::sync::CancellationToken;
@@ -138,7 +138,7 @@ impl Candidate {
                 Err(panic) => return Err(LogError::Unavailable(format!("the views: {panic}"))),
             };
             let remembered = async {
-                let mut state = catch_up(ledger, checkpoint.block, self.log.as_ref()).await?;
+                let mut state = catch_up_from(ledger, checkpoint.into(), self.log.as_ref()).await?;
                 state.remember(self.log.as_ref()).await?;
                 state.find_requests(self.log.as_ref()).await?;
                 Ok(state)
@@ -183,6 +183,7 @@ impl Candidate {
             clock: Arc::new(SystemClock::not_before(state.head.time)),
             ids: Arc::new(RandomIds),
             cancel: cancel.clone(),
+            turn_of: Some(self.leadership.candidate().into()),
         };
         let sequencer = Sequencer::start(SequencerConfig::default(), state, parts);
         let served = self.serve(term, &sequencer, stop).await;

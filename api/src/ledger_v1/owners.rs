@@ -34,7 +34,7 @@ impl Owners {
             Event::Snapshot(id, _) => ResourceRef::Snapshot(*id),
             Event::Operation(id, _) => ResourceRef::Operation(*id),
             Event::Debt(id, _) => ResourceRef::Operation(id.operation),
-            Event::Quota(_) | Event::VolumeType(..) | Event::Backend(..) => {
+            Event::Quota(_) | Event::VolumeType(..) | Event::Backend(..) | Event::TurnBegan { .. } => {
                 return Ok(named_project(event).cloned());
             }
         };

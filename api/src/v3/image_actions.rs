@@ -177,7 +177,8 @@ fn uploaded(commit: &Commit) -> Option<ImageId> {
         | Event::Quota(_)
         | Event::Backend(..)
         | Event::Operation(..)
-        | Event::Debt(..) => None,
+        | Event::Debt(..)
+        | Event::TurnBegan { .. } => None,
     })
 }
 

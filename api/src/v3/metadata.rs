@@ -94,7 +94,8 @@ pub(super) fn replaced(commit: &Commit) -> Option<Map> {
         | Event::Quota(_)
         | Event::Backend(..)
         | Event::Operation(..)
-        | Event::Debt(..) => None,
+        | Event::Debt(..)
+        | Event::TurnBegan { .. } => None,
     })
 }
 

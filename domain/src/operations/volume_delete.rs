@@ -147,7 +147,8 @@ pub fn decide(
         | Event::VolumeType(..)
         | Event::Quota(_)
         | Event::Backend(..)
-        | Event::Operation(..) => None,
+        | Event::Operation(..)
+        | Event::TurnBegan { .. } => None,
     }));
     // whoever gives the volume up gives up what was held for it
     let held = kept.iter().filter(|(debt, _)| ledger.debts.get(debt).is_some_and(|debt| debt.held));

@@ -2,7 +2,7 @@
 //! publishes events.
 //!
 //! The lease only spares candidates from getting into each other's way. Two sequencers at once are
-//! safe: whoever appends second meets a conflict and catches up. So a term is not over when the
+//! safe: whoever appends second meets a conflict, and ends. So a term is not over when the
 //! lease could not be renewed for a while, as when the servers elect among themselves, but when
 //! somebody else has it. [`Term::is_certain`] tells the two apart for whoever should keep silent in
 //! doubt.
@@ -103,6 +103,11 @@ impl Leadership {
         config: LeadershipConfig,
     ) -> Result<Self, NatsError> {
         Self::open_for(EVENTS_LEASE, client, nats, config).await
+    }
+
+    /// Who we are, for people.
+    pub fn candidate(&self) -> &str {
+        &self.config.candidate
     }
 
     async fn open_for(

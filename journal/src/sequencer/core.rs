@@ -2,17 +2,20 @@
 //!
 //! Commands are decided in batches over a layer on the committed state. A batch becomes one block;
 //! while that is being appended nothing else is decided. Acknowledged, the layer is merged and the
-//! answers go out; overtaken by another writer, the layer is dropped and the same submissions are
+//! answers go out; overtaken by another writer, the layer is dropped, and the same submissions may be
 //! decided again on what the other wrote.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use tephra_domain::actor::Actor;
 use tephra_domain::command::{Command, Context};
 use tephra_domain::debt::CleanupDebt;
 use tephra_domain::decide::{self, Verdict};
 use tephra_domain::effect::EffectKey;
-use tephra_domain::ids::{BackendName, CommandId, Position};
+use tephra_domain::event::{Commit, Event};
+use tephra_domain::evolve::apply_commit;
+use tephra_domain::ids::{BackendName, CommandId, Position, RequestId};
 use tephra_domain::ledger::Ledger;
 use tephra_domain::operation::Operation;
 use tephra_domain::rejection::Rejection;
@@ -79,6 +82,13 @@ pub struct Batch {
     pub bytes: Arc<[u8]>,
     /// Tells it from other writers' blocks.
     pub block_id: Uuid,
+}
+
+impl Batch {
+    /// Where it is to stand.
+    pub const fn next(&self) -> BlockNumber {
+        BlockNumber(self.expected.0.saturating_add(1))
+    }
 }
 
 /// What became of a batch of commands.
@@ -167,6 +177,39 @@ impl<T> SequencerCore<T> {
                 }
             }
         }
+    }
+
+    /// A block that says that another process decides from here on, and nothing else. Must not be called
+    /// while a block is in flight; then there is none.
+    pub fn begin_turn(
+        &mut self,
+        sequencer: &str,
+        now: Timestamp,
+        command: CommandId,
+        block_id: Uuid,
+    ) -> Option<Batch> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let commit = Commit {
+            command,
+            request: RequestId::new(format!("req-{command}")),
+            causation: None,
+            actor: Actor::system(),
+            time: now.max(self.head.time),
+            idempotency: None,
+            events: vec![Event::TurnBegan { sequencer: sequencer.into() }],
+        };
+        let sequenced = Sequenced { position: self.head.position.next(), commit: Arc::new(commit) };
+        self.ledger.begin();
+        if apply_commit(&mut self.ledger, sequenced.position, &sequenced.commit).is_err() {
+            self.ledger.discard();
+            return None;
+        }
+        let mut draft = Draft { commits: Vec::new(), body: Vec::new(), by_command: BTreeMap::new() };
+        encode_commit(&sequenced, &mut draft.body);
+        draft.commits.push(sequenced);
+        Some(self.seal(draft, block_id, Vec::new(), Vec::new()))
     }
 
     fn try_batch(
@@ -270,6 +313,17 @@ impl<T> SequencerCore<T> {
             self.ledger.discard();
             return Decided::Answers(answers);
         }
+        let answers = decided.collect();
+        Decided::Append(self.seal(draft, block_id, answers, refused))
+    }
+
+    fn seal(
+        &mut self,
+        draft: Draft,
+        block_id: Uuid,
+        answers: Vec<(Pending<T>, Result<Receipt, SubmitError>)>,
+        refused: Vec<Answered<T>>,
+    ) -> Batch {
         let encoded = seal_block(block_id, self.head.hash, draft.commits.len(), &draft.body);
         let block = Block {
             number: BlockNumber(self.head.block.0.saturating_add(1)),
@@ -278,9 +332,8 @@ impl<T> SequencerCore<T> {
             hash: encoded.hash,
             commits: draft.commits,
         };
-        let answers = decided.collect();
         self.in_flight = Some(InFlight { block, answers, refused });
-        Decided::Append(Batch { expected: self.head.block, bytes: encoded.bytes, block_id })
+        Batch { expected: self.head.block, bytes: encoded.bytes, block_id }
     }
 
     /// The block in flight is durable: its commits are the state now, and these are the answers.

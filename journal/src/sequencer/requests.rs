@@ -48,7 +48,8 @@ impl Requests {
                 | Event::Snapshot(..)
                 | Event::VolumeType(..)
                 | Event::Quota(_)
-                | Event::Backend(..) => {}
+                | Event::Backend(..)
+                | Event::TurnBegan { .. } => {}
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::future::BoxFuture;
-use tephra_domain::ids::BackendName;
+use tephra_domain::ids::{BackendName, CommandId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -79,10 +79,25 @@ pub struct SequencerParts {
     pub ids: Arc<dyn IdSource>,
     /// Asks it to stop: it takes no more commands, and answers those that it has.
     pub cancel: CancellationToken,
+    /// Who begins a turn here, where others may be deciding or come after: the log says so before anything
+    /// is answered, so that what another one still has under way is known or can no longer happen. Nothing
+    /// where nobody else can append.
+    pub turn_of: Option<Box<str>>,
+}
+
+/// Why a sequencer ended that nobody had stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum SequencerError {
+    /// The log cannot be followed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// Another one appended: it knows what this one does not, and this one's turn is over.
+    #[error("another sequencer has gone on with block {}", .0.0)]
+    Overtaken(BlockNumber),
 }
 
 type Ticket = oneshot::Sender<Result<Receipt, SubmitError>>;
-type Ending = Option<Result<(), Arc<LogError>>>;
+type Ending = Option<Result<(), Arc<SequencerError>>>;
 
 /// Answers that rest on the state alone, with nothing appended that has shown that the state is the
 /// log's: another sequencer may have gone on, and then they are worth nothing. An executor that asks
@@ -128,7 +143,7 @@ impl Sequencer {
         tokio::spawn(async move {
             let result = running.run().await.map_err(Arc::new);
             if let Err(error) = &result {
-                tracing::error!(%error, "the sequencer has stopped: the log cannot be followed");
+                tracing::error!(%error, "the sequencer has stopped");
             }
             ended.send_replace(Some(result));
         });
@@ -148,14 +163,14 @@ impl SequencerHandle {
     /// Returns once the sequencer has stopped and everything it took is answered.
     ///
     /// # Errors
-    /// The fault of the log that made it stop by itself.
-    pub async fn drained(&self) -> Result<(), Arc<LogError>> {
+    /// What made it stop by itself.
+    pub async fn drained(&self) -> Result<(), Arc<SequencerError>> {
         let mut ending = self.ending.clone();
         let ended = match ending.wait_for(Option::is_some).await {
             Ok(ended) => ended.clone(),
             Err(_) => {
                 let reason = "the sequencer ended without a word: a fault of the program".to_owned();
-                Some(Err(Arc::new(LogError::Unavailable(reason))))
+                Some(Err(Arc::new(LogError::Unavailable(reason).into())))
             }
         };
         ended.unwrap_or(Ok(()))
@@ -225,7 +240,8 @@ struct Running {
 }
 
 impl Running {
-    async fn run(mut self) -> Result<(), LogError> {
+    async fn run(mut self) -> Result<(), SequencerError> {
+        self.begin_turn().await?;
         let cancel = self.parts.cancel.clone();
         let log = Arc::clone(&self.parts.log);
         loop {
@@ -241,13 +257,41 @@ impl Running {
                     None => return Ok(()),
                 },
                 () = self.outbox.turn() => self.outbox.go_on(self.core.ledger()),
-                () = log.wait_beyond(head) => self.follow().await?,
+                () = log.wait_beyond(head) => self.end_if_overtaken().await?,
             }
         }
     }
 
+    /// Nothing is decided before the log says whose turn it is. What another one had under way is in the
+    /// log by then, or meets a conflict.
+    async fn begin_turn(&mut self) -> Result<(), SequencerError> {
+        let Some(sequencer) = self.parts.turn_of.clone() else { return Ok(()) };
+        while !self.parts.cancel.is_cancelled() {
+            let (now, ids) = (self.parts.clock.now(), &self.parts.ids);
+            let command = CommandId::from_uuid(ids.fresh());
+            let Some(batch) = self.core.begin_turn(&sequencer, now, command, ids.fresh()) else { break };
+            match self.append(&batch).await? {
+                Appended::Landed => {
+                    if let Some((block, _)) = self.core.acknowledged() {
+                        self.pass_on(&block);
+                    }
+                    break;
+                }
+                Appended::Overtaken => {
+                    self.core.overtaken(&mut self.waiting);
+                    self.follow().await?;
+                }
+                Appended::GivenUp(reason) => {
+                    self.core.abandon(&reason);
+                    return Err(LogError::Unavailable(reason).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Decides everything that waits, block by block, with what arrives meanwhile.
-    async fn decide_waiting(&mut self) -> Result<(), LogError> {
+    async fn decide_waiting(&mut self) -> Result<(), SequencerError> {
         let mut unproven = Unproven::default();
         loop {
             // Commands may come without end: what is due goes out meanwhile.
@@ -280,14 +324,15 @@ impl Running {
                         }
                     }
                     Appended::Overtaken => {
-                        refuse(std::mem::take(&mut unproven).answers, "another sequencer has gone on");
+                        // Whoever appended knows what is true now, and may have been asked the same.
+                        refuse(unproven.answers, "another sequencer has gone on");
                         answer(self.core.overtaken(&mut self.waiting));
-                        self.follow().await?;
+                        return Err(SequencerError::Overtaken(batch.next()));
                     }
                     Appended::GivenUp(reason) => {
                         refuse(unproven.answers, &reason);
                         answer(self.core.abandon(&reason));
-                        return Err(LogError::Unavailable(reason));
+                        return Err(LogError::Unavailable(reason).into());
                     }
                 },
             }
@@ -298,7 +343,7 @@ impl Running {
 
     /// Asks the log whether the state is still its own, and then gives the answers that rest on that; or
     /// returns when there is a command: what is appended for it shows the same.
-    async fn prove(&mut self, unproven: &mut Unproven) -> Result<(), LogError> {
+    async fn prove(&mut self, unproven: &mut Unproven) -> Result<(), SequencerError> {
         let Unproven { answers, question } = unproven;
         let asked = question.get_or_insert_with(|| {
             let log = Arc::clone(&self.parts.log);
@@ -326,20 +371,20 @@ impl Running {
                 let reason = format!("the log ends at block {} meanwhile", head.0);
                 refuse(covered, &reason);
                 refuse(std::mem::take(answers), &reason);
-                self.follow().await
+                self.end_if_overtaken().await
             }
             Err(LogError::Unavailable(reason)) => {
                 refuse(covered, &reason);
                 Ok(())
             }
-            Err(error @ LogError::Corrupt { .. }) => Err(error),
+            Err(error @ LogError::Corrupt { .. }) => Err(error.into()),
         }
     }
 
     /// Appends a block until it is known whether it is in the log. The same bytes are appended
     /// again, so that however many attempts arrive, one block at most is there.
     async fn append(&self, batch: &Batch) -> Result<Appended, LogError> {
-        let next = BlockNumber(batch.expected.0.saturating_add(1));
+        let next = batch.next();
         let mut waits = self.waits();
         let mut stopping_for = Duration::ZERO;
         loop {
@@ -374,7 +419,22 @@ impl Running {
         }
     }
 
-    /// Takes in what other writers appended.
+    /// Ends the turn if there is a block of another.
+    async fn end_if_overtaken(&self) -> Result<(), SequencerError> {
+        let next = BlockNumber(self.core.head().block.0.saturating_add(1));
+        match self.parts.log.read(next, 1).await {
+            Ok(blocks) if blocks.is_empty() => Ok(()),
+            Ok(_) => Err(SequencerError::Overtaken(next)),
+            Err(error @ LogError::Corrupt { .. }) => Err(error.into()),
+            Err(LogError::Unavailable(reason)) => {
+                tracing::warn!(%reason, "the log cannot be read");
+                tokio::time::sleep(Duration::from_millis(self.config.retry_min_ms)).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes in what others appended before the turn began.
     async fn follow(&mut self) -> Result<(), LogError> {
         let mut waits = self.waits();
         loop {

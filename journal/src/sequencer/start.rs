@@ -50,7 +50,21 @@ pub(super) fn take_in(ledger: &mut Ledger, block: &Block) -> Result<(), LogError
 /// # Errors
 /// [`LogError::Corrupt`], naming the block; also if the saved state does not belong to this log.
 pub async fn catch_up(ledger: Ledger, from: BlockNumber, log: &dyn Log) -> Result<CaughtUp, LogError> {
-    let head = head_at(&ledger, from, log).await?;
+    let saved = head_at(&ledger, from, log).await?;
+    catch_up_from(ledger, saved, log).await
+}
+
+/// As [`catch_up`], from a state that was saved together with where it stood. The log must have that very
+/// block there: one that lost its end, and has another block in its place, is another history.
+///
+/// # Errors
+/// As [`catch_up`].
+pub async fn catch_up_from(ledger: Ledger, saved: ChainHead, log: &dyn Log) -> Result<CaughtUp, LogError> {
+    let head = head_at(&ledger, saved.block, log).await?;
+    if head.hash != saved.hash {
+        let reason = "the log has another block in the place where the saved state stands".to_owned();
+        return Err(LogError::Corrupt { number: saved.block, reason });
+    }
     let mut caught_up =
         CaughtUp { ledger, head, recent: RecentCommands::default(), requests: Requests::default() };
     caught_up.go_on(log).await?;

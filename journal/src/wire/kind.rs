@@ -142,6 +142,8 @@ kinds! {
     // backends, continued
     951 BackendFrozen;
     952 BackendThawed;
+    // the ledger
+    1001 TurnBegan;
 }
 
 impl fmt::Display for Kind {

@@ -19,7 +19,7 @@ use tephra_journal::jetstream::{
 };
 use tephra_journal::log::Sequenced;
 use tephra_journal::pool_board::PoolBoard;
-use tephra_journal::sequencer::Remembered;
+use tephra_journal::sequencer::{Remembered, SequencerError};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
@@ -51,7 +51,7 @@ impl Served {
     async fn start(cluster: &Cluster, name: &str) -> Self {
         let term = term(cluster, name).await;
         let log = JetStreamLog::open(&cluster.client().await, &cluster.config()).await.unwrap();
-        let running = Running::ready_again(Arc::new(log)).await;
+        let running = Running::ready_in_turn(Arc::new(log), name).await;
         Self::serve(cluster, Arc::new(running.handle.clone()), term, running).await
     }
 
@@ -207,10 +207,12 @@ async fn commands_go_on_through_a_failover_and_each_happens_once() {
     unique.sort_unstable();
     unique.dedup();
     assert_eq!(unique.len(), positions.len());
-    // The old one still runs. Whatever it is asked it decides on the log as it is now.
-    let late = old.submit(create_volume(1)).await.unwrap();
-    assert_eq!(late.position().0, written.head.position.0 + 1);
-    old.stop().await;
+    // The old one finds that another has gone on, and decides nothing any more.
+    let late = old.submit(create_volume(1)).await;
+    assert!(matches!(late, Err(SubmitError::Unavailable { .. })), "{late:?}");
+    let ended = soon("the end of the old one", old.handle.drained()).await;
+    assert!(ended.is_err_and(|error| matches!(*error, SequencerError::Overtaken(_))));
+    assert_eq!(replayed(&*second.running.log).await.head, written.head);
     second.end().await;
 }
 

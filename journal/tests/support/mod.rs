@@ -157,6 +157,16 @@ impl Running {
     }
 
     pub fn from(log: Arc<dyn Log>, caught_up: CaughtUp) -> Self {
+        Self::begin(log, caught_up, None)
+    }
+
+    /// One that begins a turn, as where several candidates are.
+    pub async fn in_turn(log: Arc<dyn Log>, sequencer: &str) -> Self {
+        let caught_up = catch_up(Ledger::default(), BlockNumber(0), &*log).await.unwrap();
+        Self::begin(log, caught_up, Some(sequencer))
+    }
+
+    pub fn begin(log: Arc<dyn Log>, caught_up: CaughtUp, turn_of: Option<&str>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::not_before(caught_up.head.time));
         let pools = PoolBoard::default();
         pools.report(pool_stats(clock.now().plus_ms(3_600_000)));
@@ -170,6 +180,7 @@ impl Running {
             clock,
             ids: Arc::new(RandomIds),
             cancel: cancel.clone(),
+            turn_of: turn_of.map(Into::into),
         };
         let config = SequencerConfig { retry_min_ms: 1, retry_max_ms: 5, drain_ms: 50, ..Default::default() };
         let handle = Sequencer::start(config, caught_up, parts);
@@ -187,6 +198,16 @@ impl Running {
     pub async fn ready_again(log: Arc<dyn Log>) -> Self {
         let running = Self::over(log).await;
         if running.log.head().await.unwrap() == BlockNumber(0) {
+            running.make_ready().await;
+        }
+        running
+    }
+
+    /// As [`Running::ready_again`], where several candidates are.
+    pub async fn ready_in_turn(log: Arc<dyn Log>, sequencer: &str) -> Self {
+        let is_new = log.head().await.unwrap() == BlockNumber(0);
+        let running = Self::in_turn(log, sequencer).await;
+        if is_new {
             running.make_ready().await;
         }
         running

@@ -59,7 +59,7 @@ const fn owned(event: &Event) -> Option<Owned> {
         Event::Snapshot(id, _) => Some(Owned::Snapshot(*id)),
         Event::Operation(id, _) => Some(Owned::Operation(*id)),
         Event::Debt(id, _) => Some(Owned::Debt(*id)),
-        Event::VolumeType(..) | Event::Quota(_) | Event::Backend(..) => None,
+        Event::VolumeType(..) | Event::Quota(_) | Event::Backend(..) | Event::TurnBegan { .. } => None,
     }
 }
 

@@ -41,7 +41,8 @@ pub const fn named_project(event: &Event) -> Option<&ProjectId> {
         | Event::Quota(QuotaEvent::DefaultsSet { .. })
         | Event::Backend(..)
         | Event::Operation(..)
-        | Event::Debt(..) => None,
+        | Event::Debt(..)
+        | Event::TurnBegan { .. } => None,
     }
 }
 
@@ -55,6 +56,7 @@ pub fn data(event: &Event) -> Value {
         Event::Backend(_, event) => backend(event),
         Event::Operation(_, event) => operation(event),
         Event::Debt(_, event) => debt(event),
+        Event::TurnBegan { sequencer } => json!({ "sequencer": sequencer }),
     }
 }
 

@@ -152,6 +152,7 @@ pub fn resource(event: &Event) -> ResourceView {
         Event::Backend(name, _) => ("backend", name.to_string()),
         Event::Operation(id, _) => ("operation", id.to_string()),
         Event::Debt(id, _) => ("debt", id.to_string()),
+        Event::TurnBegan { sequencer } => ("sequencer", sequencer.to_string()),
     };
     ResourceView { kind, id }
 }

@@ -23,6 +23,7 @@ pub fn sentence(event: &Event) -> String {
         Event::Backend(_, event) => backend(event),
         Event::Operation(_, event) => operation(event),
         Event::Debt(_, event) => debt(event),
+        Event::TurnBegan { sequencer } => format!("{sequencer} decides commands from here on"),
     }
 }
 

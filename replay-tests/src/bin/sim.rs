@@ -44,6 +44,9 @@ struct Arguments {
     /// Kinds of fault to leave out.
     #[arg(long, value_delimiter = ',', value_parser = fault_kind)]
     without: Vec<FaultKind>,
+    /// Let the log acknowledge before it has synced, and lose its end when everything goes dark.
+    #[arg(long)]
+    unsynced: bool,
     /// Do not look for a smaller run that fails too.
     #[arg(long)]
     no_shrink: bool,
@@ -71,6 +74,7 @@ impl Arguments {
             operations: self.operations,
             skip: self.skip.iter().copied().collect(),
             without: self.without.iter().copied().collect(),
+            unsynced: self.unsynced,
             keep,
         }
     }
@@ -91,6 +95,8 @@ struct Total {
     commits: u64,
     simulated: Duration,
     coverage: Coverage,
+    lost_blocks: usize,
+    rebuilt_views: usize,
     failed: Option<(u64, Report)>,
 }
 
@@ -136,6 +142,8 @@ fn take_in(total: &mut Total, seed: u64, report: Report) {
     total.commits += report.head.position.0;
     total.simulated += report.simulated;
     total.coverage.add(&report.coverage);
+    total.lost_blocks += report.lost_blocks;
+    total.rebuilt_views += report.rebuilt_views;
     if report.violation.is_some() || !report.trace.is_empty() {
         total.failed = Some((seed, report));
     }
@@ -159,6 +167,12 @@ fn tell(arguments: &Arguments, first: u64, total: &Total, took: Duration) -> Exi
         total.runs as f64 / seconds,
         total.simulated.as_secs_f64() / 3600.0 / seconds,
     ));
+    if arguments.unsynced {
+        say(&format!(
+            "{} acknowledged blocks were lost, views were made again {} times",
+            total.lost_blocks, total.rebuilt_views
+        ));
+    }
     if arguments.coverage {
         say(&total.coverage.table());
     }
@@ -185,6 +199,9 @@ fn tell(arguments: &Arguments, first: u64, total: &Total, took: Duration) -> Exi
 
 fn command_line(plan: &Plan) -> String {
     let mut line = format!("cargo sim --seed {} --operations {} --trace", plan.seed, plan.operations);
+    if plan.unsynced {
+        line.push_str(" --unsynced");
+    }
     let skip: BTreeSet<usize> = plan.skip.iter().copied().filter(|n| *n < plan.operations).collect();
     if !skip.is_empty() {
         let skip: Vec<String> = skip.iter().map(ToString::to_string).collect();

@@ -173,7 +173,8 @@ impl Contents {
             | Event::Quota(_)
             | Event::Backend(..)
             | Event::Operation(..)
-            | Event::Debt(..) => {}
+            | Event::Debt(..)
+            | Event::TurnBegan { .. } => {}
         }
     }
 

@@ -102,7 +102,8 @@ impl Coverage {
                 | Event::Quota(_)
                 | Event::Backend(..)
                 | Event::Operation(..)
-                | Event::Debt(..) => "",
+                | Event::Debt(..)
+                | Event::TurnBegan { .. } => "",
             };
             self.step(&state, event);
             // the oracle has found it legal already
@@ -124,7 +125,8 @@ impl Coverage {
                 | Event::Quota(_)
                 | Event::Backend(..)
                 | Event::Operation(..)
-                | Event::Debt(..) => {}
+                | Event::Debt(..)
+                | Event::TurnBegan { .. } => {}
             }
         }
     }

@@ -190,7 +190,7 @@ impl Backend for HostPort {
                 return Err(self.failure("it failed while acting"));
             }
         }
-        if self.exports.is_in_the_way(effect) {
+        if self.oracle.is_whole() && self.exports.is_in_the_way(effect) {
             let found = format!("{} {} while a server has it", effect.name(), effect.target());
             self.oracle.found(Violation { invariant: Invariant::UsedIsLeftAlone, found });
         }

@@ -18,6 +18,8 @@ pub enum Invariant {
     AcknowledgedIsDurable,
     /// The log is one chain, and its history is legal.
     HistoryIsLegal,
+    /// Nobody appends but the sequencer whose turn began last.
+    TurnsAreWhole,
     /// Views are the replay.
     ViewsAreReplay,
     /// A transitional status has an open operation, and no other status has.
@@ -55,6 +57,7 @@ impl Invariant {
     pub const ALL: &'static [Self] = &[
         Self::AcknowledgedIsDurable,
         Self::HistoryIsLegal,
+        Self::TurnsAreWhole,
         Self::ViewsAreReplay,
         Self::TransitionalHasOperation,
         Self::EverythingEnds,
@@ -77,6 +80,7 @@ impl Invariant {
         match self {
             Self::AcknowledgedIsDurable => "what was acknowledged is in the log, once",
             Self::HistoryIsLegal => "the log is one chain with a legal history",
+            Self::TurnsAreWhole => "only the sequencer whose turn it is appends",
             Self::ViewsAreReplay => "views are the replay",
             Self::TransitionalHasOperation => "transitional status means open operation",
             Self::EverythingEnds => "every operation ends",
@@ -303,7 +307,7 @@ pub fn authority_holds(before: &Ledger, commit: &Commit) -> Result<(), Violation
             }
             Event::Snapshot(id, _) => before.snapshots.get(id).map(|snapshot| snapshot.project.clone()),
             Event::Operation(..) | Event::Debt(..) => continue,
-            Event::VolumeType(..) | Event::Quota(_) | Event::Backend(..) => None,
+            Event::VolumeType(..) | Event::Quota(_) | Event::Backend(..) | Event::TurnBegan { .. } => None,
         };
         let allowed = actor.role == Role::Member && owner.as_ref() == Some(&actor.project);
         if !allowed {

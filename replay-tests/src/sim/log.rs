@@ -1,7 +1,8 @@
 //! The simulated log: one truth, and a port to it for each process, over a network that loses,
 //! delays and doubts.
 //!
-//! What is appended is durable at once. The oracle sees every block before anybody else.
+//! What is appended is durable at once, unless the log is one that answers before it has synced: then
+//! a power failure takes the end of it. The oracle sees every block before anybody else.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,9 +22,16 @@ const NO_ANSWER_AFTER: Duration = Duration::from_secs(5);
 /// The log itself. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct LogStore {
-    blocks: Arc<Mutex<Vec<Arc<[u8]>>>>,
+    blocks: Arc<Mutex<Blocks>>,
     head: watch::Sender<BlockNumber>,
     oracle: Oracle,
+}
+
+#[derive(Default)]
+struct Blocks {
+    all: Vec<Arc<[u8]>>,
+    /// How many of them are on the disk, and what says when the others come there; nothing if all are.
+    synced: Option<(usize, fastrand::Rng)>,
 }
 
 impl LogStore {
@@ -32,7 +40,31 @@ impl LogStore {
         Self { blocks: Arc::default(), head: watch::Sender::new(BlockNumber::default()), oracle }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<[u8]>>> {
+    /// An empty log that acknowledges before it has synced.
+    pub fn unsynced(oracle: Oracle, random: fastrand::Rng) -> Self {
+        let log = Self::new(oracle);
+        log.lock().synced = Some((0, random));
+        log
+    }
+
+    /// The power fails: what was not synced is gone. Says how many blocks.
+    pub fn lose_unsynced(&self) -> usize {
+        let (kept, lost) = {
+            let mut blocks = self.lock();
+            let Blocks { all, synced } = &mut *blocks;
+            let synced = synced.as_ref().map_or(all.len(), |(synced, _)| *synced);
+            let lost = all.len().saturating_sub(synced);
+            all.truncate(synced);
+            (all.clone(), lost)
+        };
+        if lost > 0 {
+            self.oracle.log_lost_its_end(&kept);
+            self.head.send_replace(number_of(kept.len()));
+        }
+        lost
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Blocks> {
         self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -43,21 +75,27 @@ impl LogStore {
 
     /// Every block.
     pub fn blocks(&self) -> Vec<Arc<[u8]>> {
-        self.lock().clone()
+        self.lock().all.clone()
     }
 
-    /// Compare and append.
-    fn append(&self, expected: BlockNumber, bytes: Arc<[u8]>) -> AppendOutcome {
+    /// Compare and append, for a process.
+    fn append(&self, by: &Process, expected: BlockNumber, bytes: Arc<[u8]>) -> AppendOutcome {
         let number = {
             let mut blocks = self.lock();
-            let head = number_of(blocks.len());
+            let Blocks { all, synced } = &mut *blocks;
+            let head = number_of(all.len());
             if head != expected {
                 return AppendOutcome::Conflict { head };
             }
-            blocks.push(Arc::clone(&bytes));
-            number_of(blocks.len())
+            all.push(Arc::clone(&bytes));
+            if let Some((synced, random)) = synced
+                && random.u8(0..8) == 0
+            {
+                *synced = all.len();
+            }
+            number_of(all.len())
         };
-        self.oracle.block_appended(number, &bytes);
+        self.oracle.block_appended(number, &bytes, by);
         self.head.send_replace(number);
         AppendOutcome::Appended(number)
     }
@@ -65,7 +103,7 @@ impl LogStore {
     fn read(&self, from: BlockNumber, limit: usize) -> Vec<NumberedBytes> {
         let skip = usize::try_from(from.0.saturating_sub(1)).unwrap_or(usize::MAX);
         let blocks = self.lock();
-        let numbered = (1..).map(BlockNumber).zip(blocks.iter().cloned());
+        let numbered = (1..).map(BlockNumber).zip(blocks.all.iter().cloned());
         numbered.skip(skip).take(limit).collect()
     }
 }
@@ -128,17 +166,17 @@ impl LogPort {
             return AppendOutcome::Conflict { head: self.store.head() };
         }
         if self.strikes(FaultKind::AppendLate, 32) {
-            let (store, trace) = (self.store.clone(), self.trace.clone());
+            let (store, trace, by) = (self.store.clone(), self.trace.clone(), self.process.clone());
             let late = Duration::from_millis(self.draw(|random| random.u64(100..20_000)));
             tokio::spawn(async move {
                 tokio::time::sleep(late).await;
-                let outcome = store.append(expected, bytes);
+                let outcome = store.append(&by, expected, bytes);
                 trace.note("log", format_args!("a late append after {}: {outcome:?}", expected.0));
             });
             tokio::time::sleep(NO_ANSWER_AFTER.min(late / 2)).await;
             return unknown("the append is under way");
         }
-        let outcome = self.store.append(expected, bytes);
+        let outcome = self.store.append(&self.process, expected, bytes);
         if self.strikes(FaultKind::AppendUnknownWritten, 24) {
             return unknown("the answer was lost");
         }

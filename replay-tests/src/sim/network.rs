@@ -3,6 +3,7 @@
 //! As over NATS, an asker waits for each attempt a while and asks again with the same command id,
 //! and a sequencer does not go on with what nobody waits for any more.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,11 +39,23 @@ pub struct Turn {
 #[derive(Clone, Default)]
 pub struct Sequencers {
     running: Arc<Mutex<Vec<Turn>>>,
+    /// Who has the lease.
+    lease: Arc<AtomicU64>,
 }
 
 impl Sequencers {
     fn lock(&self) -> MutexGuard<'_, Vec<Turn>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the lease to a turn.
+    pub fn give_lease(&self, number: u64) {
+        self.lease.store(number, Ordering::Relaxed);
+    }
+
+    /// Whether a turn has the lease.
+    pub fn has_lease(&self, number: u64) -> bool {
+        self.lease.load(Ordering::Relaxed) == number
     }
 
     /// One has started.

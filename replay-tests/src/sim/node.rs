@@ -13,7 +13,9 @@ use tephra_journal::clock::Clock;
 use tephra_journal::feed::Feed;
 use tephra_journal::log::{Log, LogError};
 use tephra_journal::pool_board::PoolBoard;
-use tephra_journal::sequencer::{CaughtUp, Sequencer, SequencerConfig, SequencerParts, bootstrap, catch_up};
+use tephra_journal::sequencer::{
+    CaughtUp, Sequencer, SequencerConfig, SequencerError, SequencerParts, bootstrap, catch_up_from,
+};
 use tephra_projector::Views;
 use tephra_projector::runner::{Health, Projector, ProjectorHandle};
 use tokio::sync::watch;
@@ -190,6 +192,7 @@ impl Node {
             over: over.clone(),
         };
         self.site.trace.note(&process, format_args!("takes turn {number}"));
+        self.site.sequencers.give_lease(number);
         if let Some(running) = &mut self.running {
             running.turn = Some(over);
         }
@@ -206,10 +209,26 @@ impl Node {
         }
     }
 
+    /// Does what an operator does about views that know more than the log has kept: makes them again.
+    pub fn rebuild_if_refused(&mut self) -> bool {
+        let Some(running) = &self.running else { return false };
+        let Health::Failed { reason } = running.projector.health() else { return false };
+        self.site.trace.note(&running.process, format_args!("is made again from the log: {reason}"));
+        self.kill(Instant::now());
+        self.disk = SimDisk::default();
+        self.start();
+        true
+    }
+
     /// Compares its views with the replay, where they stand.
     pub fn check_views(&self) {
         let Some(running) = self.running.as_ref().filter(|running| running.process.lives()) else { return };
-        if let Health::Failed { reason } = running.projector.health() {
+        let (health, is_whole) = (running.projector.health(), self.site.oracle.is_whole());
+        if !is_whole && health != Health::Following {
+            // It has not compared itself with the log yet, or has refused to go on.
+            return;
+        }
+        if let Health::Failed { reason } = health {
             return self.site.fails(format!("the projector of {} failed: {reason}", running.process));
         }
         match running.views.load_state() {
@@ -252,21 +271,36 @@ struct TakenTurn {
 }
 
 impl TakenTurn {
+    /// Decides until it is told that its turn is over, or another goes on who has the lease.
     async fn take(self) {
+        let ids = Arc::new(SeededIds::new(self.site.seeds.stream("blocks", self.number)));
+        while !self.over.is_cancelled() {
+            self.decide(Arc::clone(&ids)).await;
+        }
+        self.site.trace.note(&self.process, format_args!("turn {} has ended", self.number));
+    }
+
+    async fn decide(&self, ids: Arc<SeededIds>) {
         let Some(loaded) = self.over.run_until_cancelled(self.load()).await else { return };
         let state = match loaded {
             Ok(state) => state,
-            Err(error) => return self.site.fails(format!("{} cannot take its turn: {error}", self.process)),
+            Err(error) => {
+                self.over.cancel();
+                if self.site.oracle.is_whole() {
+                    self.site.fails(format!("{} cannot take its turn: {error}", self.process));
+                }
+                return;
+            }
         };
-        let random = self.site.seeds.stream("blocks", self.number);
         let parts = SequencerParts {
             log: Arc::clone(&self.log),
             pools: self.site.pools.clone(),
             queue: Arc::new(self.site.queue.port(self.process.clone())),
             feed: self.feed.clone(),
             clock: Arc::new(self.clock),
-            ids: Arc::new(SeededIds::new(random)),
+            ids,
             cancel: self.over.clone(),
+            turn_of: Some(self.process.to_string().into()),
         };
         let handle = Sequencer::start(SequencerConfig::default(), state, parts);
         match self.over.run_until_cancelled(bootstrap(&handle)).await {
@@ -275,6 +309,8 @@ impl TakenTurn {
                     Turn { number: self.number, process: self.process.clone(), handle: handle.clone() };
                 self.site.sequencers.add(turn);
             }
+            // it has ended, and says why below
+            Some(Err(_)) if !handle.is_running() => {}
             Some(Err(error)) => {
                 self.site.trace.note(&self.process, format_args!("gives turn {} up: {error}", self.number));
                 self.over.cancel();
@@ -284,12 +320,22 @@ impl TakenTurn {
         let drained = handle.drained().await;
         self.site.sequencers.remove(self.number);
         match drained {
-            Ok(()) => {}
-            // told to stop while the log does not answer
-            Err(error) if self.over.is_cancelled() && matches!(*error, LogError::Unavailable(_)) => {}
-            Err(error) => self.site.fails(format!("the sequencer of {} died: {error}", self.process)),
+            Ok(()) => self.over.cancel(),
+            Err(error) => match &*error {
+                SequencerError::Overtaken(_) => {
+                    self.site.trace.note(&self.process, format_args!("turn {}: {error}", self.number));
+                    if !self.site.sequencers.has_lease(self.number) {
+                        self.over.cancel();
+                    }
+                }
+                // told to stop while the log does not answer
+                SequencerError::Log(LogError::Unavailable(_)) if self.over.is_cancelled() => {}
+                SequencerError::Log(_) => {
+                    self.over.cancel();
+                    self.site.fails(format!("the sequencer of {} died: {error}", self.process));
+                }
+            },
         }
-        self.site.trace.note(&self.process, format_args!("turn {} has ended", self.number));
     }
 
     async fn load(&self) -> Result<CaughtUp, LogError> {
@@ -306,7 +352,7 @@ impl TakenTurn {
             number: self.views.checkpoint().block,
             reason: format!("the views: {error}"),
         })?;
-        let mut state = catch_up(ledger, at.block, self.log.as_ref()).await?;
+        let mut state = catch_up_from(ledger, at.into(), self.log.as_ref()).await?;
         state.remember(self.log.as_ref()).await?;
         Ok(state)
     }

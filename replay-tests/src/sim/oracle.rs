@@ -22,6 +22,7 @@ use super::contents::Contents;
 use super::coverage::Coverage;
 use super::exports::{self, Exports};
 use super::invariants::{self, Invariant, Violation};
+use super::process::Process;
 use super::trace::Trace;
 
 /// The oracle. Cheap to clone; all clones are one.
@@ -34,11 +35,17 @@ pub struct Oracle {
 struct Inner {
     head: ChainHead,
     ledger: Ledger,
+    /// Whose turn it is.
+    turn_of: Box<str>,
     commits: Vec<Arc<Commit>>,
     by_command: BTreeMap<CommandId, Position>,
     by_key: BTreeMap<IdempotencyScope, Vec<Position>>,
     rejected: BTreeSet<CommandId>,
     asked: BTreeMap<CommandId, Position>,
+    /// Asked before the log lost its end: whatever they are told may be about what is gone.
+    asked_before_loss: BTreeSet<CommandId>,
+    /// Whether the log has all that was appended. If not, backends hold what nobody knows of any more.
+    is_whole: bool,
     hashes: BTreeMap<BlockNumber, [u8; 32]>,
     contents: Contents,
     exports: BTreeMap<BackendName, Exports>,
@@ -54,11 +61,14 @@ impl Oracle {
         let inner = Inner {
             head: ChainHead::default(),
             ledger: Ledger::default(),
+            turn_of: Box::default(),
             commits: Vec::new(),
             by_command: BTreeMap::new(),
             by_key: BTreeMap::new(),
             rejected: BTreeSet::new(),
             asked: BTreeMap::new(),
+            asked_before_loss: BTreeSet::new(),
+            is_whole: true,
             hashes: BTreeMap::new(),
             contents: Contents::default(),
             exports: BTreeMap::new(),
@@ -118,12 +128,27 @@ impl Oracle {
     /// A user writes into a volume, if nothing is at work on it. Says where.
     pub fn write(&self, volume: VolumeId, random: &mut fastrand::Rng) -> Option<u64> {
         let inner = &mut *self.lock();
+        if !inner.is_whole {
+            return None;
+        }
         inner.contents.write(&inner.ledger, volume, random)
     }
 
+    /// Whether the log has all that was ever appended.
+    pub fn is_whole(&self) -> bool {
+        self.lock().is_whole
+    }
+
+    /// The log ends with these blocks now, though more had been acknowledged. What is gone is forgotten;
+    /// everything that does not rest on it must go on holding.
+    pub fn log_lost_its_end(&self, kept: &[Arc<[u8]>]) {
+        let result = self.lock().forget_after(kept);
+        self.check(result);
+    }
+
     /// A block has become part of the log.
-    pub fn block_appended(&self, number: BlockNumber, bytes: &[u8]) {
-        let result = self.lock().take_block(number, bytes, &self.trace);
+    pub fn block_appended(&self, number: BlockNumber, bytes: &[u8], by: &Process) {
+        let result = self.lock().take_block(number, bytes, by, &self.trace);
         self.check(result);
     }
 
@@ -136,6 +161,9 @@ impl Oracle {
 
     /// Somebody was answered.
     pub fn answered(&self, submission: &Submission, answer: &Result<Receipt, SubmitError>) {
+        if self.lock().asked_before_loss.contains(&submission.id) {
+            return;
+        }
         let result = match answer {
             Ok(receipt) => self.lock().check_receipt(submission, receipt),
             Err(SubmitError::Rejected(rejection)) => self.lock().check_rejection(submission, rejection),
@@ -170,6 +198,9 @@ impl Oracle {
     pub fn check_at_rest(&self) {
         let result = {
             let inner = self.lock();
+            if !inner.is_whole {
+                return;
+            }
             let available = inner.contents.check_available(&inner.ledger);
             available
                 .and_then(|()| inner.contents.check_nothing_is_orphaned(&inner.ledger))
@@ -184,20 +215,34 @@ fn violation(invariant: Invariant, found: String) -> Violation {
     Violation { invariant, found }
 }
 
+fn illegal(error: &dyn std::error::Error) -> Violation {
+    violation(Invariant::HistoryIsLegal, error.to_string())
+}
+
 impl Inner {
-    fn take_block(&mut self, number: BlockNumber, bytes: &[u8], trace: &Trace) -> Result<(), Violation> {
-        let block = self
-            .head
-            .follow(number, bytes)
-            .map_err(|error| violation(Invariant::HistoryIsLegal, error.to_string()))?;
+    fn take_block(
+        &mut self,
+        number: BlockNumber,
+        bytes: &[u8],
+        by: &Process,
+        trace: &Trace,
+    ) -> Result<(), Violation> {
+        let block = self.head.follow(number, bytes).map_err(|error| illegal(&error))?;
         for Sequenced { position, commit } in &block.commits {
             for event in &commit.events {
                 trace.note("ledger", format_args!("{position} {} {}", event.name(), subject(event)));
             }
             self.take_commit(*position, commit)?;
         }
+        let by = by.to_string();
+        if *self.turn_of != *by {
+            let found = format!("{by} appended block {} in the turn of {}", number.0, self.turn_of);
+            return Err(violation(Invariant::TurnsAreWhole, found));
+        }
         invariants::check(&self.ledger)?;
-        self.contents.check_available(&self.ledger)?;
+        if self.is_whole {
+            self.contents.check_available(&self.ledger)?;
+        }
         self.hashes.insert(number, state_hash(&self.ledger));
         Ok(())
     }
@@ -230,13 +275,45 @@ impl Inner {
             violation(Invariant::HistoryIsLegal, format!("commit {position}: {illegal}"))
         })?;
         self.commits.push(Arc::clone(commit));
+        self.note_turn(commit);
         invariants::limits_hold(&used, &self.ledger)?;
         for event in &commit.events {
-            self.contents.follow(&before, &self.ledger, event);
-            self.unrefreshed.extend(exports::unrefreshed(&before, event));
+            if self.is_whole {
+                self.contents.follow(&before, &self.ledger, event);
+                self.unrefreshed.extend(exports::unrefreshed(&before, event));
+            }
         }
         self.coverage.follow(&before, commit);
         Ok(())
+    }
+
+    fn forget_after(&mut self, kept: &[Arc<[u8]>]) -> Result<(), Violation> {
+        self.is_whole = false;
+        (self.head, self.ledger, self.turn_of) = (ChainHead::default(), Ledger::default(), Box::default());
+        for (number, bytes) in (1..).map(BlockNumber).zip(kept) {
+            let block = self.head.follow(number, bytes).map_err(|error| illegal(&error))?;
+            for Sequenced { position, commit } in &block.commits {
+                apply_commit(&mut self.ledger, *position, commit).map_err(|error| illegal(&error))?;
+                self.note_turn(commit);
+            }
+        }
+        let (head, end) = (self.head.block, self.ledger.position());
+        self.commits.truncate(usize::try_from(end.0).unwrap_or(usize::MAX));
+        self.by_command.retain(|_, position| *position <= end);
+        self.by_key.values_mut().for_each(|uses| uses.retain(|position| *position <= end));
+        self.hashes.retain(|number, _| *number <= head);
+        // Who was told no may ask again, and be told otherwise on what is left.
+        self.rejected.clear();
+        self.asked_before_loss.extend(std::mem::take(&mut self.asked).into_keys());
+        Ok(())
+    }
+
+    fn note_turn(&mut self, commit: &Commit) {
+        for event in &commit.events {
+            if let Event::TurnBegan { sequencer } = event {
+                self.turn_of.clone_from(sequencer);
+            }
+        }
     }
 
     fn check_receipt(&self, submission: &Submission, receipt: &Receipt) -> Result<(), Violation> {
@@ -333,7 +410,8 @@ impl Inner {
             | Event::Quota(_)
             | Event::Backend(..)
             | Event::Operation(..)
-            | Event::Debt(..) => true,
+            | Event::Debt(..)
+            | Event::TurnBegan { .. } => true,
         })
     }
 }
@@ -368,5 +446,6 @@ fn subject(event: &Event) -> String {
             | OperationEvent::Closed { .. },
         ) => id.to_string(),
         Event::Debt(id, _) => id.to_string(),
+        Event::TurnBegan { sequencer } => sequencer.to_string(),
     }
 }

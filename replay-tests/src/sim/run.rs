@@ -27,6 +27,8 @@ pub fn run(plan: &Plan) -> Report {
             blocks: Vec::new(),
             simulated: std::time::Duration::ZERO,
             coverage: Coverage::default(),
+            lost_blocks: 0,
+            rebuilt_views: 0,
         }
     })
 }

@@ -54,6 +54,8 @@ pub struct Plan {
     pub skip: BTreeSet<usize>,
     /// Faults that are left out.
     pub without: BTreeSet<FaultKind>,
+    /// Whether the log acknowledges before it has synced, and loses its end when everything goes dark.
+    pub unsynced: bool,
     /// What is kept of the trace.
     pub keep: Keep,
 }
@@ -75,6 +77,10 @@ pub struct Report {
     pub simulated: Duration,
     /// What was reached.
     pub coverage: Coverage,
+    /// Acknowledged blocks that the log lost.
+    pub lost_blocks: usize,
+    /// Views that had to be made again because they knew more than the log.
+    pub rebuilt_views: usize,
 }
 
 /// Something that happens later.
@@ -106,6 +112,8 @@ struct World {
     asking: JoinSet<()>,
     keyed: Arc<std::sync::Mutex<Vec<Submission>>>,
     coverage: Coverage,
+    lost_blocks: usize,
+    rebuilt_views: usize,
     began: Instant,
 }
 
@@ -133,12 +141,17 @@ impl World {
         let oracle = Oracle::new(trace.clone());
         let mut random = seeds.stream("deployment", 0);
         let nodes = random.u64(1..4);
+        let log = if plan.unsynced {
+            LogStore::unsynced(oracle.clone(), seeds.stream("syncs", 0))
+        } else {
+            LogStore::new(oracle.clone())
+        };
         let site = Site {
             seeds,
             faults: faults.clone(),
             trace: trace.clone(),
             clock,
-            log: LogStore::new(oracle.clone()),
+            log,
             queue: QueueStore::new(faults, trace, seeds.stream("queue", 0)),
             oracle,
             pools: PoolBoard::default(),
@@ -163,6 +176,8 @@ impl World {
             asking: JoinSet::new(),
             keyed: Arc::default(),
             coverage: Coverage::default(),
+            lost_blocks: 0,
+            rebuilt_views: 0,
             began: Instant::now(),
         }
     }
@@ -210,7 +225,7 @@ impl World {
             strikes(FaultKind::ExecutorCrash, 60),
         );
         let (blackout, down, full) = (
-            strikes(FaultKind::Blackout, 250),
+            strikes(FaultKind::Blackout, if self.plan.unsynced { 50 } else { 250 }),
             strikes(FaultKind::BackendDown, 120),
             strikes(FaultKind::BackendFull, 120),
         );
@@ -239,6 +254,9 @@ impl World {
             for host in &mut self.hosts {
                 host.kill(now + short);
             }
+            let lost = self.site.log.lose_unsynced();
+            self.site.trace.note("nemesis", format_args!("the log has lost {lost} blocks"));
+            self.lost_blocks += lost;
         }
         if down {
             self.site.trace.note("nemesis", format_args!("{} is down for {long:?}", self.hosts[host].name));
@@ -294,6 +312,11 @@ impl World {
         for node in &mut self.nodes {
             if node.process().is_none() && node.starts_at.is_none_or(|at| at <= now) {
                 node.start();
+            }
+        }
+        if !self.site.oracle.is_whole() {
+            for node in &mut self.nodes {
+                self.rebuilt_views += usize::from(node.rebuild_if_refused());
             }
         }
         for host in &mut self.hosts {
@@ -449,6 +472,8 @@ impl World {
             blocks: self.site.log.blocks(),
             simulated: self.began.elapsed(),
             coverage: self.coverage,
+            lost_blocks: self.lost_blocks,
+            rebuilt_views: self.rebuilt_views,
         }
     }
 }

@@ -102,6 +102,7 @@ pub fn samples() -> Vec<(&'static str, Event)> {
     all.extend(debts());
     all.extend(attachments());
     all.extend(uploads());
+    all.push(("", Event::TurnBegan { sequencer: "host-a".into() }));
     all
 }
 

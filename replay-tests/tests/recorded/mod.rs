@@ -4,11 +4,13 @@
 mod attached;
 mod from_images;
 mod taken_over;
+mod turns;
 mod uploaded;
 
 pub use attached::record_attached;
 pub use from_images::record_from_images;
 pub use taken_over::record_taken_over;
+pub use turns::record_turns;
 pub use uploaded::record_uploaded;
 
 use std::collections::{BTreeMap, VecDeque};

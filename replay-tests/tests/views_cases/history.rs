@@ -75,7 +75,7 @@ proptest! {
                         let expected = commits_with(&history, |e| match e {
                             Event::Operation(of, _) => of == id,
                             Event::Debt(debt, _) => debt.operation == *id,
-                            Event::Volume(..) | Event::Snapshot(..) | Event::VolumeType(..) | Event::Quota(_) | Event::Backend(..) => false,
+                            Event::Volume(..) | Event::Snapshot(..) | Event::VolumeType(..) | Event::Quota(_) | Event::Backend(..) | Event::TurnBegan { .. } => false,
                         });
                         prop_assert_eq!(positions(&views, &ResourceRef::Operation(*id)), expected);
                     }
@@ -91,7 +91,7 @@ proptest! {
                         let expected = commits_with(&history, |e| matches!(e, Event::Debt(of, _) if of == id));
                         prop_assert_eq!(positions(&views, &ResourceRef::Debt(*id)), expected);
                     }
-                    Event::Quota(_) => {}
+                    Event::Quota(_) | Event::TurnBegan { .. } => {}
                 }
             }
         }

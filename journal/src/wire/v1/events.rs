@@ -217,6 +217,8 @@ events! {
     CleanupDebtReleased { debt: DebtIdV1 } = { Event::Debt(debt, DebtEvent::Released) };
     CleanupDebtPaid { debt: DebtIdV1 } = { Event::Debt(debt, DebtEvent::Paid) };
 
+    TurnBegan<'a> { sequencer: &'a str } = { Event::TurnBegan { sequencer } };
+
     AttachmentReserved<'a> { volume: Id, attachment: Id, instance: Option<&'a str>, mode: Option<AttachModeV1> } = {
         Event::Volume(volume, VolumeEvent::Attachment { attachment, event: AttachmentEvent::Reserved { instance, mode } })
     };
