@@ -18,6 +18,7 @@ mod deployment;
 mod journal;
 mod linearizable;
 mod lost;
+mod moved;
 mod operator_mode;
 mod overtaken;
 mod partition;
