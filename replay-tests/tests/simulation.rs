@@ -61,6 +61,21 @@ fn seeds_that_found_something_find_nothing_any_more() {
     }
 }
 
+/// A log that acknowledges before it has synced, and loses its end: nobody goes on from what it had said.
+/// Seed 120 found a sequencer that did.
+#[test]
+fn a_log_that_lost_its_end_is_not_continued_from_views_that_know_more() {
+    let (mut lost_blocks, mut rebuilt_views) = (0, 0);
+    for seed in (1..12).chain([120]) {
+        let plan = Plan { operations: 300, unsynced: true, keep: Keep::Nothing, ..plan(seed) };
+        let report = run(&plan);
+        assert_eq!(report.violation, None, "seed {seed}");
+        lost_blocks += report.lost_blocks;
+        rebuilt_views += report.rebuilt_views;
+    }
+    assert!(lost_blocks > 10 && rebuilt_views > 10, "{lost_blocks} blocks, {rebuilt_views} views");
+}
+
 /// What the simulated log holds, a real one holds too: the same blocks, the same chain, and the
 /// replay of either comes to the same state.
 #[test]

@@ -32,6 +32,8 @@ struct Blocks {
     all: Vec<Arc<[u8]>>,
     /// How many of them are on the disk, and what says when the others come there; nothing if all are.
     synced: Option<(usize, fastrand::Rng)>,
+    /// How often the power has failed: what was on its way to the log before is gone with it.
+    failures: u64,
 }
 
 impl LogStore {
@@ -51,7 +53,8 @@ impl LogStore {
     pub fn lose_unsynced(&self) -> usize {
         let (kept, lost) = {
             let mut blocks = self.lock();
-            let Blocks { all, synced } = &mut *blocks;
+            let Blocks { all, synced, failures } = &mut *blocks;
+            *failures += 1;
             let synced = synced.as_ref().map_or(all.len(), |(synced, _)| *synced);
             let lost = all.len().saturating_sub(synced);
             all.truncate(synced);
@@ -82,7 +85,7 @@ impl LogStore {
     fn append(&self, by: &Process, expected: BlockNumber, bytes: Arc<[u8]>) -> AppendOutcome {
         let number = {
             let mut blocks = self.lock();
-            let Blocks { all, synced } = &mut *blocks;
+            let Blocks { all, synced, .. } = &mut *blocks;
             let head = number_of(all.len());
             if head != expected {
                 return AppendOutcome::Conflict { head };
@@ -168,8 +171,12 @@ impl LogPort {
         if self.strikes(FaultKind::AppendLate, 32) {
             let (store, trace, by) = (self.store.clone(), self.trace.clone(), self.process.clone());
             let late = Duration::from_millis(self.draw(|random| random.u64(100..20_000)));
+            let failures = store.lock().failures;
             tokio::spawn(async move {
                 tokio::time::sleep(late).await;
+                if store.lock().failures != failures {
+                    return;
+                }
                 let outcome = store.append(&by, expected, bytes);
                 trace.note("log", format_args!("a late append after {}: {outcome:?}", expected.0));
             });

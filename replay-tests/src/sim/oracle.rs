@@ -359,7 +359,11 @@ impl Inner {
                 format!("command {} is rejected ({rejection}), and was done at {position}", submission.id);
             return Err(violation(Invariant::RejectionHasNoEffect, found));
         }
-        self.rejected.insert(submission.id);
+        // Orders of a history that is gone are still on their way, and name attempts that come again.
+        let may_come_again = !self.is_whole && matches!(submission.command, Command::ReportOutcome { .. });
+        if !may_come_again {
+            self.rejected.insert(submission.id);
+        }
         let asked = self.asked.get(&submission.id).copied().unwrap_or_default();
         self.check_justified(submission, rejection, asked)
     }
