@@ -20,6 +20,7 @@ use tephra_api::server::{ServerLimits, router};
 use tephra_api::state::{ApiSettings, App, AppState};
 use tephra_domain::ids::BackendName;
 use tephra_executors::backend::Backend;
+use tephra_executors::copy::Neighbours;
 use tephra_executors::image::{ImageStore, Images};
 use tephra_executors::inventory::BackendInventory;
 use tephra_executors::runner::{Runner, RunnerConfig};
@@ -50,7 +51,7 @@ use crate::lock::{DataDirLock, ServerInfo};
 use crate::output::Output;
 use crate::roles::{RoleDied, RoleKind, Roles};
 use crate::secrets::master_key;
-use crate::serve::backends::open_backend;
+use crate::serve::backends::open_backends;
 use crate::serve::nats::NatsStage;
 
 /// How long the backends may take to say how full they are before the server is ready without them.
@@ -181,9 +182,10 @@ impl Stage {
         let store = images::open_store(config)?;
         let images = store.clone().map(|store| images::open_worker(config, store)).transpose()?;
         let board = RoleBoard::default();
-        for backend in &config.backends {
-            let opened = open_backend(config, backend, self.key.as_ref()).await?;
+        let (opened, neighbours) = open_backends(config, self.key.as_ref()).await?;
+        for (backend, opened) in config.backends.iter().zip(opened) {
             let images = images.clone();
+            let neighbours = Arc::clone(&neighbours);
             let inventory = Arc::new(BackendInventory::new(Arc::clone(&opened)));
             self.desk.open(opened.name().clone(), inventory);
             let (queue, gateway) = (Arc::new(queue.clone()), Arc::clone(&gateway));
@@ -192,7 +194,7 @@ impl Stage {
             start_runner(
                 config,
                 backend,
-                RunnerParts { opened, images, queue, gateway, pools, clock },
+                RunnerParts { opened, images, neighbours, queue, gateway, pools, clock },
                 roles,
             );
         }
@@ -295,6 +297,7 @@ async fn start_projector(
 struct RunnerParts {
     opened: Arc<dyn Backend>,
     images: Option<Arc<Images>>,
+    neighbours: Arc<Neighbours>,
     queue: Arc<dyn WorkQueue>,
     gateway: Arc<dyn CommandGateway>,
     pools: PoolBoard,
@@ -307,9 +310,10 @@ fn start_runner(config: &Config, backend: &BackendConfig, parts: RunnerParts, ro
         parallelism: backend.parallelism,
         drain_limit: Duration::from_secs(config.limits.drain_timeout_s),
         images: parts.images.clone(),
+        neighbours: Some(Arc::clone(&parts.neighbours)),
         ..RunnerConfig::default()
     };
-    let RunnerParts { opened, images: _, queue, gateway, pools, clock } = parts;
+    let RunnerParts { opened, images: _, neighbours: _, queue, gateway, pools, clock } = parts;
     let handle = Runner::start(runner_config, opened, queue, gateway, pools, clock, cancel.clone());
     roles.add(RoleKind::Executor, cancel, async move {
         handle.stopped().await;

@@ -29,6 +29,10 @@ pub struct BackendDescription {
 /// and of no interest to volume types.
 pub const EXPORT_PREFIX: &str = "export:";
 
+/// Prefix of the capabilities that say which backends' objects the executor can read: those that the
+/// same process serves. Of no interest to volume types either.
+pub const READS_PREFIX: &str = "reads:";
+
 /// How servers reach volumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExportProtocol {
@@ -58,6 +62,19 @@ impl BackendDescription {
     /// What it says about exports under a name.
     pub fn export(&self, name: &str) -> Option<&str> {
         self.capabilities.get(&format!("{EXPORT_PREFIX}{name}")).map(String::as_str)
+    }
+
+    /// Whether its executor can read what is on a backend.
+    pub fn reads(&self, backend: &BackendName) -> bool {
+        self.capabilities.contains_key(&format!("{READS_PREFIX}{backend}"))
+    }
+
+    /// Says which backends its executor can read.
+    #[must_use]
+    pub fn reading<'a>(mut self, backends: impl IntoIterator<Item = &'a BackendName>) -> Self {
+        let reads = backends.into_iter().map(|name| (format!("{READS_PREFIX}{name}"), "True".to_owned()));
+        self.capabilities.extend(reads);
+        self
     }
 
     /// How servers reach its volumes; nothing if they cannot.

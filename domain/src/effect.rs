@@ -22,7 +22,7 @@ pub enum BackendObject {
         /// The snapshot.
         snapshot: SnapshotId,
     },
-    /// The state of a volume just before an operation touches its data.
+    /// The state of a volume just before an operation touches its data, or copies it elsewhere.
     SafetySnapshot {
         /// The volume it was taken of.
         volume: VolumeId,
@@ -132,6 +132,17 @@ pub enum Effect {
         volume: BackendObject,
         /// Its size, not below the source's.
         size: SizeGib,
+        /// Where the data comes from.
+        source: BackendObject,
+    },
+    /// A volume exists with the data of an object of another pool, zeroes beyond.
+    CopyVolume {
+        /// The new volume.
+        volume: BackendObject,
+        /// Its size, not below the source's.
+        size: SizeGib,
+        /// The pool that the source is on.
+        from: PoolId,
         /// Where the data comes from.
         source: BackendObject,
     },
@@ -259,6 +270,7 @@ impl Effect {
             | Self::CreateVolumeFromImage { volume, .. }
             | Self::CreateVolumeFromSnapshot { volume, .. }
             | Self::CloneVolume { volume, .. }
+            | Self::CopyVolume { volume, .. }
             | Self::DeleteVolume { volume }
             | Self::ExtendVolume { volume, .. }
             | Self::ShrinkVolume { volume, .. }
@@ -281,6 +293,7 @@ impl Effect {
             | Self::CreateVolumeFromImage { .. }
             | Self::CreateVolumeFromSnapshot { .. }
             | Self::CloneVolume { .. }
+            | Self::CopyVolume { .. }
             | Self::DeleteVolume { .. }
             | Self::ExtendVolume { .. }
             | Self::ShrinkVolume { .. }
@@ -302,7 +315,9 @@ impl Effect {
             Self::CreateVolumeFromSnapshot { snapshot, .. } | Self::RevertToSnapshot { snapshot, .. } => {
                 Some(*snapshot)
             }
-            Self::CloneVolume { source, .. } | Self::OverwriteVolume { source, .. } => Some(*source),
+            Self::CloneVolume { source, .. }
+            | Self::CopyVolume { source, .. }
+            | Self::OverwriteVolume { source, .. } => Some(*source),
             Self::CreateVolume { .. }
             | Self::CreateVolumeFromImage { .. }
             | Self::DeleteVolume { .. }
@@ -327,6 +342,7 @@ impl Effect {
             Self::CreateVolumeFromImage { .. } => "CreateVolumeFromImage",
             Self::CreateVolumeFromSnapshot { .. } => "CreateVolumeFromSnapshot",
             Self::CloneVolume { .. } => "CloneVolume",
+            Self::CopyVolume { .. } => "CopyVolume",
             Self::DeleteVolume { .. } => "DeleteVolume",
             Self::ExtendVolume { .. } => "ExtendVolume",
             Self::ShrinkVolume { .. } => "ShrinkVolume",

@@ -320,11 +320,13 @@ impl Ledger {
         }
         let is_about =
             |effect: &Effect| effect.outside_name() == Some(name) || effect.target().to_string() == name;
-        let open = self.operations.sorted().into_iter().filter(|(_, open)| open.kind.pool() == Some(pool));
-        let mut steps = open.flat_map(|(_, open)| open.kind.steps());
+        let is_here = |open: &Operation, effect: &Effect| open.kind.pool_of(&effect.target()) == Some(pool);
+        let mut effects = self.operations.sorted().into_iter().flat_map(|(_, open)| {
+            let effects = open.kind.steps().into_iter().flat_map(|step| [Some(step.effect), step.undo]);
+            effects.flatten().filter(|effect| is_here(open, effect)).collect::<Vec<_>>()
+        });
         let mut debts = self.debts.sorted().into_iter().filter(|(_, debt)| debt.pool == *pool);
-        steps.any(|step| is_about(&step.effect) || step.undo.as_ref().is_some_and(is_about))
-            || debts.any(|(_, debt)| debt.object.to_string() == name)
+        effects.any(|effect| is_about(&effect)) || debts.any(|(_, debt)| debt.object.to_string() == name)
     }
 
     /// Whether the backend reverts a volume by its own means.

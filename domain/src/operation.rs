@@ -247,7 +247,7 @@ impl Operation {
         };
         Some(DueEffect {
             key: EffectKey::Step { operation: self.id, direction, step, attempt: self.attempt },
-            pool: self.kind.pool()?.clone(),
+            pool: self.kind.pool_of(&effect.target())?.clone(),
             effect,
             not_before: self.not_before,
         })
@@ -368,7 +368,7 @@ pub fn abandon(ledger: &Ledger, operation: &Operation, keep_data: bool) -> Vec<E
         planned.is_some_and(|planned| planned.if_undo_fails == IfUndoFails::NeedsOperator)
     };
     let held = keep_data && operation.current(&steps).is_some_and(|(_, step)| changes_data(step));
-    saga.owe_below(reached, &failure, held, is_temporary);
+    saga.owe_below(reached, &failure, held, &is_temporary);
     saga.events.extend(operation.kind.abandoned());
     saga.operation_event(OperationEvent::Closed { end: OperationEnd::Abandoned });
     saga.events
@@ -422,7 +422,10 @@ impl Saga<'_> {
                 if let Some((kind, events)) =
                     self.operation.kind.rescheduled(self.ledger, self.operation, failure)
                 {
-                    self.owe_all_below(step.saturating_add(1), failure, false);
+                    // what it made where it does not go on; what it reads serves the next attempt too
+                    let failed = self.operation.kind.pool();
+                    let is_there = |object: &BackendObject| self.operation.kind.pool_of(object) == failed;
+                    self.owe_below(step.saturating_add(1), failure, false, &is_there);
                     self.events.extend(events);
                     self.operation_event(OperationEvent::Rescheduled { kind });
                     return;
@@ -480,10 +483,16 @@ impl Saga<'_> {
 
     /// Owes the removal of everything that undo steps below `below` would have removed.
     fn owe_all_below(&mut self, below: u16, reason: &Failure, held: bool) {
-        self.owe_below(below, reason, held, |_| true);
+        self.owe_below(below, reason, held, &|_| true);
     }
 
-    fn owe_below(&mut self, below: u16, reason: &Failure, held: bool, which: fn(&BackendObject) -> bool) {
+    fn owe_below(
+        &mut self,
+        below: u16,
+        reason: &Failure,
+        held: bool,
+        which: &dyn Fn(&BackendObject) -> bool,
+    ) {
         for planned in self.steps.iter().take(usize::from(below)) {
             match &planned.undo {
                 Some(
@@ -498,6 +507,7 @@ impl Saga<'_> {
                     | Effect::CreateVolumeFromImage { .. }
                     | Effect::CreateVolumeFromSnapshot { .. }
                     | Effect::CloneVolume { .. }
+                    | Effect::CopyVolume { .. }
                     | Effect::ExtendVolume { .. }
                     | Effect::ShrinkVolume { .. }
                     | Effect::CreateSnapshot { .. }
@@ -517,7 +527,7 @@ impl Saga<'_> {
     }
 
     fn owe(&mut self, object: BackendObject, reason: &Failure, held: bool) {
-        let Some(pool) = self.operation.kind.pool() else { return };
+        let Some(pool) = self.operation.kind.pool_of(&object) else { return };
         let debt = DebtId { operation: self.operation.id, ordinal: self.debts };
         self.debts = self.debts.saturating_add(1);
         self.events.push(Event::Debt(

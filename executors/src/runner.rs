@@ -39,6 +39,7 @@ use self::ledger::LedgerClient;
 use self::orders::OrderDesk;
 use self::pools::PoolReporter;
 use crate::backend::Backend;
+use crate::copy::Neighbours;
 use crate::image::Images;
 use crate::locks::VolumeLocks;
 
@@ -60,6 +61,8 @@ pub struct RunnerConfig {
     pub drain_limit: Duration,
     /// What makes volumes of images; nothing if no image store is configured.
     pub images: Option<Arc<Images>>,
+    /// What copies volumes from other backends of this process, and which those are.
+    pub neighbours: Option<Arc<Neighbours>>,
 }
 
 impl Default for RunnerConfig {
@@ -71,6 +74,7 @@ impl Default for RunnerConfig {
             keep_interval: Duration::from_secs(5),
             drain_limit: Duration::from_secs(30),
             images: None,
+            neighbours: None,
         }
     }
 }
@@ -107,7 +111,12 @@ impl Runner {
     ) -> RunnerHandle {
         let abandon = CancellationToken::new();
         let changed = Arc::new(Notify::new());
-        let ledger = Arc::new(LedgerClient::new(Arc::clone(&backend), gateway, Arc::clone(&clock)));
+        let ledger = Arc::new(LedgerClient::new(
+            Arc::clone(&backend),
+            config.neighbours.clone(),
+            gateway,
+            Arc::clone(&clock),
+        ));
         let desk = Arc::new(OrderDesk {
             backend: Arc::clone(&backend),
             ledger: Arc::clone(&ledger),

@@ -334,6 +334,7 @@ fn every_effect_arrives_as_it_was_sent() {
     let snapshot = BackendObject::Snapshot { volume: self::volume(), snapshot: taken };
     let safety = BackendObject::SafetySnapshot { volume: self::volume(), operation: operation() };
     let source = BackendObject::TemporaryVolume { volume: self::volume(), operation: operation() };
+    let elsewhere = PoolId { backend: BackendName::new("c"), pool: PoolName::new("q") };
     let effects = [
         Effect::CreateVolume { volume, size: size(1) },
         Effect::CreateVolumeFromSnapshot { volume, size: size(2), snapshot },
@@ -352,6 +353,7 @@ fn every_effect_arrives_as_it_was_sent() {
         Effect::UnexportVolume { volume, attachment: attachment() },
         Effect::UploadImage { volume, image: Box::new(new_image()) },
         Effect::RemoveImage { volume, image: new_image().id },
+        Effect::CopyVolume { volume, size: size(8), from: elsewhere, source: safety },
     ];
     for effect in effects {
         let pool = PoolId { backend: BackendName::new("b"), pool: PoolName::new("p") };

@@ -95,6 +95,9 @@ impl SimBackend {
             | Effect::CloneVolume { volume, size, source } => {
                 put(*volume, Contents { size: *size, tag: self.existing(pool, *source)?.tag })
             }
+            Effect::CopyVolume { volume, size, from, source } => {
+                put(*volume, Contents { size: *size, tag: self.existing(from, *source)?.tag })
+            }
             Effect::DeleteVolume { volume: object } | Effect::DeleteSnapshot { snapshot: object } => {
                 self.objects.remove(&(pool.clone(), *object));
                 return Ok(());

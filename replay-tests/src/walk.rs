@@ -49,7 +49,7 @@ impl Walk {
     /// A world with three backends, decided by the seed.
     pub fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut world = World::with_backends(&["one", "two", "three"], random.bool());
+        let mut world = World::with_neighbours(&["one", "two", "three"], random.bool());
         let limits = [(QuotaResource::Volumes, 12), (QuotaResource::Snapshots, 12)].into();
         world.must(Command::SetQuotaLimits { project: ProjectId::new(PROJECT), limits });
         let seen = world.history.len();

@@ -121,6 +121,25 @@ impl World {
         world
     }
 
+    /// The same, with executors that read all of the backends.
+    pub fn with_neighbours(backends: &[&str], native_revert: bool) -> Self {
+        let mut world = Self::with_backends(backends, native_revert);
+        let names: Vec<BackendName> = backends.iter().map(|name| BackendName::new(*name)).collect();
+        for backend in &names {
+            let Some(known) = world.ledger.backends.get(backend) else { continue };
+            let description = Box::new(known.description.clone().reading(&names));
+            world.must(Command::RegisterBackend { backend: backend.clone(), description });
+        }
+        world
+    }
+
+    /// Lets no new volume onto a pool.
+    pub fn fill(&mut self, backend: &str) {
+        for stats in self.pools.iter_mut().filter(|stats| stats.pool == pool(backend)) {
+            stats.free_gib = 0.0;
+        }
+    }
+
     /// An id that was not there before.
     pub fn fresh(&mut self) -> Uuid {
         self.next_id += 1;

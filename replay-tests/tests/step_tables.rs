@@ -10,15 +10,16 @@ use tephra_domain::effect::{BackendObject, Effect, Export};
 use tephra_domain::ids::{AttachmentId, DebtId, ImageId, OperationId, ProjectId, SnapshotId, VolumeId};
 use tephra_domain::image::NewImage;
 use tephra_domain::operation::{IfItFails, IfUndoFails, Step};
+use tephra_domain::operations::volume_copy::CopySource;
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
     AttachmentConnect, AttachmentDisconnect, ExportRestore, ObjectClean, OperationKind, SnapshotCreate,
-    SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
-    VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage, VolumeUpload,
-    attachment_connect, attachment_disconnect, export_restore, object_clean, snapshot_create,
-    snapshot_delete, snapshot_manage, snapshot_unmanage, status_verify, volume_create, volume_delete,
-    volume_extend, volume_extend_attached, volume_manage, volume_recover, volume_revert, volume_unmanage,
-    volume_upload,
+    SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCopy, VolumeCreate, VolumeDelete,
+    VolumeExtend, VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage,
+    VolumeUpload, attachment_connect, attachment_disconnect, export_restore, object_clean, snapshot_create,
+    snapshot_delete, snapshot_manage, snapshot_unmanage, status_verify, volume_copy, volume_create,
+    volume_delete, volume_extend, volume_extend_attached, volume_manage, volume_recover, volume_revert,
+    volume_unmanage, volume_upload,
 };
 use tephra_replay_tests::docs::{check_document, repository};
 use tephra_replay_tests::world::{gib, pool};
@@ -106,6 +107,16 @@ fn the_step_tables_are_true() {
         size: gib(1),
         source,
         pool: one(),
+        alternatives: Vec::new(),
+        failed_backends: Vec::new(),
+    };
+    let copy = |source| VolumeCopy {
+        operation: OPERATION,
+        volume: VOLUME,
+        size: gib(1),
+        source,
+        from: one(),
+        pool: pool("two"),
         alternatives: Vec::new(),
         failed_backends: Vec::new(),
     };
@@ -310,6 +321,18 @@ fn the_step_tables_are_true() {
                 "Makes an image of a volume, which is only read. If it fails, no image is left, and the volume is used as its attachments say.",
                 volume_upload::STEPS,
                 &[VolumeUpload { volume: VOLUME, pool: one(), image: new_image() }],
+            ),
+        ),
+        (
+            "volume_copy",
+            table(
+                "volume_copy",
+                "Makes a volume of what another pool holds, where none beside its source takes it. The source is read where it is; a copy that fails goes to the next backend, at most three in all.",
+                volume_copy::STEPS,
+                &[
+                    copy(CopySource::Snapshot { volume: SOURCE, snapshot: SNAPSHOT }),
+                    copy(CopySource::Volume(SOURCE)),
+                ],
             ),
         ),
     ];

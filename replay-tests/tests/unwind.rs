@@ -99,7 +99,7 @@ fn perform_with(world: &mut World, due: &DueEffect, fault: Option<Fault>) {
 }
 
 fn opened(scenario: &Scenario) -> (World, Subject) {
-    let mut world = World::with_backends(scenario.backends, scenario.native_revert);
+    let mut world = World::with_neighbours(scenario.backends, scenario.native_revert);
     let subject = (scenario.open)(&mut world);
     (world, subject)
 }

@@ -8,6 +8,7 @@ use tephra_executors::backend::Backend;
 use tephra_executors::backend::directory::{self, DirectoryBackend, DirectoryConfig};
 use tephra_executors::backend::lvm::{LvmBackend, LvmConfig};
 use tephra_executors::backend::rbd::{RbdBackend, RbdConfig};
+use tephra_executors::copy::{Copier, Limits, Neighbours};
 use tephra_executors::export::Exporting;
 use tephra_executors::export::tgt::{TgtConfig, TgtExporter};
 use tephra_executors::process::Spawner;
@@ -16,11 +17,27 @@ use tephra_journal::secrets::MasterKey;
 use crate::config::{BackendConfig, Config, Driver};
 use crate::failure::{CommandError, CommandResult, Exit};
 
-/// Opens a backend, with the exporter that is configured before it.
+/// Opens all backends, in the order of the configuration, and makes them neighbours: whatever one of
+/// them holds can be copied into any other.
 ///
 /// # Errors
-/// What it keeps volumes on cannot be used; or it exports over iSCSI and there is no master key.
-pub(super) async fn open_backend(
+/// What one of them keeps volumes on cannot be used; or it exports over iSCSI and there is no master
+/// key.
+pub(super) async fn open_backends(
+    config: &Config,
+    key: Option<&MasterKey>,
+) -> CommandResult<(Vec<Arc<dyn Backend>>, Arc<Neighbours>)> {
+    let mut opened = Vec::new();
+    for backend in &config.backends {
+        opened.push(open_backend(config, backend, key).await?);
+    }
+    let copier = Copier::new(Arc::new(Spawner), Limits::default());
+    let neighbours = Neighbours::new(copier, opened.iter().cloned());
+    Ok((opened, Arc::new(neighbours)))
+}
+
+/// Opens a backend, with the exporter that is configured before it.
+async fn open_backend(
     config: &Config,
     backend: &BackendConfig,
     key: Option<&MasterKey>,

@@ -8,6 +8,7 @@ use tephra_api::auth::Authenticator;
 use tephra_api::health::RoleBoard;
 use tephra_domain::ids::BackendName;
 use tephra_executors::backend::Backend;
+use tephra_executors::copy::Neighbours;
 use tephra_executors::image::Images;
 use tephra_executors::inventory::BackendInventory;
 use tephra_journal::clock::{Clock, SystemClock};
@@ -29,7 +30,7 @@ use super::events::{EventsTurn, publish_by_turns};
 use super::images::{open_store, open_worker};
 use super::turns::{Candidate, SequencerTurn, take_turns};
 use super::{
-    ApiParts, RunnerParts, add_executor, catalog, open_backend, start_api, start_projector, start_runner,
+    ApiParts, RunnerParts, add_executor, catalog, open_backends, start_api, start_projector, start_runner,
 };
 use crate::config::{BackendConfig, Config};
 use crate::failure::{CommandError, CommandResult, Exit};
@@ -52,6 +53,13 @@ pub(super) struct NatsStage<'a> {
     clock: Arc<dyn Clock>,
     /// What `/readyz` says of the roles, if this process answers it.
     board: RoleBoard,
+}
+
+/// What an executor works with besides NATS.
+struct Worker {
+    opened: Arc<dyn Backend>,
+    images: Option<Arc<Images>>,
+    neighbours: Arc<Neighbours>,
 }
 
 /// The ledger as this process sees it.
@@ -93,8 +101,10 @@ impl<'a> NatsStage<'a> {
         if self.config.has(RoleKind::Executor) {
             let store = open_store(self.config)?;
             let images = store.map(|store| open_worker(self.config, store)).transpose()?;
-            for backend in &self.config.backends {
-                self.start_executor(backend, images.clone(), roles).await?;
+            let (opened, neighbours) = open_backends(self.config, master_key(self.config)?.as_ref()).await?;
+            for (backend, opened) in self.config.backends.iter().zip(opened) {
+                let worker = Worker { opened, images: images.clone(), neighbours: Arc::clone(&neighbours) };
+                self.start_executor(backend, worker, roles).await?;
             }
         }
         let has_any = |any: &[RoleKind]| any.iter().any(|role| self.config.has(*role));
@@ -223,10 +233,10 @@ impl<'a> NatsStage<'a> {
     async fn start_executor(
         &self,
         backend: &BackendConfig,
-        images: Option<Arc<Images>>,
+        worker: Worker,
         roles: &mut Roles,
     ) -> CommandResult {
-        let opened = open_backend(self.config, backend, master_key(self.config)?.as_ref()).await?;
+        let Worker { opened, images, neighbours } = worker;
         let name = BackendName::new(&*backend.name);
         let queue =
             JetStreamQueue::open_to_take(&self.client, &self.nats, order_queue(), CancellationToken::new())
@@ -248,7 +258,7 @@ impl<'a> NatsStage<'a> {
         );
         self.start_inventory(&opened, roles);
         let (queue, clock) = (Arc::new(queue), Arc::clone(&self.clock));
-        let parts = RunnerParts { opened, images, queue, gateway, pools: board, clock };
+        let parts = RunnerParts { opened, images, neighbours, queue, gateway, pools: board, clock };
         start_runner(self.config, backend, parts, roles);
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 mod attaching;
 mod commands;
+mod copies;
 mod drift;
 mod serve;
 mod support;

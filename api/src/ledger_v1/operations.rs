@@ -68,7 +68,11 @@ impl OpenOperations {
 
     fn of(&self, id: OperationId) -> Option<Open<'_>> {
         let operation: &Operation = self.ledger.operations.get(&id)?;
-        let waits_for_backend = operation.kind.pool().and_then(|pool| Some((pool, self.absence(pool)?)));
+        let pool = match operation.due() {
+            Some(due) => operation.kind.pool_of(&due.effect.target()),
+            None => operation.kind.pool(),
+        };
+        let waits_for_backend = pool.and_then(|pool| Some((pool, self.absence(pool)?)));
         Some(Open { operation, waits_for: self.ledger.blocked_by(operation), waits_for_backend })
     }
 

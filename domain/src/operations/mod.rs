@@ -10,6 +10,7 @@ pub mod snapshot_delete;
 pub mod snapshot_manage;
 pub mod snapshot_unmanage;
 pub mod status_verify;
+pub mod volume_copy;
 pub mod volume_create;
 pub mod volume_delete;
 pub mod volume_extend;
@@ -20,7 +21,7 @@ pub mod volume_revert;
 pub mod volume_unmanage;
 pub mod volume_upload;
 
-use crate::effect::Failure;
+use crate::effect::{BackendObject, Failure};
 use crate::event::Event;
 use crate::ids::{OperationId, PoolId, ProjectId};
 use crate::ledger::Ledger;
@@ -35,6 +36,7 @@ pub use snapshot_delete::SnapshotDelete;
 pub use snapshot_manage::SnapshotManage;
 pub use snapshot_unmanage::SnapshotUnmanage;
 pub use status_verify::StatusVerify;
+pub use volume_copy::VolumeCopy;
 pub use volume_create::VolumeCreate;
 pub use volume_delete::VolumeDelete;
 pub use volume_extend::VolumeExtend;
@@ -84,6 +86,8 @@ pub enum OperationKind {
     ExportRestore(ExportRestore),
     /// Makes an image of a volume.
     VolumeUpload(VolumeUpload),
+    /// Makes a volume of what another pool holds.
+    VolumeCopy(VolumeCopy),
 }
 
 /// What every operation says of itself. The engine needs no more than this.
@@ -94,6 +98,10 @@ trait Saga {
     fn steps(&self) -> Vec<PlannedStep>;
     /// Where the work is done. Nothing only if there is no work.
     fn pool(&self) -> Option<&PoolId>;
+    /// Where one of the objects is that it works on, if it works in more than one place.
+    fn pool_of(&self, _object: &BackendObject) -> Option<&PoolId> {
+        self.pool()
+    }
     /// What it takes turns on.
     fn uses(&self) -> Vec<(ResourceKey, Access)>;
     /// What one step's success means by itself.
@@ -140,6 +148,7 @@ macro_rules! each {
             OperationKind::AttachmentDisconnect($saga) => $body,
             OperationKind::ExportRestore($saga) => $body,
             OperationKind::VolumeUpload($saga) => $body,
+            OperationKind::VolumeCopy($saga) => $body,
         }
     };
 }
@@ -165,6 +174,7 @@ impl OperationKind {
         AttachmentDisconnect::NAME,
         ExportRestore::NAME,
         VolumeUpload::NAME,
+        VolumeCopy::NAME,
     ];
 
     /// Its name in the API and in documents, for example `volume_revert`.
@@ -183,6 +193,11 @@ impl OperationKind {
     /// Where the work is done. Nothing only if there is no work.
     pub fn pool(&self) -> Option<&PoolId> {
         each!(self, saga => saga.pool())
+    }
+
+    /// Where one of the objects is that it works on: mostly [`Self::pool`].
+    pub fn pool_of(&self, object: &BackendObject) -> Option<&PoolId> {
+        each!(self, saga => saga.pool_of(object))
     }
 
     /// What it takes turns on.
@@ -220,7 +235,7 @@ impl OperationKind {
         each!(self, saga => saga.waits_for_backend())
     }
 
-    /// Where it begins again after a failure, if it may: only creating a volume goes elsewhere.
+    /// Where it begins again after a failure, if it may: only what makes a volume goes elsewhere.
     pub fn rescheduled(
         &self,
         ledger: &Ledger,
@@ -231,6 +246,9 @@ impl OperationKind {
             Self::VolumeCreate(create) => create
                 .rescheduled(ledger, operation, failure)
                 .map(|(kind, events)| (Self::VolumeCreate(kind), events)),
+            Self::VolumeCopy(copy) => copy
+                .rescheduled(ledger, operation, failure)
+                .map(|(kind, events)| (Self::VolumeCopy(kind), events)),
             Self::VolumeDelete(_)
             | Self::VolumeExtend(_)
             | Self::VolumeRevert(_)

@@ -4,6 +4,9 @@
 //! |--------|-------------------------------------------------------------------------------|--------------|-------------------|
 //! | create | CreateVolume, CreateVolumeFromSnapshot, CloneVolume or CreateVolumeFromImage   | DeleteVolume | leave to owner    |
 //!
+//! Data that the pool already has is cloned there by the backend's own means. Where no pool beside its
+//! source takes the volume, it is copied to another by [`super::volume_copy`].
+//!
 //! A failure goes to the next backend that the scheduler put on the list, at most
 //! [`MAX_ATTEMPTS`] in all, and leaves a cleanup debt on the one that failed. Backends tried before
 //! are never picked again. After the last one the volume is in `error`, with the reason.
@@ -19,12 +22,13 @@ use crate::ledger::Ledger;
 use crate::operation::{Access, IfItFails, IfUndoFails, Operation, PlannedStep, ResourceKey, Step, plan};
 use crate::quota::{QuotaResource, UsageCount};
 use crate::rejection::Rejection;
-use crate::scheduler::{self, PlacementDecision, VolumeRequest};
+use crate::scheduler::{self, DataSource, PlacementDecision, VolumeRequest};
 use crate::snapshot::SnapshotState;
 use crate::units::SizeGib;
 use crate::volume::{VolumeCreateAccepted, VolumeEvent, VolumeSource, VolumeState};
 use crate::volume_type::VolumeType;
 
+use super::volume_copy::{CopySource, VolumeCopy};
 use super::{OperationKind, Saga, open};
 
 /// Backends that a create is tried on (Cinder's `scheduler_max_attempts`).
@@ -147,7 +151,7 @@ fn decide_with(
         size,
         availability_zone: command.availability_zone.as_ref(),
         extra_specs: &volume_type.extra_specs,
-        beside: source.pool.as_ref(),
+        source: source.pool.as_ref().map(|pool| DataSource { pool, must_be_snapshotted: source.is_volume() }),
     };
     let placement = scheduler::place(ledger, &request, &ctx.pools);
     let operation = OperationId::from(ctx.command);
@@ -182,15 +186,10 @@ fn decide_with(
             VolumeEvent::CreateFailed { operation, failure: placement.no_valid_backend() },
         )),
         Some(pool) => {
-            let params = VolumeCreate {
-                volume: command.volume,
-                size,
-                source: source.kind,
-                pool,
-                alternatives: placement.alternatives.clone(),
-                failed_backends: Vec::new(),
-            };
-            events.extend(open(ledger, operation, &ctx.actor.project, OperationKind::VolumeCreate(params)));
+            let attempts =
+                Attempts { pool, alternatives: placement.alternatives.clone(), failed_backends: Vec::new() };
+            let kind = source.made_by(operation, command.volume, size, attempts);
+            events.extend(open(ledger, operation, &ctx.actor.project, kind));
         }
     }
     Ok(events)
@@ -203,6 +202,50 @@ struct Source {
     pool: Option<PoolId>,
     bootable: bool,
     image_metadata: BTreeMap<String, String>,
+}
+
+impl Source {
+    const fn is_volume(&self) -> bool {
+        match self.kind {
+            CreateSource::Volume(_) => true,
+            CreateSource::Blank | CreateSource::Snapshot { .. } | CreateSource::Image(_) => false,
+        }
+    }
+
+    /// The operation that makes a volume of it: a copy where the source is on another pool.
+    fn made_by(
+        &self,
+        operation: OperationId,
+        volume: VolumeId,
+        size: SizeGib,
+        attempts: Attempts,
+    ) -> OperationKind {
+        let Attempts { pool, alternatives, failed_backends } = attempts;
+        let from = self.pool.as_ref().filter(|from| **from != pool);
+        match (CopySource::of(self.kind), from) {
+            (Some(source), Some(from)) => {
+                let from = from.clone();
+                OperationKind::VolumeCopy(VolumeCopy {
+                    operation,
+                    volume,
+                    size,
+                    source,
+                    from,
+                    pool,
+                    alternatives,
+                    failed_backends,
+                })
+            }
+            (Some(_), None) | (None, _) => OperationKind::VolumeCreate(VolumeCreate {
+                volume,
+                size,
+                source: self.kind,
+                pool,
+                alternatives,
+                failed_backends,
+            }),
+        }
+    }
 }
 
 /// The image can become a volume of that size (Cinder's `check_image_metadata`).
@@ -328,8 +371,35 @@ impl VolumeCreate {
         if is_the_images_fault && matches!(self.source, CreateSource::Image(_)) {
             return None;
         }
-        let mut failed_backends = self.failed_backends.clone();
-        failed_backends.push(self.pool.backend.clone());
+        let (next, event) = self.attempts().next(ledger, failure)?;
+        let Attempts { pool, alternatives, failed_backends } = next;
+        let kind = Self { pool, alternatives, failed_backends, ..self.clone() };
+        debug_assert_eq!(operation.kind.pool(), Some(&self.pool), "an operation reschedules itself");
+        Some((kind, vec![Event::Volume(self.volume, event)]))
+    }
+
+    fn attempts(&self) -> Attempts {
+        Attempts {
+            pool: self.pool.clone(),
+            alternatives: self.alternatives.clone(),
+            failed_backends: self.failed_backends.clone(),
+        }
+    }
+}
+
+/// Where a volume is being made, and where else it could be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Attempts {
+    pub pool: PoolId,
+    pub alternatives: Vec<PoolId>,
+    pub failed_backends: Vec<BackendName>,
+}
+
+impl Attempts {
+    /// The next backend, with the event that says so, if there is one and the attempts are not used up.
+    pub(super) fn next(self, ledger: &Ledger, failure: &Failure) -> Option<(Self, VolumeEvent)> {
+        let Self { pool: failed, alternatives, mut failed_backends } = self;
+        failed_backends.push(failed.backend.clone());
         if failed_backends.len() >= MAX_ATTEMPTS {
             return None;
         }
@@ -337,13 +407,13 @@ impl VolumeCreate {
             !failed_backends.contains(&pool.backend)
                 && ledger.backends.get(&pool.backend).is_some_and(|backend| backend.enabled)
         };
-        let mut rest: Vec<PoolId> = self.alternatives.iter().filter(|pool| usable(pool)).cloned().collect();
+        let mut rest: Vec<PoolId> = alternatives.into_iter().filter(usable).collect();
         if rest.is_empty() {
             return None;
         }
         let pool = rest.remove(0);
         let event = VolumeEvent::Rescheduled {
-            failed: self.pool.clone(),
+            failed,
             failure: failure.clone(),
             placement: PlacementDecision {
                 chosen: Some(pool.clone()),
@@ -351,9 +421,16 @@ impl VolumeCreate {
                 candidates: Vec::new(),
             },
         };
-        let kind = Self { pool, alternatives: rest, failed_backends, ..self.clone() };
-        debug_assert_eq!(operation.kind.pool(), Some(&self.pool), "an operation reschedules itself");
-        Some((kind, vec![Event::Volume(self.volume, event)]))
+        Some((Self { pool, alternatives: rest, failed_backends }, event))
+    }
+
+    /// What the volume's failure is when there is no other backend.
+    pub(super) fn all_failed(&self, last: &Failure) -> Failure {
+        if self.failed_backends.is_empty() {
+            return last.clone();
+        }
+        let tried = self.failed_backends.len().saturating_add(1);
+        Failure::new(FailureKind::NoValidBackend, format!("{tried} backends failed; the last one: {last}"))
     }
 }
 
@@ -386,14 +463,7 @@ impl Saga for VolumeCreate {
     }
 
     fn failed(&self, id: OperationId, _step: u16, failure: &Failure, _restored: bool) -> Vec<Event> {
-        let failure = if self.failed_backends.is_empty() {
-            failure.clone()
-        } else {
-            Failure::new(
-                FailureKind::NoValidBackend,
-                format!("{} backends failed; the last one: {failure}", self.failed_backends.len() + 1),
-            )
-        };
+        let failure = self.attempts().all_failed(failure);
         vec![Event::Volume(self.volume, VolumeEvent::CreateFailed { operation: id, failure })]
     }
 }

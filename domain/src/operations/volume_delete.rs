@@ -137,10 +137,10 @@ pub fn decide(
         events.push(Event::Snapshot(*snapshot_id, SnapshotEvent::DeleteAccepted { operation }));
     }
     let mut kept = ledger.owed_snapshots_of(id, volume.pool.as_ref());
+    // a copy of another volume that is ended here owes its snapshot where that one is
+    let is_its_own = |object: &BackendObject| object.is_snapshot() && object.volume() == id;
     kept.extend(events.iter().filter_map(|event| match event {
-        Event::Debt(debt, DebtEvent::Incurred { object, .. }) if object.is_snapshot() => {
-            Some((*debt, *object))
-        }
+        Event::Debt(debt, DebtEvent::Incurred { object, .. }) if is_its_own(object) => Some((*debt, *object)),
         Event::Debt(..)
         | Event::Volume(..)
         | Event::Snapshot(..)

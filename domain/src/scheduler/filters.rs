@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use crate::ids::ZoneName;
 use crate::ledger::Ledger;
 
-use super::{FilterName, PoolStats, VolumeRequest, weighers};
+use crate::backend::Backend;
+
+use super::{DataSource, FilterName, PoolStats, VolumeRequest, weighers};
 
 /// Why a pool will not do, or nothing if it will.
 pub fn refusal(
@@ -13,19 +15,33 @@ pub fn refusal(
     ledger: &Ledger,
     request: &VolumeRequest<'_>,
     stats: &PoolStats,
+    pools: &[PoolStats],
 ) -> Option<String> {
     match filter {
         FilterName::Service => service(ledger, stats),
         FilterName::AvailabilityZone => availability_zone(ledger, request.availability_zone, stats),
         FilterName::Capacity => capacity(ledger, request, stats),
         FilterName::Capabilities => capabilities(request.extra_specs, stats),
-        FilterName::Source => match request.beside {
-            Some(pool) if *pool != stats.pool => {
-                Some(format!("the source is on {pool}, and nothing is copied between pools yet"))
-            }
-            Some(_) | None => None,
-        },
+        FilterName::Source => source(ledger, request.source?, stats, pools),
     }
+}
+
+/// Data is copied from a pool that shows itself to one whose executor can read it.
+fn source(ledger: &Ledger, source: DataSource<'_>, stats: &PoolStats, pools: &[PoolStats]) -> Option<String> {
+    let from = source.pool;
+    if *from == stats.pool {
+        return None;
+    }
+    let reads = |backend: &Backend| backend.description.reads(&from.backend);
+    if !ledger.backends.get(&stats.pool.backend).is_some_and(reads) {
+        return Some(format!("the source is on {from}, which its executor cannot read"));
+    }
+    if !pools.iter().any(|stats| stats.pool == *from && stats.is_up) {
+        return Some(format!("the source is on {from}, which is down"));
+    }
+    let is_frozen = ledger.backends.get(&from.backend).is_some_and(|backend| backend.frozen);
+    (source.must_be_snapshotted && is_frozen)
+        .then(|| format!("the source is on {from}, which is frozen: no snapshot can be taken to copy from"))
 }
 
 fn service(ledger: &Ledger, stats: &PoolStats) -> Option<String> {

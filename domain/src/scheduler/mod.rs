@@ -1,7 +1,8 @@
 //! Which pool takes a new volume, and what spoke for and against each.
 //!
 //! Cinder's default filters (availability zone, capacity, capabilities) and its capacity weigher,
-//! with the verdicts kept in the event. A volume made from another resource stays beside it.
+//! with the verdicts kept in the event. A volume made from another resource stays beside it; only where
+//! that is not possible does it go to another pool, whose executor must be able to read the source.
 
 pub mod filters;
 pub mod weighers;
@@ -47,8 +48,17 @@ pub struct VolumeRequest<'a> {
     pub availability_zone: Option<&'a ZoneName>,
     /// What its type asks for.
     pub extra_specs: &'a BTreeMap<String, String>,
-    /// The pool of the resource that it is made from.
-    pub beside: Option<&'a PoolId>,
+    /// What it is made from, if that is on a pool.
+    pub source: Option<DataSource<'a>>,
+}
+
+/// What a volume is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct DataSource<'a> {
+    /// Where it is.
+    pub pool: &'a PoolId,
+    /// Whether copying it elsewhere begins with a snapshot of it, which changes its backend.
+    pub must_be_snapshotted: bool,
 }
 
 /// The filters, in the order in which they are asked.
@@ -62,7 +72,7 @@ pub enum FilterName {
     Capacity,
     /// Can what the type asks for.
     Capabilities,
-    /// Where the source is.
+    /// Where the source is, or where it can be read.
     Source,
 }
 
@@ -121,18 +131,53 @@ impl PlacementDecision {
     }
 }
 
+/// How far a pool is from a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Distance {
+    SamePool,
+    SameBackend,
+    Elsewhere,
+}
+
+/// What can be made near its source is not copied further: the backend clones it, or at least one
+/// storage has both.
+fn keep_nearest(source: &PoolId, candidates: &mut [Candidate]) {
+    let distance = |pool: &PoolId| match pool {
+        pool if pool == source => Distance::SamePool,
+        pool if pool.backend == source.backend => Distance::SameBackend,
+        _ => Distance::Elsewhere,
+    };
+    let passed = candidates.iter().filter(|candidate| candidate.refused.is_none());
+    let Some((nearest, near)) =
+        passed.map(|candidate| (distance(&candidate.pool), candidate.pool.clone())).min()
+    else {
+        return;
+    };
+    for candidate in candidates.iter_mut().filter(|candidate| candidate.refused.is_none()) {
+        if distance(&candidate.pool) > nearest {
+            let reason = format!("the source is on {source}, and {near} is nearer to it");
+            candidate.refused = Some((FilterName::Source, reason.into()));
+            candidate.score = 0;
+        }
+    }
+}
+
 /// Asks every filter about every pool, and weighs those that pass.
 pub fn place(ledger: &Ledger, request: &VolumeRequest<'_>, pools: &[PoolStats]) -> PlacementDecision {
     let mut candidates: Vec<Candidate> = pools
         .iter()
         .map(|stats| {
             let refused = FilterName::ALL.iter().find_map(|filter| {
-                filters::refusal(*filter, ledger, request, stats).map(|reason| (*filter, reason.into()))
+                filters::refusal(*filter, ledger, request, stats, pools)
+                    .map(|reason| (*filter, reason.into()))
             });
             let score = if refused.is_some() { 0 } else { weighers::capacity_score(ledger, stats) };
             Candidate { pool: stats.pool.clone(), refused, score }
         })
         .collect();
+    if let Some(source) = request.source {
+        keep_nearest(source.pool, &mut candidates);
+    }
     candidates.sort_by(|a, b| {
         (a.refused.is_some(), -a.score, &a.pool).cmp(&(b.refused.is_some(), -b.score, &b.pool))
     });

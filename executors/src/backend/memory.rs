@@ -4,13 +4,13 @@
 //! backend and fails in the same ways, so what holds over it holds over those.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use tephra_domain::backend::BackendDescription;
 use tephra_domain::drift::{FoundKind, FoundObject};
 use tephra_domain::effect::{self, BackendObject, Effect, Failure, FailureKind};
-use tephra_domain::ids::{BackendName, ImageId, PoolName, ZoneName};
+use tephra_domain::ids::{BackendName, ImageId, PoolId, PoolName, ZoneName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::{SizeGib, Timestamp};
 
@@ -86,6 +86,8 @@ pub struct MemoryBackend {
     /// Objects under names that are none of ours. Taken after `objects`, where both are.
     strangers: Arc<Mutex<BTreeMap<Box<str>, MemoryObject>>>,
     images: Arc<Mutex<BTreeMap<ImageId, MemoryObject>>>,
+    /// The objects of other backends that it can read. They do not keep each other alive.
+    neighbours: Arc<Mutex<BTreeMap<BackendName, Weak<Mutex<Objects>>>>>,
 }
 
 type Objects = BTreeMap<BackendObject, MemoryObject>;
@@ -98,7 +100,28 @@ impl MemoryBackend {
             objects: Arc::default(),
             strangers: Arc::default(),
             images: Arc::default(),
+            neighbours: Arc::default(),
         }
+    }
+
+    /// Lets it read another backend's objects, and says so in its description.
+    pub fn read_from(&self, other: &Self) {
+        self.neighbours().insert(other.config.name.clone(), Arc::downgrade(&other.objects));
+    }
+
+    fn neighbours(&self) -> MutexGuard<'_, BTreeMap<BackendName, Weak<Mutex<Objects>>>> {
+        self.neighbours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An object of another backend. Nothing of our own is locked meanwhile: two may read each other.
+    fn read_neighbour(&self, from: &PoolId, source: BackendObject) -> Result<MemoryObject, Failure> {
+        let objects = self.neighbours().get(&from.backend).and_then(Weak::upgrade);
+        let Some(objects) = objects else {
+            let message = format!("{source} is on {from}, which cannot be read from here");
+            return Err(Failure::new(FailureKind::Unsupported, message));
+        };
+        let objects = objects.lock().unwrap_or_else(PoisonError::into_inner);
+        present(&objects, source).cloned()
     }
 
     /// Everything that exists now.
@@ -155,8 +178,13 @@ impl MemoryBackend {
     }
 
     fn act(&self, effect: &Effect) -> Result<(), Failure> {
+        if let Effect::CopyVolume { volume, size, from, source } = effect {
+            let data = self.read_neighbour(from, *source)?;
+            return self.copy(*volume, *size, &data);
+        }
         let mut objects = self.lock();
         match effect {
+            Effect::CopyVolume { .. } => Err(super::needs_neighbours(effect)),
             Effect::CreateVolume { volume, size } => {
                 self.create(&mut objects, *volume, MemoryObject::blank(*size))
             }
@@ -214,6 +242,18 @@ impl MemoryBackend {
             }
             Effect::UnexportVolume { .. } => Ok(()),
         }
+    }
+
+    fn copy(&self, volume: BackendObject, size: SizeGib, data: &MemoryObject) -> Result<(), Failure> {
+        if data.size > size {
+            return Err(mismatch(format!("the source of {volume} is larger than {size} GiB")));
+        }
+        let mut objects = self.lock();
+        let made = MemoryObject::with_data_of(data, size);
+        self.create(&mut objects, volume, made.clone())?;
+        // where an attempt had died, a part of it was there
+        objects.insert(volume, made);
+        Ok(())
     }
 
     fn adopt(
@@ -339,12 +379,12 @@ impl Backend for MemoryBackend {
             native_revert: self.config.native_revert,
             capabilities: super::capabilities(&self.config.name, "memory"),
         }
+        .reading(self.neighbours().keys())
     }
 
     #[allow(clippy::cast_precision_loss, reason = "capacities are far below 2^53 GiB")]
     async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure> {
         let used: u64 = self.lock().values().map(|object| u64::from(object.size.gib())).sum();
-        let description = self.description();
         Ok(vec![PoolStats {
             pool: super::pool_id(&self.config.name, &self.config.pool),
             is_up: true,
@@ -354,7 +394,7 @@ impl Backend for MemoryBackend {
             max_over_subscription_ratio: 1.0,
             reserved_percentage: 0,
             thin: false,
-            capabilities: description.capabilities,
+            capabilities: super::capabilities(&self.config.name, "memory"),
             reported_at: now,
         }])
     }

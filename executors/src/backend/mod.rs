@@ -109,6 +109,12 @@ pub(crate) fn needs_images(effect: &Effect) -> Failure {
     Failure::new(FailureKind::Unsupported, format!("{} needs an image store to be configured", effect.name()))
 }
 
+/// What a backend says of an effect that is performed for it by [`crate::copy::Neighbours`].
+pub(crate) fn needs_neighbours(effect: &Effect) -> Failure {
+    let message = format!("{} needs an executor that serves both backends", effect.name());
+    Failure::new(FailureKind::Unsupported, message)
+}
+
 /// What every backend of ours offers to volume types, whatever its kind (Cinder's names).
 pub(crate) fn capabilities(backend: &BackendName, storage_protocol: &str) -> BTreeMap<String, String> {
     [

@@ -247,6 +247,7 @@ impl Cluster {
             }
             Effect::CreateVolume { .. }
             | Effect::CreateVolumeFromImage { .. }
+            | Effect::CopyVolume { .. }
             | Effect::DeleteVolume { .. }
             | Effect::ExtendVolume { .. }
             | Effect::ShrinkVolume { .. }

@@ -15,11 +15,14 @@
 //! What an attempt wrote that died may be in the kernel's memory alone: it is flushed at the end,
 //! whoever wrote it.
 //!
+//! [`work`] is what a runner asks: it knows the backends of its process and reads from those alone.
+//!
 //! Nobody sees the volume before its operation has ended, and the ledger believes in none whose
 //! creation did not complete: that it is filled in place shows to nobody.
 
 mod qemu;
 mod stretch;
+mod work;
 
 use std::sync::Arc;
 
@@ -30,6 +33,7 @@ use tephra_domain::units::SizeGib;
 pub use self::qemu::Limits;
 use self::qemu::{Blank, End, Runs};
 use self::stretch::stretches;
+pub use self::work::{Neighbours, act};
 use crate::backend::{Backend, Content};
 use crate::process::Launcher;
 
@@ -101,6 +105,8 @@ impl Copier {
                 copied.found = copied.found.saturating_add(1);
                 continue;
             }
+            // the storage may have been taken over by another process while the last one took its time
+            backend.content(pool, volume).await?;
             runs.write(stretch, &end, blank).await?;
             if !runs.is_there(stretch, &end).await? {
                 let message = format!(

@@ -48,6 +48,8 @@ struct Watched {
 enum AfterWrite {
     /// The storage has something else than it was given.
     Lie(PathBuf, u64),
+    /// Another process takes the directory over.
+    TakeOver(PathBuf),
     /// Nobody hears of the end of this write, the n-th from now.
     Hang(usize),
 }
@@ -70,11 +72,16 @@ impl Launcher for Watched {
                     File::options().write(true).open(path).unwrap().write_all_at(&[1], *at).unwrap();
                     false
                 }
+                Some(AfterWrite::TakeOver(directory)) if is_write => {
+                    std::fs::write(directory.join(".tephra.lock"), b"somebody else's word, and a long one")
+                        .unwrap();
+                    false
+                }
                 Some(AfterWrite::Hang(left)) if is_write => {
                     *left -= 1;
                     *left == 0
                 }
-                Some(AfterWrite::Lie(..) | AfterWrite::Hang(_)) | None => false,
+                Some(AfterWrite::Lie(..) | AfterWrite::TakeOver(_) | AfterWrite::Hang(_)) | None => false,
             }
         };
         if hangs {
@@ -293,4 +300,15 @@ async fn every_run_has_its_bounds() {
     assert!(lab.copy_within(small, source, target, 1).await.is_err());
     let argvs = lab.watched.argvs.lock().unwrap();
     assert!(argvs.iter().all(|argv| argv[0] == "prlimit"), "{argvs:?}");
+}
+
+#[tokio::test]
+async fn nothing_more_is_written_once_another_process_has_the_storage() {
+    let lab = Lab::new();
+    let (source, target) = (lab.source(3).await, volume());
+    let directory = lab.directories.path().join("to,there");
+    *lab.watched.after_write.lock().unwrap() = Some(AfterWrite::TakeOver(directory));
+    lab.copy(source, target, 3).await.unwrap_err();
+    assert!(lab.to.is_taken_over());
+    assert_eq!(lab.runs("convert"), 1);
 }

@@ -150,6 +150,7 @@ impl Backend for Exporting {
             | Effect::UploadImage { .. }
             | Effect::RemoveImage { .. }
             | Effect::CreateVolumeFromSnapshot { .. }
+            | Effect::CopyVolume { .. }
             | Effect::DeleteVolume { .. }
             | Effect::ExtendVolume { .. }
             | Effect::ShrinkVolume { .. }

@@ -126,6 +126,7 @@ mod tests {
         let backend = Arc::new(MemoryBackend::new(MemoryConfig::new("b")));
         let client = LedgerClient::new(
             backend,
+            None,
             Arc::<Ledger>::clone(&ledger),
             Arc::new(ManualClock::at(Timestamp(0))),
         );

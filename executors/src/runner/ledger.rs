@@ -20,6 +20,7 @@ use tephra_journal::work_queue::WorkOrder;
 
 use super::limits::{RESEND_MAX_DELAY, RESEND_MIN_DELAY};
 use crate::backend::Backend;
+use crate::copy::Neighbours;
 use crate::metrics;
 
 /// What the ledger made of a report.
@@ -61,14 +62,26 @@ const DESCRIPTION_INTERVAL: Duration = Duration::from_secs(2);
 /// Speaks to the ledger as the system, on behalf of one backend.
 pub struct LedgerClient {
     backend: Arc<dyn Backend>,
+    neighbours: Option<Arc<Neighbours>>,
     gateway: Arc<dyn CommandGateway>,
     clock: Arc<dyn Clock>,
 }
 
 impl LedgerClient {
-    /// A client for one backend.
-    pub fn new(backend: Arc<dyn Backend>, gateway: Arc<dyn CommandGateway>, clock: Arc<dyn Clock>) -> Self {
-        Self { backend, gateway, clock }
+    /// A client for one backend, beside the others that can be read from.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        neighbours: Option<Arc<Neighbours>>,
+        gateway: Arc<dyn CommandGateway>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { backend, neighbours, gateway, clock }
+    }
+
+    /// The backend as it describes itself, and what its executor can read.
+    fn description(&self) -> BackendDescription {
+        let names = self.neighbours.iter().flat_map(|neighbours| neighbours.names());
+        self.backend.description().reading(names)
     }
 
     /// Presents the backend, and again whenever it describes itself otherwise: some of what it says
@@ -76,7 +89,7 @@ impl LedgerClient {
     pub async fn present_changes(&self, mut known: BackendDescription) {
         loop {
             tokio::time::sleep(DESCRIPTION_INTERVAL).await;
-            if self.backend.description() != known {
+            if self.description() != known {
                 known = self.register().await;
             }
         }
@@ -85,7 +98,7 @@ impl LedgerClient {
     /// Presents the backend as it describes itself now, and says how. A ledger that knows it already
     /// has nothing to do.
     pub async fn register(&self) -> BackendDescription {
-        let description = self.backend.description();
+        let description = self.description();
         let backend = self.backend.name().clone();
         let at = self.clock.now().micros().to_string();
         let id = command_id(&["register", backend.as_str(), &at]);

@@ -85,6 +85,7 @@ impl EffectLimits {
             Effect::DeleteVolume { .. } | Effect::DeleteSnapshot { .. } => self.remove,
             Effect::CreateVolumeFromSnapshot { .. }
             | Effect::CloneVolume { .. }
+            | Effect::CopyVolume { .. }
             | Effect::CreateVolumeFromImage { .. }
             | Effect::CreateSnapshot { .. }
             | Effect::RevertToSnapshot { .. }

@@ -22,7 +22,7 @@ use super::ledger::LedgerClient;
 use super::limits::{DUE_NAP, EffectLimits, FINISHED_REMEMBERED};
 use super::pools::make_way;
 use crate::backend::Backend;
-use crate::image;
+use crate::copy;
 use crate::locks::{VolumeGuard, VolumeLocks};
 use crate::metrics;
 
@@ -143,13 +143,14 @@ impl OrderDesk {
         let DueEffect { key, pool, effect, .. } = order.due.clone();
         let backend = Arc::clone(&self.backend);
         let images = self.config.images.clone();
+        let neighbours = self.config.neighbours.clone();
         let finished = Arc::clone(&self.finished);
         let in_flight = ::metrics::gauge!(metrics::EFFECTS_IN_FLIGHT, "backend" => self.label());
         let limit = self.limits.of(&effect);
         let began = Instant::now();
         let work = async move {
             in_flight.increment(1.0);
-            let act = image::act(&*backend, images.as_deref(), &pool.pool, &effect);
+            let act = copy::act(&*backend, images.as_deref(), neighbours.as_deref(), &pool.pool, &effect);
             let performed = AssertUnwindSafe(act).catch_unwind().await;
             in_flight.decrement(1.0);
             let outcome = match performed {

@@ -28,8 +28,9 @@ const fn times_interrupted(effect: &Effect) -> u32 {
         | Effect::CreateSnapshot { .. }
         | Effect::DeleteSnapshot { .. }
         | Effect::OverwriteVolume { .. } => 1,
-        // made of images by `executors::image` and exported by `executors::export`, not by a backend
+        // made of images by `executors::image`, of other pools by `executors::copy`, and exported by `executors::export`, not by a backend
         Effect::CreateVolumeFromImage { .. }
+        | Effect::CopyVolume { .. }
         | Effect::UploadImage { .. }
         | Effect::RemoveImage { .. }
         | Effect::Verify { .. }

@@ -5,9 +5,11 @@ use serde_json::{Value, json};
 use tephra_domain::effect::{Direction, Effect, EffectKey, Export};
 use tephra_domain::ids::{BackendName, OperationId, PoolId, SnapshotId};
 use tephra_domain::operation::{Access, Operation, ResourceKey};
+use tephra_domain::operations::volume_copy::CopySource;
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
-    OperationKind, VolumeCreate, VolumeDelete, VolumeExtendAttached, VolumeRevert, VolumeUpload,
+    OperationKind, VolumeCopy, VolumeCreate, VolumeDelete, VolumeExtendAttached, VolumeRecover, VolumeRevert,
+    VolumeUpload,
 };
 use tephra_domain::units::Timestamp;
 
@@ -18,6 +20,7 @@ use super::{failure, moment, object};
 pub fn parameters(kind: &OperationKind) -> Value {
     match kind {
         OperationKind::VolumeCreate(create) => volume_create(create),
+        OperationKind::VolumeCopy(copy) => volume_copy(copy),
         OperationKind::VolumeDelete(delete) => volume_delete(delete),
         OperationKind::VolumeExtend(extend) => json!({
             "volume_id": extend.volume.to_string(),
@@ -26,13 +29,7 @@ pub fn parameters(kind: &OperationKind) -> Value {
             "new_size_gib": extend.to.gib(),
         }),
         OperationKind::VolumeRevert(revert) => volume_revert(revert),
-        OperationKind::VolumeRecover(recover) => json!({
-            "volume_id": recover.volume.to_string(),
-            "pool": recover.pool.to_string(),
-            "debt_id": recover.debt.to_string(),
-            "safety_snapshot": object(&recover.safety),
-            "native": recover.native,
-        }),
+        OperationKind::VolumeRecover(recover) => volume_recover(recover),
         OperationKind::SnapshotCreate(create) => json!({
             "volume_id": create.volume.to_string(),
             "snapshot_id": create.snapshot.to_string(),
@@ -151,6 +148,36 @@ fn volume_create(create: &VolumeCreate) -> Value {
     })
 }
 
+fn volume_recover(recover: &VolumeRecover) -> Value {
+    json!({
+        "volume_id": recover.volume.to_string(),
+        "pool": recover.pool.to_string(),
+        "debt_id": recover.debt.to_string(),
+        "safety_snapshot": object(&recover.safety),
+        "native": recover.native,
+    })
+}
+
+fn volume_copy(copy: &VolumeCopy) -> Value {
+    let source = match copy.source {
+        CopySource::Snapshot { volume, snapshot } => json!({
+            "kind": "snapshot",
+            "volume_id": volume.to_string(),
+            "snapshot_id": snapshot.to_string(),
+        }),
+        CopySource::Volume(volume) => json!({ "kind": "volume", "volume_id": volume.to_string() }),
+    };
+    json!({
+        "volume_id": copy.volume.to_string(),
+        "size_gib": copy.size.gib(),
+        "source": source,
+        "source_pool": copy.from.to_string(),
+        "pool": copy.pool.to_string(),
+        "alternatives": copy.alternatives.iter().map(PoolId::to_string).collect::<Vec<_>>(),
+        "failed_backends": copy.failed_backends.iter().map(BackendName::as_str).collect::<Vec<_>>(),
+    })
+}
+
 fn volume_delete(delete: &VolumeDelete) -> Value {
     let kept = delete.kept.iter();
     json!({
@@ -180,6 +207,7 @@ pub fn effect(effect: &Effect) -> Value {
         | Effect::CreateVolumeFromImage { size, .. }
         | Effect::CreateVolumeFromSnapshot { size, .. }
         | Effect::CloneVolume { size, .. }
+        | Effect::CopyVolume { size, .. }
         | Effect::Verify { size, .. } => Some(*size),
         Effect::Adopt { size, .. } => *size,
         Effect::ExtendVolume { to, .. } | Effect::ShrinkVolume { to, .. } => Some(*to),

@@ -11,8 +11,9 @@ use tephra_domain::ledger::Ledger;
 use tephra_domain::operation::{OperationEvent, Step};
 use tephra_domain::operations::{
     attachment_connect, attachment_disconnect, export_restore, object_clean, snapshot_create,
-    snapshot_delete, snapshot_manage, snapshot_unmanage, status_verify, volume_create, volume_delete,
-    volume_extend, volume_extend_attached, volume_manage, volume_recover, volume_revert, volume_unmanage,
+    snapshot_delete, snapshot_manage, snapshot_unmanage, status_verify, volume_copy, volume_create,
+    volume_delete, volume_extend, volume_extend_attached, volume_manage, volume_recover, volume_revert,
+    volume_unmanage,
 };
 use tephra_domain::rejection::Rejection;
 use tephra_domain::snapshot::{self, SnapshotState};
@@ -172,6 +173,7 @@ impl Coverage {
         let rejections = Rejection::CODES.iter().filter(unreachable).map(|code| (*code).to_owned()).collect();
         let mut steps = BTreeSet::new();
         step_names("volume_create", volume_create::STEPS, &mut steps);
+        step_names("volume_copy", volume_copy::STEPS, &mut steps);
         step_names("volume_delete", volume_delete::STEPS, &mut steps);
         step_names("volume_extend", volume_extend::STEPS, &mut steps);
         step_names("volume_revert", volume_revert::STEPS, &mut steps);

@@ -95,6 +95,7 @@ fn takes_away(effect: &Effect) -> bool {
         | Effect::CreateVolumeFromImage { .. }
         | Effect::CreateVolumeFromSnapshot { .. }
         | Effect::CloneVolume { .. }
+        | Effect::CopyVolume { .. }
         | Effect::ExtendVolume { .. }
         | Effect::ShrinkVolume { .. }
         | Effect::CreateSnapshot { .. }

@@ -149,6 +149,7 @@ fn makes_something(effect: &Effect) -> bool {
             | Effect::CreateVolumeFromSnapshot { .. }
             | Effect::CreateVolumeFromImage { .. }
             | Effect::CloneVolume { .. }
+            | Effect::CopyVolume { .. }
             | Effect::CreateSnapshot { .. }
             | Effect::ExtendVolume { .. }
     )

@@ -411,6 +411,12 @@ impl Host {
         }
     }
 
+    /// Each of the two can copy from the other.
+    pub fn meet(&self, other: &Self) {
+        self.store.read_from(&other.store);
+        other.store.read_from(&self.store);
+    }
+
     /// What is on it that is none of the ledger's.
     pub fn strangers(&self) -> Vec<(PoolId, Box<str>, SizeGib)> {
         let pool = PoolId { backend: self.name.clone(), pool: PoolName::new(self.name.as_str()) };

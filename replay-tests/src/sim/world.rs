@@ -159,7 +159,12 @@ impl World {
             is_single: nodes == 1,
         };
         let hosts = BACKENDS.iter().take(random.usize(1..4));
-        let hosts = hosts.map(|name| Host::new(&site, name, &mut random)).collect();
+        let hosts: Vec<Host> = hosts.map(|name| Host::new(&site, name, &mut random)).collect();
+        for (n, host) in hosts.iter().enumerate() {
+            for other in hosts.iter().skip(n + 1) {
+                host.meet(other);
+            }
+        }
         let skew = |random: &mut fastrand::Rng| random.i64(-2_000_000..2_000_000);
         let nodes = (0..nodes).map(|number| Node::new(&site, number, skew(&mut random))).collect();
         Self {

@@ -7,6 +7,7 @@ mod quota;
 mod records;
 mod scheduler;
 mod snapshots;
+mod volume_copy;
 mod volume_create;
 mod volume_delete;
 mod volume_extend;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use tephra_domain::ids::ZoneName;
-use tephra_domain::scheduler::{PlacementDecision, PoolStats, VolumeRequest, place};
+use tephra_domain::ids::{PoolId, PoolName, ZoneName};
+use tephra_domain::scheduler::{DataSource, PlacementDecision, PoolStats, VolumeRequest, place};
 use tephra_replay_tests::world::{World, gib, pool};
 
 struct Ask<'a> {
@@ -22,7 +22,7 @@ fn decide(world: &World, ask: &Ask<'_>) -> PlacementDecision {
         size: gib(ask.size_gib),
         availability_zone: zone.as_ref(),
         extra_specs: &extra_specs,
-        beside: None,
+        source: None,
     };
     place(&world.ledger, &request, &world.pools)
 }
@@ -102,4 +102,28 @@ fn alternatives_are_other_backends_best_first() {
     let decision = decide(&world, &PLAIN);
     assert_eq!(decision.chosen, Some(pool("one")));
     assert_eq!(decision.alternatives, [pool("two"), pool("three")]);
+}
+
+#[test]
+fn what_has_a_source_goes_as_near_to_it_as_it_can() {
+    let mut world = World::with_neighbours(&["one", "two", "three"], true);
+    let second = PoolId { pool: PoolName::new("second"), ..pool("one") };
+    let smaller = PoolStats { pool: second.clone(), free_gib: 50.0, ..world.pools[0].clone() };
+    world.pools.push(smaller);
+    let from = pool("one");
+    let decide = |world: &World| {
+        let source = Some(DataSource { pool: &from, must_be_snapshotted: true });
+        let specs = BTreeMap::new();
+        let request = VolumeRequest { size: gib(1), availability_zone: None, extra_specs: &specs, source };
+        place(&world.ledger, &request, &world.pools)
+    };
+    let placed = |world: &World| (decide(world).chosen, decide(world).alternatives);
+    assert_eq!(placed(&world), (Some(pool("one")), Vec::new()));
+    world.fill("one");
+    assert_eq!(placed(&world), (Some(second.clone()), Vec::new()));
+    let reason = "the source is on one#one, and one#second is nearer to it";
+    let refused = decide(&world).candidates.into_iter().find(|candidate| candidate.pool == pool("two"));
+    assert_eq!(refused.unwrap().refused.unwrap().1.as_ref(), reason);
+    world.pools[3].free_gib = 0.0;
+    assert_eq!(placed(&world), (Some(pool("two")), vec![pool("three")]));
 }

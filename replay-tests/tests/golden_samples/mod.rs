@@ -13,11 +13,13 @@ use tephra_domain::ids::{
 };
 use tephra_domain::image::NewImage;
 use tephra_domain::operation::{OperationEnd, OperationEvent};
+use tephra_domain::operations::volume_copy::CopySource;
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
     AttachmentConnect, AttachmentDisconnect, ExportRestore, ObjectClean, OperationKind, SnapshotCreate,
-    SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
-    VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage, VolumeUpload,
+    SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCopy, VolumeCreate, VolumeDelete,
+    VolumeExtend, VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage,
+    VolumeUpload,
 };
 use tephra_domain::quota::{QuotaEvent, QuotaLimits, QuotaResource};
 use tephra_domain::scheduler::{Candidate, FilterName, PlacementDecision};
@@ -103,6 +105,7 @@ pub fn samples() -> Vec<(&'static str, Event)> {
     all.extend(attachments());
     all.extend(uploads());
     all.push(("", Event::TurnBegan { sequencer: "host-a".into() }));
+    all.extend(copies());
     all
 }
 
@@ -251,6 +254,26 @@ fn uploads() -> Vec<(&'static str, Event)> {
         of(VolumeEvent::Uploaded { image: IMAGE }),
         of(VolumeEvent::UploadFailed { operation: OPERATION, failure: failure(FailureKind::TimedOut) }),
         ("volume_upload", Event::Operation(OPERATION, OperationEvent::Opened { project: project(), kind })),
+    ]
+}
+
+fn copies() -> Vec<(&'static str, Event)> {
+    let opened = |name, source| {
+        let kind = OperationKind::VolumeCopy(VolumeCopy {
+            operation: OPERATION,
+            volume: VOLUME,
+            size: gib(3),
+            source,
+            from: pool("full"),
+            pool: pool("fast"),
+            alternatives: vec![pool("slow")],
+            failed_backends: vec![BackendName::new("broken")],
+        });
+        (name, Event::Operation(OPERATION, OperationEvent::Opened { project: project(), kind }))
+    };
+    vec![
+        opened("volume_copy-of-snapshot", CopySource::Snapshot { volume: OTHER_VOLUME, snapshot: SNAPSHOT }),
+        opened("volume_copy-of-volume", CopySource::Volume(OTHER_VOLUME)),
     ]
 }
 

@@ -80,6 +80,38 @@ pub const SCENARIOS: &[Scenario] = &[
         check: copy_is_whole_and_source_unharmed,
     },
     Scenario {
+        operation: "volume_copy",
+        case: "of a volume, with backends to go to",
+        backends: &["one", "two", "three"],
+        native_revert: true,
+        open: |world| {
+            let volume = world.given_volume(1, OLD);
+            world.fill("one");
+            let (copy, command) = world.new_volume_from(Some(2), VolumeSource::Volume(volume));
+            world.when(command).unwrap();
+            Subject { volume: copy, snapshot: None }
+        },
+        check: copy_is_whole_and_source_unharmed,
+    },
+    Scenario {
+        operation: "volume_copy",
+        case: "of a snapshot",
+        backends: &["one", "two"],
+        native_revert: true,
+        open: |world| {
+            let volume = world.given_volume(1, OLD);
+            let snapshot = world.given_snapshot(volume);
+            world.fill("one");
+            let (copy, command) = world.new_volume_from(None, VolumeSource::Snapshot(snapshot));
+            world.when(command).unwrap();
+            Subject { volume: copy, snapshot: Some(snapshot) }
+        },
+        check: |world, subject| {
+            copy_is_whole_and_source_unharmed(world, subject);
+            snapshot_ends_in(world, subject, &[SnapshotState::Available]);
+        },
+    },
+    Scenario {
         operation: "volume_delete",
         case: "without snapshots",
         backends: &["one"],

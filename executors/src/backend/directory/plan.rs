@@ -71,6 +71,7 @@ pub fn source_of(effect: &Effect) -> Option<BackendObject> {
         | Effect::CreateVolumeFromImage { .. }
         | Effect::CreateVolumeFromSnapshot { .. }
         | Effect::CloneVolume { .. }
+        | Effect::CopyVolume { .. }
         | Effect::DeleteVolume { .. }
         | Effect::ExtendVolume { .. }
         | Effect::ShrinkVolume { .. }
@@ -102,6 +103,7 @@ pub fn plan(effect: &Effect, observed: Observed) -> Result<Action, Failure> {
         Effect::CreateVolumeFromImage { .. } | Effect::UploadImage { .. } | Effect::RemoveImage { .. } => {
             Err(super::super::needs_images(effect))
         }
+        Effect::CopyVolume { .. } => Err(super::super::needs_neighbours(effect)),
         Effect::CreateVolumeFromSnapshot { size, snapshot: source, .. }
         | Effect::CloneVolume { size, source, .. } => match observed.target {
             Some(length) => has_size(target, length, *size).map(|()| Action::MakeDurable),

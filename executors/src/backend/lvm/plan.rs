@@ -102,6 +102,7 @@ pub fn plan(effect: &Effect, observed: &Observed, settings: &Settings) -> Result
         Effect::CreateVolumeFromImage { .. } | Effect::UploadImage { .. } | Effect::RemoveImage { .. } => {
             Err(super::super::needs_images(effect))
         }
+        Effect::CopyVolume { .. } => Err(super::super::needs_neighbours(effect)),
         Effect::CreateVolumeFromSnapshot { volume, size, snapshot: source }
         | Effect::CloneVolume { volume, size, source } => world.create_copy(*volume, *size, *source),
         Effect::DeleteVolume { volume } => world.delete_volume(*volume),

@@ -104,6 +104,7 @@ pub fn plan(
         Effect::CreateVolumeFromImage { .. } | Effect::UploadImage { .. } | Effect::RemoveImage { .. } => {
             Err(super::super::needs_images(effect))
         }
+        Effect::CopyVolume { .. } => Err(super::super::needs_neighbours(effect)),
         Effect::CreateVolumeFromSnapshot { size, snapshot, .. } => {
             let from = Place::of(*snapshot);
             let made = making_clone(target, *snapshot, &from, *size, observed)?;

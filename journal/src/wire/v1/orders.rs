@@ -61,5 +61,7 @@ wire_enum! {
         16 UploadImage { volume: BackendObjectV1, image: NewImageV1<'a> }
             = { Effect::UploadImage { volume, image } };
         17 RemoveImage { volume: BackendObjectV1, image: Id } = { Effect::RemoveImage { volume, image } };
+        18 CopyVolume { volume: BackendObjectV1, size: u32, from: PoolIdV1<'a>, source: BackendObjectV1 }
+            = { Effect::CopyVolume { volume, size, from, source } };
     }
 }

@@ -1,10 +1,12 @@
 //! Operations with their parameters.
 
+use tephra_domain::operations::volume_copy::CopySource;
 use tephra_domain::operations::volume_create::CreateSource;
 use tephra_domain::operations::{
     AttachmentConnect, AttachmentDisconnect, ExportRestore, ObjectClean, OperationKind, SnapshotCreate,
-    SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCreate, VolumeDelete, VolumeExtend,
-    VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage, VolumeUpload,
+    SnapshotDelete, SnapshotManage, SnapshotUnmanage, StatusVerify, VolumeCopy, VolumeCreate, VolumeDelete,
+    VolumeExtend, VolumeExtendAttached, VolumeManage, VolumeRecover, VolumeRevert, VolumeUnmanage,
+    VolumeUpload,
 };
 
 use super::codec::{Id, wire_enum, wire_struct};
@@ -62,6 +64,11 @@ wire_struct! {
     ExportRestoreV1<'a> for ExportRestore { volume: Id, pool: PoolIdV1<'a>, export: ExportV1<'a> }
     /// Makes an image.
     VolumeUploadV1<'a> for VolumeUpload { volume: Id, pool: PoolIdV1<'a>, image: NewImageV1<'a> }
+    /// Makes a volume of what another pool holds.
+    VolumeCopyV1<'a> for VolumeCopy {
+        operation: Id, volume: Id, size: u32, source: CopySourceV1, from: PoolIdV1<'a>, pool: PoolIdV1<'a>,
+        alternatives: Vec<PoolIdV1<'a>>, failed_backends: Vec<&'a str>,
+    }
 }
 
 wire_enum! {
@@ -71,6 +78,11 @@ wire_enum! {
         1 Snapshot { volume: Id, snapshot: Id } = { CreateSource::Snapshot { volume, snapshot } };
         2 Volume { volume: Id } = { CreateSource::Volume(volume) };
         3 Image { image: Id } = { CreateSource::Image(image) };
+    }
+    /// What is copied from another pool.
+    CopySourceV1 for CopySource {
+        0 Snapshot { volume: Id, snapshot: Id } = { CopySource::Snapshot { volume, snapshot } };
+        1 Volume { volume: Id } = { CopySource::Volume(volume) };
     }
     /// An operation.
     OperationKindV1<'a> for OperationKind {
@@ -94,5 +106,6 @@ wire_enum! {
             = { OperationKind::AttachmentDisconnect(saga) };
         16 ExportRestore { saga: ExportRestoreV1<'a> } = { OperationKind::ExportRestore(saga) };
         17 VolumeUpload { saga: VolumeUploadV1<'a> } = { OperationKind::VolumeUpload(saga) };
+        18 VolumeCopy { saga: VolumeCopyV1<'a> } = { OperationKind::VolumeCopy(saga) };
     }
 }

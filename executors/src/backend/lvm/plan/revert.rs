@@ -30,6 +30,7 @@ fn whether_to_take_again(effect: &Effect, snapshot: &str) -> TakeAgain {
         | Effect::CreateVolumeFromImage { .. }
         | Effect::CreateVolumeFromSnapshot { .. }
         | Effect::CloneVolume { .. }
+        | Effect::CopyVolume { .. }
         | Effect::ExtendVolume { .. }
         | Effect::ShrinkVolume { .. }
         | Effect::CreateSnapshot { .. }
