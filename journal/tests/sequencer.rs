@@ -208,6 +208,19 @@ async fn a_turn_begins_in_the_log_before_anything_is_decided_in_it() {
 }
 
 #[tokio::test]
+async fn a_turn_that_is_over_before_it_has_begun_decides_nothing() {
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    Running::ready(Arc::clone(&log)).await.stop().await;
+    let before = log.head().await.unwrap();
+    let late = Running::begin(Arc::clone(&log), replayed(&*log).await, Some("late"));
+    late.cancel.cancel();
+    let refused = late.submit(create_volume(1)).await;
+    assert!(matches!(refused, Err(SubmitError::Unavailable { .. })), "{refused:?}");
+    late.stop().await;
+    assert_eq!(log.head().await.unwrap(), before);
+}
+
+#[tokio::test]
 async fn what_was_under_way_when_another_s_turn_began_never_happens() {
     let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
     Running::ready(Arc::clone(&log)).await.stop().await;

@@ -241,7 +241,9 @@ struct Running {
 
 impl Running {
     async fn run(mut self) -> Result<(), SequencerError> {
-        self.begin_turn().await?;
+        if !self.begin_turn().await? {
+            return Ok(());
+        }
         let cancel = self.parts.cancel.clone();
         let log = Arc::clone(&self.parts.log);
         loop {
@@ -263,9 +265,9 @@ impl Running {
     }
 
     /// Nothing is decided before the log says whose turn it is. What another one had under way is in the
-    /// log by then, or meets a conflict.
-    async fn begin_turn(&mut self) -> Result<(), SequencerError> {
-        let Some(sequencer) = self.parts.turn_of.clone() else { return Ok(()) };
+    /// log by then, or meets a conflict. Says whether it has begun: it may be over before.
+    async fn begin_turn(&mut self) -> Result<bool, SequencerError> {
+        let Some(sequencer) = self.parts.turn_of.clone() else { return Ok(true) };
         while !self.parts.cancel.is_cancelled() {
             let (now, ids) = (self.parts.clock.now(), &self.parts.ids);
             let command = CommandId::from_uuid(ids.fresh());
@@ -275,7 +277,7 @@ impl Running {
                     if let Some((block, _)) = self.core.acknowledged() {
                         self.pass_on(&block);
                     }
-                    break;
+                    return Ok(true);
                 }
                 Appended::Overtaken => {
                     self.core.overtaken(&mut self.waiting);
@@ -287,7 +289,7 @@ impl Running {
                 }
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Decides everything that waits, block by block, with what arrives meanwhile.
