@@ -4,12 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tephra_journal::jetstream::{Leadership, LeadershipConfig};
+use tephra_journal::subjects::SEQUENCER_LEASE;
 
 use crate::cluster::Cluster;
 use crate::{soon, until};
 
 /// A busy machine must renew within it, and a test waits for its end.
 const LEASE: Duration = Duration::from_secs(3);
+
+/// Its parts are long even on a busy machine.
+const PATIENT_LEASE: Duration = Duration::from_secs(10);
+
+/// A lease that is held is renewed so often in its length.
+const RENEWALS_A_LEASE: u64 = 3;
 
 /// Nobody waits for its end: candidates look every tenth second.
 const LONG_LEASE: Duration = Duration::from_secs(60);
@@ -72,6 +79,32 @@ async fn a_candidate_takes_over_from_one_that_fell_silent() {
     let second = soon("the turn", campaign).await.unwrap();
     assert!(second.number() > number);
     eprintln!("handed over after {:?}, lease {LEASE:?}", silent_since.elapsed());
+}
+
+/// By the bucket's own numbers: between two writes of one lease it counts the renewals of the other,
+/// which is of the same length. So a machine that is slow is slow for both.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_takes_over_within_two_leases_of_the_last_renewal() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let config = LeadershipConfig { candidate: "metronome".to_owned(), lease: PATIENT_LEASE };
+    let metronome = Leadership::open_for_events(&client, &cluster.config(), config).await.unwrap();
+    let metronome = metronome.campaign().await;
+    let first = candidate(&cluster, "first", PATIENT_LEASE).await.campaign().await;
+    let second = candidate(&cluster, "second", PATIENT_LEASE).await;
+    let campaign = tokio::spawn(async move { second.campaign().await });
+    let bucket = cluster.config().cell.lease_bucket();
+    let bucket = async_nats::jetstream::new(client).get_key_value(bucket).await.unwrap();
+    let last_write = async || bucket.entry(SEQUENCER_LEASE).await.unwrap().unwrap().revision;
+    until("a renewal", async || last_write().await > first.number()).await;
+    // As if killed.
+    drop(first);
+    let renewed_last = last_write().await;
+    let second = soon("the turn", campaign).await.unwrap();
+    let meanwhile = second.number() - renewed_last - 1;
+    assert!(metronome.is_certain() && !metronome.over().is_cancelled(), "nothing was counted");
+    assert!(meanwhile > 0, "it was taken over at once");
+    assert!(meanwhile <= 2 * RENEWALS_A_LEASE, "taken over after {meanwhile} renewals of another lease");
 }
 
 #[tokio::test(flavor = "multi_thread")]
