@@ -1,6 +1,8 @@
 //! Servers and streams that would lose blocks are refused, and told how to be.
 
-use async_nats::jetstream::stream::{Config, StorageType};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, PersistenceMode, RetentionPolicy, Source, StorageType,
+};
 use tephra_journal::jetstream::{DurabilityClaim, DurabilityProof, JetStreamLog, NatsAuth, NatsConfig};
 
 use crate::cluster::{Cluster, Options};
@@ -131,6 +133,67 @@ async fn a_stream_that_would_lose_blocks_is_refused_with_what_is_wrong() {
         context.delete_stream(&name).await.unwrap();
     }
     open(&cluster.config()).await;
+}
+
+/// A change of a good stream, and what is said about it.
+type Spoiling = (fn(&mut Config), &'static [&'static str]);
+
+/// Each setting alone: all else is as Tephra itself makes the stream.
+const SPOILINGS: [Spoiling; 14] = [
+    (|stream| stream.storage = StorageType::Memory, &["is in memory"]),
+    (|stream| stream.deny_delete = false, &["deny_delete is off"]),
+    (|stream| stream.deny_purge = false, &["deny_purge is off"]),
+    (|stream| stream.max_age = std::time::Duration::from_secs(3600), &["max_age"]),
+    (|stream| stream.discard = DiscardPolicy::Old, &["discards old messages"]),
+    (|stream| stream.max_messages_per_subject = 9, &["keeps a limited number of messages"]),
+    (|stream| stream.retention = RetentionPolicy::WorkQueue, &["forgets what was read"]),
+    (|stream| stream.retention = RetentionPolicy::Interest, &["forgets what was read"]),
+    (|stream| stream.allow_message_ttl = true, &["allow_msg_ttl"]),
+    (|stream| stream.no_ack = true, &["does not acknowledge"]),
+    (|stream| stream.persist_mode = Some(PersistenceMode::Async), &["persist_mode: async"]),
+    (|stream| stream.max_message_size = 4096, &["takes messages of 4096 bytes at most"]),
+    (
+        |stream| stream.sources = Some(vec![Source { name: "OTHER".to_owned(), ..Source::default() }]),
+        &["gets messages from other streams"],
+    ),
+    // The servers do not let a stream be rolled up that cannot be purged.
+    (
+        |stream| (stream.allow_rollup, stream.deny_purge) = (true, false),
+        &["allow_rollup_hdrs", "deny_purge is off"],
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_setting_that_would_lose_blocks_is_refused_by_itself() {
+    let cluster = Cluster::start(1);
+    let context = async_nats::jetstream::new(cluster.client().await);
+    let name = cluster.config().cell.ledger_stream();
+    drop(open(&cluster.config()).await);
+    let good = context.get_stream(&name).await.unwrap().cached_info().config.clone();
+    for (spoil, parts) in SPOILINGS {
+        let mut config = good.clone();
+        spoil(&mut config);
+        context.delete_stream(&name).await.unwrap();
+        context.create_stream(config).await.unwrap();
+        refused_for(&cluster, parts).await;
+    }
+    context.delete_stream(&name).await.unwrap();
+    let other = Source { name: "OTHER".to_owned(), ..Source::default() };
+    let mirror = Config { mirror: Some(other), subjects: Vec::new(), ..good.clone() };
+    context.create_stream(mirror).await.unwrap();
+    refused_for(&cluster, &["gets messages from other streams", "listens on []"]).await;
+    context.delete_stream(&name).await.unwrap();
+    // Only a stream that is there can be sealed, and that is for good.
+    context.create_stream(good.clone()).await.unwrap();
+    context.update_stream(Config { sealed: true, ..good }).await.unwrap();
+    refused_for(&cluster, &["is sealed"]).await;
+}
+
+/// Refused for these reasons, and for no others.
+async fn refused_for(cluster: &Cluster, reasons: &[&str]) {
+    let message = refusal(cluster, &cluster.config()).await;
+    assert_says(&message, reasons);
+    assert_eq!(message.lines().filter(|line| line.starts_with("  - ")).count(), reasons.len(), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
