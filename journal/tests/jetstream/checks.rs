@@ -4,6 +4,7 @@ use async_nats::jetstream::stream::{
     Config, DiscardPolicy, PersistenceMode, RetentionPolicy, Source, StorageType,
 };
 use tephra_journal::jetstream::{DurabilityClaim, DurabilityProof, JetStreamLog, NatsAuth, NatsConfig};
+use tephra_journal::log::{BlockNumber, Log};
 
 use crate::cluster::{Cluster, Options};
 
@@ -194,6 +195,33 @@ async fn refused_for(cluster: &Cluster, reasons: &[&str]) {
     let message = refusal(cluster, &cluster.config()).await;
     assert_says(&message, reasons);
     assert_eq!(message.lines().filter(|line| line.starts_with("  - ")).count(), reasons.len(), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_can_delete_or_purge_what_is_in_the_ledger() {
+    for servers in [1, 3] {
+        let cluster = Cluster::start(servers);
+        let log = open(&cluster.config()).await;
+        for block in 0..3 {
+            log.append(BlockNumber(block), crate::support::small_block(block + 1, [0; 32]).bytes).await;
+        }
+        let before = log.read(BlockNumber(1), 9).await.unwrap();
+        assert_eq!(before.len(), 3);
+        let context = async_nats::jetstream::new(cluster.client().await);
+        let name = cluster.config().cell.ledger_stream();
+        let stream = context.get_stream(&name).await.unwrap();
+        stream.delete_message(2).await.unwrap_err();
+        stream.purge().await.unwrap_err();
+        stream.purge().sequence(3).await.unwrap_err();
+        stream.purge().keep(1).await.unwrap_err();
+        stream.purge().filter(cluster.config().cell.ledger_subject()).await.unwrap_err();
+        // Nor can the two settings be taken back.
+        let good = stream.cached_info().config.clone();
+        context.update_stream(Config { deny_delete: false, ..good.clone() }).await.unwrap_err();
+        context.update_stream(Config { deny_purge: false, ..good }).await.unwrap_err();
+        assert_eq!(log.read(BlockNumber(1), 9).await.unwrap(), before);
+        drop(open(&cluster.config()).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
