@@ -20,6 +20,8 @@ mod permissions;
 mod placement;
 #[path = "jetstream/queue.rs"]
 mod queue;
+#[path = "jetstream/server_example.rs"]
+mod server_example;
 mod support;
 #[path = "jetstream/tls.rs"]
 mod tls;

@@ -24,7 +24,7 @@ pub struct Options {
     pub environment: BTreeMap<String, String>,
 }
 
-fn script() -> PathBuf {
+pub fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../labs/nats-cluster")
 }
 

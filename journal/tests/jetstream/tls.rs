@@ -9,12 +9,12 @@ use tephra_journal::log::{BlockNumber, Log};
 
 use crate::cluster::{Cluster, Options};
 
-struct Certificates {
+pub struct Certificates {
     directory: tempfile::TempDir,
 }
 
 impl Certificates {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -32,7 +32,7 @@ impl Certificates {
         certificates
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
