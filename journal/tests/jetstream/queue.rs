@@ -1,6 +1,6 @@
 //! The work queue on real servers: one order an attempt, leases, giving back, coming again.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
@@ -148,6 +148,58 @@ async fn an_order_that_keeps_coming_back_is_counted() {
     next(&queue, "a").await.acknowledge().await;
     let expected = format!("{}{{backend=\"a\"}} 2", tephra_journal::metrics::ORDERS_TROUBLED_TOTAL);
     assert!(counted.render().contains(&expected), "{}", counted.render());
+}
+
+/// Lines of a log, kept.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn with(&self, words: &str) -> Vec<String> {
+        let said = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        said.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+    }
+}
+
+// On one thread, whose log is kept.
+#[tokio::test]
+async fn from_its_tenth_delivery_on_the_log_names_an_order_that_keeps_coming_back() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let keeping = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _keeping = tracing::subscriber::set_default(keeping);
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    // As it is usually, but for the waits.
+    let (lease, give_back_min) = (LONG_LEASE, Duration::from_millis(1));
+    let config = QueueConfig { lease, give_back_min, ..QueueConfig::default() };
+    let queue =
+        JetStreamQueue::open(&client, &cluster.config(), config, CancellationToken::new()).await.unwrap();
+    queue.publish(order("a", 1)).await;
+    for delivery in 1..=12 {
+        let delivered = next(&queue, "a").await;
+        let said = lines.with("an order keeps coming back");
+        assert_eq!(said.len(), usize::saturating_sub(delivery, 9), "at delivery {delivery}: {said:?}");
+        if let Some(line) = said.last() {
+            let named = [
+                "ERROR".to_owned(),
+                format!("order={}", delivered.order().due.key),
+                "backend=a".to_owned(),
+                format!("deliveries={delivery}"),
+            ];
+            assert!(named.iter().all(|part| line.contains(part)), "{line}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
