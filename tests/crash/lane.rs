@@ -57,8 +57,10 @@ enum Act {
 pub struct Lane {
     pub project: String,
     pub volumes: Vec<Volume>,
-    /// Ids of volumes and snapshots that must be gone.
-    pub dropped: Vec<String>,
+    /// Volumes that must be gone, with what was acknowledged of them.
+    pub dropped: Vec<Volume>,
+    /// Likewise snapshots, also those of volumes that were dropped.
+    pub dropped_snapshots: Vec<Snapshot>,
     pub acknowledged: usize,
     /// A command whose answer was lost, with its idempotency key.
     pending: Option<(Act, String)>,
@@ -73,6 +75,7 @@ impl Lane {
             project: format!("lane-{number}"),
             volumes: Vec::new(),
             dropped: Vec::new(),
+            dropped_snapshots: Vec::new(),
             acknowledged: 0,
             pending: None,
             files,
@@ -286,12 +289,12 @@ impl Lane {
                 let volume = &mut self.volumes[volume];
                 let snapshot = volume.snapshots.remove(snapshot);
                 volume.leaving.push(snapshot.id.clone());
-                self.dropped.push(snapshot.id);
+                self.dropped_snapshots.push(snapshot);
             }
             Act::Drop { volume } => {
-                let volume = self.volumes.remove(volume);
-                self.dropped.extend(volume.snapshots.into_iter().map(|snapshot| snapshot.id));
-                self.dropped.push(volume.id);
+                let mut volume = self.volumes.remove(volume);
+                self.dropped_snapshots.append(&mut volume.snapshots);
+                self.dropped.push(volume);
             }
         }
         Ok(())
