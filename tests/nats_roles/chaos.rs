@@ -1,8 +1,8 @@
 //! Everything at once on three servers: load, while processes and servers are killed or held still.
 //!
-//! `TEPHRA_CHAOS_SEED` repeats a run's choices, `TEPHRA_CHAOS_SECONDS` sets how long it goes on.
+//! `TEPHRA_CHAOS_SEED` repeats a run's choices, `TEPHRA_CHAOS_SECONDS` sets how long it goes on at least.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -21,6 +21,10 @@ use crate::server::{Api, Interrupted, until};
 
 const LANES: u64 = 4;
 const SERVERS: usize = 3;
+
+/// How often each victim is disturbed in each way, at least: a second time it is one that has been
+/// through it.
+const ROUNDS: usize = 2;
 
 fn setting<T: FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -45,29 +49,43 @@ async fn nothing_is_lost_or_stuck_whatever_is_killed_or_held_still() -> Result<(
 }
 
 async fn disturb_and_check(deployment: &mut Deployment, mut rng: Rng, time: Duration) -> Result<()> {
-    let mut disturbances = 0_u32;
+    let mut disturbed = BTreeMap::<(Victim, Way), usize>::new();
     let mut stream_leaders = BTreeSet::new();
     let turns = deployment.turns();
     let load = rng.fork();
     let acknowledged = under_load(deployment, load, async |deployment, lanes| {
         let end = Instant::now() + time;
         stream_leaders.extend(deployment.ledger_leader().await);
-        // Each victim at least once in each way, however short the time.
-        while Instant::now() < end || disturbances == 0 {
-            for (victim, is_kill) in deck(&mut rng) {
+        let mut round = 0;
+        while round < ROUNDS || Instant::now() < end {
+            for (victim, way) in deck(&mut rng, round) {
                 if lanes.has_ended() {
                     return Ok(());
                 }
                 println!("{victim:?}:");
-                disturb(deployment, &mut rng, victim, is_kill).await?;
+                disturb(deployment, &mut rng, victim, way).await?;
                 stream_leaders.extend(deployment.ledger_leader().await);
-                disturbances += 1;
+                *disturbed.entry((victim, way)).or_default() += 1;
             }
+            round += 1;
         }
         Ok(())
     })
     .await?;
+    let disturbances: usize = disturbed.values().sum();
     println!("{disturbances} disturbances, {acknowledged} commands acknowledged, all there");
+    for victim in VICTIMS {
+        let times = |way: Way| disturbed.get(&(victim, way)).copied().unwrap_or_default();
+        let (killed, held) = (times(Way::Killed), times(Way::Held) + times(Way::HeldPastItsOrders));
+        ensure!(
+            killed >= ROUNDS && held >= ROUNDS,
+            "{victim:?} was killed {killed}, held still {held} times"
+        );
+    }
+    ensure!(
+        disturbed.contains_key(&(Victim::Executor, Way::HeldPastItsOrders)),
+        "no executor lost its orders while it was held still"
+    );
     ensure!(deployment.turns() > turns, "no sequencer took a turn after the first");
     ensure!(stream_leaders.len() > 1, "no server took the stream over from another: {stream_leaders:?}");
     Ok(())
@@ -151,6 +169,16 @@ enum Victim {
     Publisher,
 }
 
+/// What is done to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Killed,
+    /// For as long as it takes others to take their place, where others do.
+    Held,
+    /// So long that the orders that were taken are given to whoever takes orders next.
+    HeldPastItsOrders,
+}
+
 const VICTIMS: [Victim; 6] = [
     Victim::Sequencer,
     Victim::Api,
@@ -160,71 +188,86 @@ const VICTIMS: [Victim; 6] = [
     Victim::Publisher,
 ];
 
-/// Everybody killed once and held still once, in a random order.
-fn deck(rng: &mut Rng) -> Vec<(Victim, bool)> {
-    let mut deck: Vec<_> = VICTIMS.iter().flat_map(|victim| [(*victim, true), (*victim, false)]).collect();
+/// Everybody killed once and held still once, in a random order; in the first round the executor for
+/// so long that its orders' lease ends.
+fn deck(rng: &mut Rng, round: usize) -> Vec<(Victim, Way)> {
+    let held = |victim| match victim {
+        Victim::Executor if round == 0 => Way::HeldPastItsOrders,
+        Victim::Executor
+        | Victim::Sequencer
+        | Victim::Api
+        | Victim::NatsServer
+        | Victim::NatsLeader
+        | Victim::Publisher => Way::Held,
+    };
+    let mut deck: Vec<_> =
+        VICTIMS.into_iter().flat_map(|victim| [(victim, Way::Killed), (victim, held(victim))]).collect();
     rng.shuffle(&mut deck);
     deck
 }
 
 /// How long a victim is away. Whoever is held still comes back when others have taken its place, where
 /// there is such a time: a sequencer and a publisher after two leases, the leader of a stream after the
-/// servers' election, an executor, now and then, after its orders' lease.
-fn moment(rng: &mut Rng, victim: Victim, is_kill: bool) -> Duration {
-    const SHORT: Range<u64> = 100..3_000;
-    let range = match victim {
-        _ if is_kill => SHORT,
-        Victim::Sequencer | Victim::Publisher => 3 * LEASE_MS..6 * LEASE_MS,
-        Victim::NatsLeader => 10_000..13_000,
-        Victim::Executor if rng.u8(..4) == 0 => 16_000..18_000,
-        Victim::Executor | Victim::Api | Victim::NatsServer => SHORT,
+/// servers' election.
+fn moment(rng: &mut Rng, victim: Victim, way: Way) -> Duration {
+    const SHORT: Range<u64> = 100..2_000;
+    /// The lease is 15 s.
+    const PAST_AN_ORDER: Range<u64> = 15_500..17_000;
+    let range = match (way, victim) {
+        (Way::Killed, _) => SHORT,
+        (Way::HeldPastItsOrders, _) => PAST_AN_ORDER,
+        (Way::Held, Victim::Sequencer | Victim::Publisher) => 3 * LEASE_MS..5 * LEASE_MS,
+        (Way::Held, Victim::NatsLeader) => 10_000..12_000,
+        (Way::Held, Victim::Executor | Victim::Api | Victim::NatsServer) => SHORT,
     };
     Duration::from_millis(rng.u64(range))
 }
 
 /// One process or server is killed or held still for a moment, and then there is peace for another.
-async fn disturb(deployment: &mut Deployment, rng: &mut Rng, victim: Victim, is_kill: bool) -> Result<()> {
-    let moment = moment(rng, victim, is_kill);
+/// It is the one that does what it is disturbed in: while none leads or publishes, one is waited for.
+async fn disturb(deployment: &mut Deployment, rng: &mut Rng, victim: Victim, way: Way) -> Result<()> {
+    let moment = moment(rng, victim, way);
     match victim {
         Victim::Sequencer => {
-            let leader = deployment.sequencers.iter().position(Process::is_leading);
-            let number = leader.unwrap_or_else(|| rng.usize(..deployment.sequencers.len()));
-            disturb_process(&mut deployment.sequencers[number], is_kill, moment).await?;
+            let number = deployment.leader_other_than(None).await?;
+            disturb_process(&mut deployment.sequencers[number], way, moment).await?;
         }
         Victim::Api => {
             let number = rng.usize(..deployment.apis.len());
-            disturb_process(&mut deployment.apis[number], is_kill, moment).await?;
+            disturb_process(&mut deployment.apis[number], way, moment).await?;
         }
         Victim::Publisher => {
-            let publishing = deployment.publishers.iter().position(Process::is_publishing);
-            let number = publishing.unwrap_or_else(|| rng.usize(..deployment.publishers.len()));
-            disturb_process(&mut deployment.publishers[number], is_kill, moment).await?;
+            let number = until("somebody publishes", async || {
+                Ok(deployment.publishers.iter().position(Process::is_publishing))
+            })
+            .await?;
+            disturb_process(&mut deployment.publishers[number], way, moment).await?;
         }
-        Victim::Executor => disturb_process(&mut deployment.executor, is_kill, moment).await?,
+        Victim::Executor => disturb_process(&mut deployment.executor, way, moment).await?,
         Victim::NatsServer => {
             let number = rng.usize(1..=SERVERS);
-            disturb_nats(deployment, number, is_kill, moment).await?;
+            disturb_nats(deployment, number, way, moment).await?;
         }
         Victim::NatsLeader => {
-            // While they elect, none leads: then it is one of the electors.
-            let number = deployment.ledger_leader().await.unwrap_or_else(|| rng.usize(1..=SERVERS));
-            disturb_nats(deployment, number, is_kill, moment).await?;
+            let number =
+                until("a server leads the stream", async || Ok(deployment.ledger_leader().await)).await?;
+            disturb_nats(deployment, number, way, moment).await?;
         }
     }
-    tokio::time::sleep(Duration::from_millis(rng.u64(200..1500))).await;
+    tokio::time::sleep(Duration::from_millis(rng.u64(200..1000))).await;
     Ok(())
 }
 
-async fn disturb_nats(deployment: &Deployment, number: usize, is_kill: bool, moment: Duration) -> Result<()> {
-    println!("nats server {number}: {} for {moment:?}", if is_kill { "killed" } else { "paused" });
-    deployment.nats(if is_kill { "kill" } else { "pause" }, number)?;
+async fn disturb_nats(deployment: &Deployment, number: usize, way: Way, moment: Duration) -> Result<()> {
+    println!("nats server {number}: {way:?} for {moment:?}");
+    deployment.nats(if way == Way::Killed { "kill" } else { "pause" }, number)?;
     tokio::time::sleep(moment).await;
     deployment.nats("resume", number)
 }
 
-async fn disturb_process(process: &mut Process, is_kill: bool, moment: Duration) -> Result<()> {
-    println!("{}: {} for {moment:?}", process.name, if is_kill { "killed" } else { "paused" });
-    if is_kill {
+async fn disturb_process(process: &mut Process, way: Way, moment: Duration) -> Result<()> {
+    println!("{}: {way:?} for {moment:?}", process.name);
+    if way == Way::Killed {
         process.kill()?;
         tokio::time::sleep(moment).await;
         process.spawn()

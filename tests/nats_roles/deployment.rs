@@ -26,6 +26,8 @@ pub struct Process {
     pub name: String,
     arguments: Vec<String>,
     log: PathBuf,
+    /// How much the log had when it was started last: all before that is of those that were killed.
+    said_before: usize,
     child: Option<Child>,
 }
 
@@ -42,12 +44,14 @@ impl Process {
             name: name.to_owned(),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             log: directory.join(format!("{name}.log")),
+            said_before: 0,
             child: None,
         }
     }
 
     /// Starts it and does not wait for it.
     pub fn spawn(&mut self) -> Result<()> {
+        self.said_before = self.said().len();
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(program());
         command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -134,8 +138,8 @@ impl Process {
 
     fn is_at(&self, work: &str) -> bool {
         let said = self.said();
-        let last = said.lines().rfind(|line| line.contains(work));
-        last.is_some_and(|line| !line.contains("no longer"))
+        let last = said[self.said_before..].lines().rfind(|line| line.contains(work));
+        self.child.is_some() && last.is_some_and(|line| !line.contains("no longer"))
     }
 }
 
