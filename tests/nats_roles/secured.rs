@@ -13,6 +13,7 @@ use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use nkeys::KeyPair;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tephra_projector::Views;
 
 use crate::deployment::{Nats, Process, Unusual, free_address, program};
 use crate::operator_mode::Operator;
@@ -197,10 +198,13 @@ async fn head(api: &Api) -> Result<u64> {
 async fn each_role_does_its_own(servers: usize, identity: Identity) -> Result<()> {
     let secured = Secured::start(servers, identity)?;
     let mut processes = Vec::new();
-    for unit in ["events", "executor", "api", "sequencer"] {
+    for unit in ["events", "executor", "api", "sequencer", "projector"] {
         processes.push(secured.unit(unit)?);
     }
-    let outcome = do_its_own(&secured).await;
+    let mut outcome = do_its_own(&secured).await;
+    if let (Ok(()), Some(projector)) = (&outcome, processes.last_mut()) {
+        outcome = views_are_kept_up(&secured, projector).await;
+    }
     if outcome.is_err() {
         for process in &processes {
             eprintln!("--- {}\n{}", process.name, process.said());
@@ -260,6 +264,25 @@ async fn do_its_own(secured: &Secured) -> Result<()> {
     let deleted = alice.send(Method::DELETE, &format!("/v3/volumes/{volume}"), None, None).await?;
     ensure!(matches!(deleted, Reply::Answer(202, _)), "{deleted:?}");
     until("the file is gone", async || Ok((!file.exists()).then_some(()))).await
+}
+
+/// The projector, which does nothing else, keeps a file of views up with the ledger, and leaves it behind
+/// for another role.
+async fn views_are_kept_up(secured: &Secured, projector: &mut Process) -> Result<()> {
+    let admin = secured.api(ADMIN_TOKEN)?;
+    let copy = secured.home().join("views-copy.redb");
+    until("the file of views is up with the ledger", async || {
+        let ledger = admin.get("/ledger/v1/verify").await?;
+        projector.hold().await?;
+        std::fs::copy(secured.home().join("projector").join("views.redb"), &copy)?;
+        projector.resume()?;
+        let at = Views::open(&copy)?.checkpoint();
+        let is_up = at.block.0 > 0 && ledger["blocks"] == at.block.0;
+        ensure!(!is_up || ledger["hash"] == hex::encode(at.hash).as_str(), "{at:?} is not of {ledger}");
+        Ok(is_up.then_some(()))
+    })
+    .await?;
+    projector.stop().await
 }
 
 /// The publisher, in an account of its own, has published what is in the ledger.
