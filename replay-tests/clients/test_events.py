@@ -22,7 +22,7 @@ class Nats:
 
     def __init__(self, directory: pathlib.Path):
         self.directory = directory
-        said = self.lab("start", "--while", str(os.getpid()))
+        said = self.lab("start", "--servers", "1", "--while", str(os.getpid()))
         self.url = next(line.removeprefix("NATS_URL=") for line in said.splitlines() if line.startswith("NATS_URL="))
 
     def lab(self, action: str, *arguments: str) -> str:

@@ -154,7 +154,7 @@ class Deployment:
 
     def _start(self) -> None:
         nats = self.directory / "nats"
-        started = run(ROOT / "labs/nats-cluster", "start", "--dir", nats, "--while", os.getpid()).stdout
+        started = run(ROOT / "labs/nats-cluster", "start", "--servers", 1, "--dir", nats, "--while", os.getpid()).stdout
         self.parts.append(lambda: run(ROOT / "labs/nats-cluster", "destroy", "--dir", nats))
         [nats_url] = [line.removeprefix("NATS_URL=") for line in started.splitlines() if line.startswith("NATS_URL=")]
         self.ceph = Ceph(self.directory / "ceph")
