@@ -79,6 +79,13 @@ pub trait Log: Send + Sync {
     /// Up to `limit` blocks' bytes from `from` on, in order, without gaps. Empty at the end.
     async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<NumberedBytes>, LogError>;
 
+    /// A block as the log itself has it, not as this process remembers it. Nothing if it is not there, or
+    /// whoever was asked has not taken it in yet.
+    async fn stored(&self, number: BlockNumber) -> Result<Option<Arc<[u8]>>, LogError> {
+        let found = self.read(number, 1).await?.into_iter().next();
+        Ok(found.filter(|(found, _)| *found == number).map(|(_, bytes)| bytes))
+    }
+
     /// The last block.
     async fn head(&self) -> Result<BlockNumber, LogError>;
 

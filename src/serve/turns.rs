@@ -75,8 +75,11 @@ pub(super) async fn take_turns(candidate: Candidate, stop: CancellationToken) ->
         let (term, state) = won.map_err(|error| error.to_string())?;
         let ended = candidate.lead(&term, state, &stop).await;
         if stop.is_cancelled() {
+            if let Err(reason) = ended {
+                tracing::warn!(%reason, "the sequencer's turn ended badly, and was to end");
+            }
             term.resign().await;
-            return ended;
+            return Ok(());
         }
         if let Err(reason) = ended {
             candidate.turn.is(Err(reason.clone()));
@@ -171,8 +174,8 @@ impl Candidate {
     /// Decides commands until the turn is over, or `stop`.
     async fn lead(&self, term: &Arc<Term>, state: CaughtUp, stop: &CancellationToken) -> Result<(), String> {
         let number = term.number();
-        tracing::info!(term = number, position = state.head.position.0, "deciding commands");
-        self.turn.is(Ok(format!("deciding commands in term {number}")));
+        tracing::info!(term = number, position = state.head.position.0, "beginning a turn");
+        self.turn.is(Err(format!("beginning its turn, term {number}")));
         let cancel = CancellationToken::new();
         let parts = SequencerParts {
             log: Arc::clone(&self.log),
@@ -207,6 +210,8 @@ impl Candidate {
             bootstrapped = bootstrap(sequencer) => bootstrapped,
         };
         bootstrapped.map_err(|error| error.to_string())?;
+        tracing::info!(term = term.number(), "deciding commands");
+        self.turn.is(Ok(format!("deciding commands in term {}", term.number())));
         let gateway: Arc<dyn DecidingGateway> = Arc::new(sequencer.clone());
         let (term, warning) = (Arc::clone(term), self.warning.as_deref());
         let serving =

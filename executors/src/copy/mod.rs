@@ -1,8 +1,9 @@
 //! Data from an object of one pool into a volume of another, whatever the two are.
 //!
 //! A copy goes stretch by stretch ([`stretch`]), each by one run of `qemu-img convert` ([`qemu`]) and
-//! then read back and compared with its source, byte for byte: a storage that loses or changes what it
-//! is given is found out before anybody believes in the volume. Holes and zeroes are not written where
+//! then read back and compared with its source, byte for byte: whatever goes wrong on the way is found out
+//! before anybody believes in the volume. Devices and images are read back from the storage itself, files
+//! from what the kernel keeps of them. Holes and zeroes are not written where
 //! a new volume is known to hold zeroes; elsewhere zeroes are written, or discarded where the storage
 //! reads those as zeroes.
 //!

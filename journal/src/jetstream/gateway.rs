@@ -235,6 +235,21 @@ pub async fn serve_commands(
     Ok(())
 }
 
+fn unsure() -> SubmitError {
+    let reason = "the sequencer does not know whether it is still its turn".to_owned();
+    SubmitError::Unavailable { reason }
+}
+
+/// An answer that is given in doubt about the turn: what is in the log stays there, and what rests on the
+/// state alone may have been overtaken.
+fn in_doubt(answer: Result<Receipt, SubmitError>) -> Result<Receipt, SubmitError> {
+    match answer {
+        Ok(Receipt::NothingToDo { .. }) | Err(SubmitError::Rejected(_)) => Err(unsure()),
+        Ok(Receipt::Accepted { .. } | Receipt::Repeated { .. })
+        | Err(SubmitError::Unavailable { .. } | SubmitError::TooLarge { .. }) => answer,
+    }
+}
+
 struct Server {
     client: Client,
     cell: Cell,
@@ -258,12 +273,10 @@ impl Server {
             match over.run_until_cancelled(doubting).await {
                 None => return,
                 Some(Ok(())) => self.answer(&message, until).await,
-                Some(Err(_elapsed)) => {
-                    let reason = "the sequencer does not know whether it is still its turn".to_owned();
-                    Err(SubmitError::Unavailable { reason })
-                }
+                Some(Err(_elapsed)) => Err(unsure()),
             }
         };
+        let answer = if self.term.is_certain() { answer } else { in_doubt(answer) };
         let most = self.client.server_info().max_payload.saturating_sub(ENVELOPE_BYTES);
         let mut payload = encode_answer(&answer);
         if let (Ok(receipt), true) = (&answer, payload.len() > most) {

@@ -338,6 +338,10 @@ impl Log for JetStreamLog {
         }
     }
 
+    async fn stored(&self, number: BlockNumber) -> Result<Option<Arc<[u8]>>, LogError> {
+        self.shared.past.one(number).await
+    }
+
     async fn head(&self) -> Result<BlockNumber, LogError> {
         self.shared.ask_head().await
     }

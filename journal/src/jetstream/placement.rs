@@ -43,13 +43,12 @@ pub(super) async fn create(context: &Context, wanted: &Config) -> Result<Info, C
     created.map(|stream| stream.cached_info().clone())
 }
 
-/// Whether the servers say that too few of them have the tags, and no other reason. A server that is
-/// known and away is another reason: it may have them, and may come back.
+/// Whether the servers say that too few of them have the tags, and no other reason. One that is away, or
+/// has not been heard of yet, is another reason (they name it before the tags): it may have them, and come.
 pub(super) fn lacks_tags(error: &CreateStreamError) -> bool {
     let said = error.to_string();
     matches!(error.kind(), CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::CLUSTER_NO_PEERS)
-        && said.contains("tags not matched")
-        && !said.contains("offline")
+        && said.contains("no suitable peers for placement, tags not matched [")
 }
 
 /// Says so if a stream was placed by other tags than those that are configured now.

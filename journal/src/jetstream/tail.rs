@@ -51,10 +51,13 @@ struct Recent {
 impl Recent {
     fn push(&mut self, number: BlockNumber, bytes: Arc<[u8]>) {
         let next = self.blocks.back().map(|(last, _)| last.0.saturating_add(1));
-        if next.is_some_and(|next| number.0 < next) {
+        let known = self.from(number, 1).into_iter().next();
+        let is_another = known.as_ref().is_some_and(|(_, known)| *known != bytes);
+        if next.is_some_and(|next| number.0 < next) && !is_another {
             return;
         }
-        if next.is_some_and(|next| number.0 > next) {
+        // What is kept has a gap before this one, or is of a log that has lost its end since.
+        if is_another || next.is_some_and(|next| number.0 > next) {
             self.blocks.clear();
             self.bytes = 0;
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::future::BoxFuture;
+use tephra_domain::event::Event;
 use tephra_domain::ids::{BackendName, CommandId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,10 @@ use crate::work_queue::WorkQueue;
 
 /// Other writers' blocks that are read at once.
 const FOLLOW_BLOCKS: usize = 64;
+
+/// How long the log may end before the block where the state stands: a server that has just been elected
+/// may not have taken everything in. A log that has lost its end stays there.
+const LOST_AFTER: Duration = Duration::from_secs(30);
 
 /// Answers that may wait to be proven before nothing more is decided.
 const UNPROVEN_ANSWERS: usize = 256;
@@ -224,6 +229,11 @@ fn answer(answers: Vec<Answered<Ticket>>) {
     }
 }
 
+fn begins_a_turn(block: &Block) -> bool {
+    let mut events = block.commits.iter().flat_map(|sequenced| &sequenced.commit.events);
+    events.any(|event| matches!(event, Event::TurnBegan { .. }))
+}
+
 enum Appended {
     Landed,
     Overtaken,
@@ -269,6 +279,7 @@ impl Running {
     async fn begin_turn(&mut self) -> Result<bool, SequencerError> {
         let Some(sequencer) = self.parts.turn_of.clone() else { return Ok(true) };
         while !self.parts.cancel.is_cancelled() {
+            self.find_head_in_log().await?;
             let (now, ids) = (self.parts.clock.now(), &self.parts.ids);
             let command = CommandId::from_uuid(ids.fresh());
             let Some(batch) = self.core.begin_turn(&sequencer, now, command, ids.fresh()) else { break };
@@ -281,7 +292,9 @@ impl Running {
                 }
                 Appended::Overtaken => {
                     self.core.overtaken(&mut self.waiting);
-                    self.follow().await?;
+                    if self.follow().await? {
+                        return Err(SequencerError::Overtaken(batch.next()));
+                    }
                 }
                 Appended::GivenUp(reason) => {
                     self.core.abandon(&reason);
@@ -290,6 +303,30 @@ impl Running {
             }
         }
         Ok(false)
+    }
+
+    /// Makes sure that the log goes on where the state stands. One that lost its end may have none there, or
+    /// has grown another in its place; a block after it would break the chain for good.
+    async fn find_head_in_log(&self) -> Result<(), SequencerError> {
+        let head = self.core.head();
+        let is_lost = |reason: &str| {
+            let (number, reason) = (head.block, reason.to_owned());
+            Err(LogError::Corrupt { number, reason }.into())
+        };
+        let (mut waits, mut absent_for) = (self.waits(), Duration::ZERO);
+        while head.block > BlockNumber::default() && !self.parts.cancel.is_cancelled() {
+            let wait = waits.next().unwrap_or(self.longest_wait());
+            match self.parts.log.stored(head.block).await {
+                Ok(Some(bytes)) if verify_hash(head.block, &bytes)?.hash == head.hash => return Ok(()),
+                Ok(Some(_)) => return is_lost("the log has another block where the state stands"),
+                Ok(None) if absent_for > LOST_AFTER => return is_lost("the log ends before the state"),
+                Ok(None) => absent_for = absent_for.saturating_add(wait),
+                Err(error @ LogError::Corrupt { .. }) => return Err(error.into()),
+                Err(LogError::Unavailable(reason)) => tracing::warn!(%reason, "the log cannot be read"),
+            }
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
     }
 
     /// Decides everything that waits, block by block, with what arrives meanwhile.
@@ -388,14 +425,18 @@ impl Running {
     async fn append(&self, batch: &Batch) -> Result<Appended, LogError> {
         let next = batch.next();
         let mut waits = self.waits();
-        let mut stopping_for = Duration::ZERO;
+        let (mut stopping_for, mut lost_for) = (Duration::ZERO, Duration::ZERO);
         loop {
+            let mut ends_before = false;
             let reason = match self.parts.log.append(batch.expected, Arc::clone(&batch.bytes)).await {
                 AppendOutcome::Appended(number) if number == next => return Ok(Appended::Landed),
                 AppendOutcome::Appended(number) => {
                     format!("the log put block {} at {}", next.0, number.0)
                 }
-                AppendOutcome::Conflict { head } => format!("the log ends at block {}", head.0),
+                AppendOutcome::Conflict { head } => {
+                    ends_before = head < batch.expected;
+                    format!("the log ends at block {}", head.0)
+                }
                 AppendOutcome::Unknown { reason } => reason,
             };
             let reason = match self.parts.log.read(next, 1).await {
@@ -410,6 +451,10 @@ impl Running {
                 Err(error @ LogError::Corrupt { .. }) => return Err(error),
             };
             let wait = waits.next().unwrap_or(self.longest_wait());
+            lost_for = if ends_before { lost_for.saturating_add(wait) } else { Duration::ZERO };
+            if lost_for > LOST_AFTER {
+                return Err(LogError::Corrupt { number: batch.expected, reason });
+            }
             if self.parts.cancel.is_cancelled() {
                 stopping_for = stopping_for.saturating_add(wait);
                 if stopping_for > Duration::from_millis(self.config.drain_ms) {
@@ -436,16 +481,17 @@ impl Running {
         }
     }
 
-    /// Takes in what others appended before the turn began.
-    async fn follow(&mut self) -> Result<(), LogError> {
-        let mut waits = self.waits();
+    /// Takes in what others appended before the turn began. Says whether another turn began with it.
+    async fn follow(&mut self) -> Result<bool, LogError> {
+        let (mut waits, mut another) = (self.waits(), false);
         loop {
             let next = BlockNumber(self.core.head().block.0.saturating_add(1));
             match self.parts.log.read(next, FOLLOW_BLOCKS).await {
-                Ok(blocks) if blocks.is_empty() => return Ok(()),
+                Ok(blocks) if blocks.is_empty() => return Ok(another),
                 Ok(blocks) => {
                     for (number, bytes) in blocks {
                         let block = self.core.take_in(number, &bytes)?;
+                        another |= begins_a_turn(&block);
                         self.pass_on(&block);
                     }
                 }

@@ -233,3 +233,30 @@ impl Running {
 pub async fn replayed(log: &dyn Log) -> CaughtUp {
     catch_up(Ledger::default(), BlockNumber(0), log).await.unwrap()
 }
+
+/// How long anything may take.
+pub const DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Where a command was accepted.
+pub fn position(result: Result<Receipt, SubmitError>) -> Position {
+    match result {
+        Ok(Receipt::Accepted { position, .. }) => position,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Sends them all at once, and gives the answers in the same order.
+pub async fn all_at_once(running: &Running, many: Vec<Submission>) -> Vec<Result<Receipt, SubmitError>> {
+    let tasks: Vec<_> = many
+        .into_iter()
+        .map(|one| {
+            let handle = running.handle.clone();
+            tokio::spawn(async move { handle.submit(one).await })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(tokio::time::timeout(DEADLINE, task).await.unwrap().unwrap());
+    }
+    answers
+}

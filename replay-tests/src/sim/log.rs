@@ -81,8 +81,8 @@ impl LogStore {
         self.lock().all.clone()
     }
 
-    /// Compare and append, for a process.
-    fn append(&self, by: &Process, expected: BlockNumber, bytes: Arc<[u8]>) -> AppendOutcome {
+    /// Compare and append, for somebody.
+    fn append(&self, by: &str, expected: BlockNumber, bytes: Arc<[u8]>) -> AppendOutcome {
         let number = {
             let mut blocks = self.lock();
             let Blocks { all, synced, .. } = &mut *blocks;
@@ -119,6 +119,8 @@ fn number_of(count: usize) -> BlockNumber {
 pub struct LogPort {
     store: LogStore,
     process: Process,
+    /// Who of the process it is that appends.
+    author: Arc<str>,
     faults: Faults,
     trace: Trace,
     random: Mutex<fastrand::Rng>,
@@ -127,16 +129,17 @@ pub struct LogPort {
 }
 
 impl LogPort {
-    /// A way to the log for a process of a node.
+    /// A way to the log for a process of a node, and for whoever of it appends.
     pub const fn new(
         store: LogStore,
         process: Process,
+        author: Arc<str>,
         faults: Faults,
         trace: Trace,
         random: fastrand::Rng,
         cut_off: watch::Receiver<bool>,
     ) -> Self {
-        Self { store, process, faults, trace, random: Mutex::new(random), cut_off }
+        Self { store, process, author, faults, trace, random: Mutex::new(random), cut_off }
     }
 
     fn draw<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
@@ -169,7 +172,7 @@ impl LogPort {
             return AppendOutcome::Conflict { head: self.store.head() };
         }
         if self.strikes(FaultKind::AppendLate, 32) {
-            let (store, trace, by) = (self.store.clone(), self.trace.clone(), self.process.clone());
+            let (store, trace, by) = (self.store.clone(), self.trace.clone(), Arc::clone(&self.author));
             let late = Duration::from_millis(self.draw(|random| random.u64(100..20_000)));
             let failures = store.lock().failures;
             tokio::spawn(async move {
@@ -183,7 +186,7 @@ impl LogPort {
             tokio::time::sleep(NO_ANSWER_AFTER.min(late / 2)).await;
             return unknown("the append is under way");
         }
-        let outcome = self.store.append(&self.process, expected, bytes);
+        let outcome = self.store.append(&self.author, expected, bytes);
         if self.strikes(FaultKind::AppendUnknownWritten, 24) {
             return unknown("the answer was lost");
         }

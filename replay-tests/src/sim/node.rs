@@ -140,6 +140,7 @@ impl Node {
         Arc::new(LogPort::new(
             self.site.log.clone(),
             process.clone(),
+            author(process, what).into(),
             self.site.faults.clone(),
             self.site.trace.clone(),
             random,
@@ -179,7 +180,7 @@ impl Node {
     pub fn lead(&mut self, number: u64) {
         let Some(running) = &self.running else { return };
         let process = running.process.clone();
-        let log = self.log(&process, &format!("turn {number}"));
+        let log = self.log(&process, &turn_name(number));
         let over = process.token();
         let turn = TakenTurn {
             site: self.site.clone(),
@@ -213,6 +214,10 @@ impl Node {
     pub fn rebuild_if_refused(&mut self) -> bool {
         let Some(running) = &self.running else { return false };
         let Health::Failed { reason } = running.projector.health() else { return false };
+        if !reason.contains("does not continue the views") {
+            self.site.fails(format!("the projector of {} failed: {reason}", running.process));
+            return false;
+        }
         self.site.trace.note(&running.process, format_args!("is made again from the log: {reason}"));
         self.kill(Instant::now());
         self.disk = SimDisk::default();
@@ -258,6 +263,14 @@ impl Node {
     }
 }
 
+fn turn_name(number: u64) -> String {
+    format!("turn {number}")
+}
+
+fn author(process: &Process, what: &str) -> String {
+    format!("{process} {what}")
+}
+
 /// One turn as the sequencer.
 struct TakenTurn {
     site: Site,
@@ -300,7 +313,7 @@ impl TakenTurn {
             clock: Arc::new(self.clock),
             ids,
             cancel: self.over.clone(),
-            turn_of: Some(self.process.to_string().into()),
+            turn_of: Some(author(&self.process, &turn_name(self.number)).into()),
         };
         let handle = Sequencer::start(SequencerConfig::default(), state, parts);
         match self.over.run_until_cancelled(bootstrap(&handle)).await {

@@ -22,7 +22,6 @@ use super::contents::Contents;
 use super::coverage::Coverage;
 use super::exports::{self, Exports};
 use super::invariants::{self, Invariant, Violation};
-use super::process::Process;
 use super::trace::Trace;
 
 /// The oracle. Cheap to clone; all clones are one.
@@ -147,7 +146,7 @@ impl Oracle {
     }
 
     /// A block has become part of the log.
-    pub fn block_appended(&self, number: BlockNumber, bytes: &[u8], by: &Process) {
+    pub fn block_appended(&self, number: BlockNumber, bytes: &[u8], by: &str) {
         let result = self.lock().take_block(number, bytes, by, &self.trace);
         self.check(result);
     }
@@ -224,7 +223,7 @@ impl Inner {
         &mut self,
         number: BlockNumber,
         bytes: &[u8],
-        by: &Process,
+        by: &str,
         trace: &Trace,
     ) -> Result<(), Violation> {
         let block = self.head.follow(number, bytes).map_err(|error| illegal(&error))?;
@@ -234,8 +233,7 @@ impl Inner {
             }
             self.take_commit(*position, commit)?;
         }
-        let by = by.to_string();
-        if *self.turn_of != *by {
+        if &*self.turn_of != by {
             let found = format!("{by} appended block {} in the turn of {}", number.0, self.turn_of);
             return Err(violation(Invariant::TurnsAreWhole, found));
         }

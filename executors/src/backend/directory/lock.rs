@@ -85,6 +85,10 @@ impl Lock {
         }
         let Some(word) = &self.word else { return Ok(true) };
         let mut said = vec![0; word.len()];
-        Ok(file.read_exact(&mut said).is_ok() && said == word.as_bytes())
+        match file.read_exact(&mut said) {
+            Ok(()) => Ok(said == word.as_bytes()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
