@@ -171,10 +171,21 @@ impl Deployment {
 
     /// The same with more in the configuration.
     pub async fn start_with(directory: &Path, servers: usize, standbys: usize, more: &str) -> Result<Self> {
+        Self::start_leased(directory, servers, standbys, LEASE_MS, more).await
+    }
+
+    /// The same with another lease.
+    pub async fn start_leased(
+        directory: &Path,
+        servers: usize,
+        standbys: usize,
+        lease_ms: u64,
+        more: &str,
+    ) -> Result<Self> {
         let nats = Nats::start(&directory.join("nats"), servers)?;
         let config = directory.join("tephra.toml");
         let text = format!(
-            "[nats]\nservers = {:?}\nreplicas = {servers}\nservers_sync = true\nlease_ms = {LEASE_MS}\n{more}",
+            "[nats]\nservers = {:?}\nreplicas = {servers}\nservers_sync = true\nlease_ms = {lease_ms}\n{more}",
             nats.servers
         );
         std::fs::write(&config, text)?;

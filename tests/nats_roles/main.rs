@@ -26,6 +26,7 @@ mod proxy;
 mod public_events;
 mod refused;
 mod secured;
+mod takeover;
 mod tls;
 mod too_large;
 mod unavailable;
