@@ -34,7 +34,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::exports::FailedExports;
+use self::exports::ExportNotes;
 use self::ledger::LedgerClient;
 use self::orders::OrderDesk;
 use self::pools::PoolReporter;
@@ -126,7 +126,7 @@ impl Runner {
             finished: Arc::default(),
             limits: backend.limits(),
             changed: Arc::clone(&changed),
-            failed_exports: FailedExports::default(),
+            export_notes: ExportNotes::default(),
             config: config.clone(),
             cancel: cancel.clone(),
             abandon: abandon.clone(),
@@ -144,12 +144,12 @@ impl Runner {
         let registering = tokio::spawn(cancel.clone().run_until_cancelled_owned({
             let ledger = Arc::clone(&ledger);
             let exporter = desk.backend.exporter();
-            let failed = desk.failed_exports.clone();
+            let notes = desk.export_notes.clone();
             async move {
                 let known = ledger.register().await;
                 let watching = async {
                     if let Some(exporter) = exporter {
-                        exports::watch(exporter, Arc::clone(&ledger), failed).await;
+                        exports::watch(exporter, Arc::clone(&ledger), notes).await;
                     }
                 };
                 tokio::join!(ledger.present_changes(known), watching);

@@ -162,10 +162,24 @@ pub async fn verify_hashes(
 /// As [`verify_chain`].
 pub async fn follow_chain(
     log: &dyn Log,
+    head: ChainHead,
+    on_block: impl FnMut(Block, ChainHead) -> Result<(), LogError> + Send,
+) -> Result<ChainHead, LogError> {
+    follow_chain_to(log, head, BlockNumber(u64::MAX), on_block).await
+}
+
+/// As [`follow_chain`], until a block is reached: where others append faster than can be read, the end
+/// is never seen.
+///
+/// # Errors
+/// As [`verify_chain`].
+pub async fn follow_chain_to(
+    log: &dyn Log,
     mut head: ChainHead,
+    until: BlockNumber,
     mut on_block: impl FnMut(Block, ChainHead) -> Result<(), LogError> + Send,
 ) -> Result<ChainHead, LogError> {
-    loop {
+    while head.block < until {
         let next = BlockNumber(head.block.0.saturating_add(1));
         let blocks = log.read(next, BLOCKS_PER_READ).await?;
         if blocks.is_empty() {
@@ -178,4 +192,5 @@ pub async fn follow_chain(
         // Decoding is work for a processor: let others have it now and then.
         tokio::task::yield_now().await;
     }
+    Ok(head)
 }

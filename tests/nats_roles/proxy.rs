@@ -41,6 +41,10 @@ impl Proxy {
             while let Ok((client, _)) = listener.accept().await {
                 // Who comes while the way is cut waits for it, as everybody does.
                 let Ok(server) = TcpStream::connect(&server).await else { continue };
+                // Small messages wait for nothing.
+                if client.set_nodelay(true).and(server.set_nodelay(true)).is_err() {
+                    continue;
+                }
                 let ((from_client, to_client), (from_server, to_server)) =
                     (client.into_split(), server.into_split());
                 for (from, to) in [(from_client, to_server), (from_server, to_client)] {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::RunnerConfig;
-use super::exports::FailedExports;
+use super::exports::ExportNotes;
 use super::ledger::LedgerClient;
 use super::limits::{DUE_NAP, EffectLimits, FINISHED_REMEMBERED};
 use super::pools::make_way;
@@ -36,7 +36,7 @@ pub struct OrderDesk {
     pub finished: Arc<Finished>,
     pub changed: Arc<Notify>,
     pub limits: EffectLimits,
-    pub failed_exports: FailedExports,
+    pub export_notes: ExportNotes,
     pub config: RunnerConfig,
     /// No new work.
     pub cancel: CancellationToken,
@@ -86,19 +86,23 @@ impl OrderDesk {
 
     /// Whether the order is done with.
     async fn work(&self, order: &WorkOrder) -> bool {
+        let mut begun = None;
         let outcome = match self.cancel.run_until_cancelled(self.prepare(order)).await {
             None => return false,
             Some(Err(failure)) => Outcome::Failed(failure),
             Some(Ok(Prepared::Overtaken)) => return true,
             Some(Ok(Prepared::Known(outcome))) => outcome,
-            Some(Ok(Prepared::Ready(bench))) => self.perform(order, bench).await,
+            Some(Ok(Prepared::Ready(bench))) => {
+                begun = Some(self.export_notes.begin());
+                self.perform(order, bench).await
+            }
         };
         if self.backend.is_taken_over() {
             make_way(&*self.backend, &self.cancel);
             return false;
         }
-        self.failed_exports.note(&order.due.effect, &outcome);
-        self.ledger.report(order, outcome).await;
+        self.ledger.report(order, outcome.clone()).await;
+        self.export_notes.reported(&order.due.effect, &outcome, begun);
         true
     }
 

@@ -190,10 +190,22 @@ mod tests {
         recent.push(BlockNumber(9), Arc::from(vec![0; 3]));
         assert_eq!(numbers(&recent, 6, 9), [0; 0]);
         assert_eq!(numbers(&recent, 9, 9), [9]);
-        recent.push(BlockNumber(9), Arc::from(vec![1; 7]));
+        recent.push(BlockNumber(9), Arc::from(vec![0; 3]));
         recent.push(BlockNumber(8), Arc::from(vec![1; 7]));
         assert_eq!(recent.from(BlockNumber(9), 9), [(BlockNumber(9), Arc::from(vec![0; 3]))]);
         assert_eq!(recent.bytes, 3);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_log_that_has_lost_its_end() {
+        let mut recent = Recent::default();
+        for number in [4, 5, 6] {
+            recent.push(BlockNumber(number), Arc::from(vec![0; 3]));
+        }
+        recent.push(BlockNumber(5), Arc::from(vec![1; 7]));
+        assert_eq!(recent.from(BlockNumber(4), 9), []);
+        assert_eq!(recent.from(BlockNumber(5), 9), [(BlockNumber(5), Arc::from(vec![1; 7]))]);
+        assert_eq!(recent.bytes, 7);
     }
 
     #[test]

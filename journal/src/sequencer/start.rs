@@ -13,7 +13,7 @@ use tephra_domain::volume_type::{DEFAULT_TYPE_ID, DEFAULT_TYPE_NAME};
 use super::recent::RecentCommands;
 use super::requests::{Requests, first_at};
 use crate::gateway::{CommandGateway, Submission, SubmitError};
-use crate::hash_chain::{ChainHead, follow_chain};
+use crate::hash_chain::{ChainHead, follow_chain_to};
 use crate::log::{Block, BlockNumber, Log, LogError, Sequenced};
 use crate::wire::decode_block;
 
@@ -50,8 +50,11 @@ pub(super) fn take_in(ledger: &mut Ledger, block: &Block) -> Result<(), LogError
 /// # Errors
 /// [`LogError::Corrupt`], naming the block; also if the saved state does not belong to this log.
 pub async fn catch_up(ledger: Ledger, from: BlockNumber, log: &dyn Log) -> Result<CaughtUp, LogError> {
-    let saved = head_at(&ledger, from, log).await?;
-    catch_up_from(ledger, saved, log).await
+    let head = head_at(&ledger, from, log).await?;
+    let mut caught_up =
+        CaughtUp { ledger, head, recent: RecentCommands::default(), requests: Requests::default() };
+    caught_up.go_on_to(BlockNumber(u64::MAX), log).await?;
+    Ok(caught_up)
 }
 
 /// As [`catch_up`], from a state that was saved together with where it stood. The log must have that very
@@ -72,14 +75,20 @@ pub async fn catch_up_from(ledger: Ledger, saved: ChainHead, log: &dyn Log) -> R
 }
 
 impl CaughtUp {
-    /// Goes on to where the log ends now.
+    /// Goes on to where the log ends now, and no further, or somebody who appends all the while would
+    /// keep it from ever being done.
     ///
     /// # Errors
     /// As [`catch_up`]. What was read before the fault is taken in.
     pub async fn go_on(&mut self, log: &dyn Log) -> Result<(), LogError> {
+        let end = log.head().await?;
+        self.go_on_to(end, log).await
+    }
+
+    async fn go_on_to(&mut self, end: BlockNumber, log: &dyn Log) -> Result<(), LogError> {
         let Self { ledger, recent, head, requests } = self;
         let mut reached = *head;
-        let followed = follow_chain(log, *head, |block, now| {
+        let followed = follow_chain_to(log, *head, end, |block, now| {
             take_in(ledger, &block)?;
             for sequenced in &block.commits {
                 requests.note(&sequenced.commit);
