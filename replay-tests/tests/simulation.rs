@@ -51,6 +51,7 @@ const FOUND_SOMETHING: &[(u64, &str)] = &[
     (1, "a taken id of an attachment ended the sequencer"),
     (290, "a volume that grew while its export was removed was exported again"),
     (306, "and so was given up with an export"),
+    (5_330, "an export that was told of too late stayed lost"),
 ];
 
 #[test]
