@@ -117,6 +117,7 @@ pub struct SequencerCore<T> {
 }
 
 /// What has been decided of a batch so far.
+#[derive(Default)]
 struct Draft {
     commits: Vec<Sequenced>,
     body: Vec<u8>,
@@ -206,7 +207,7 @@ impl<T> SequencerCore<T> {
             self.ledger.discard();
             return None;
         }
-        let mut draft = Draft { commits: Vec::new(), body: Vec::new(), by_command: BTreeMap::new() };
+        let mut draft = Draft::default();
         encode_commit(&sequenced, &mut draft.body);
         draft.commits.push(sequenced);
         Some(self.seal(draft, block_id, Vec::new(), Vec::new()))
@@ -218,7 +219,7 @@ impl<T> SequencerCore<T> {
         context: &BatchContext,
     ) -> Result<(Draft, Vec<Result<Receipt, SubmitError>>), TooLarge> {
         let now = context.now.max(self.head.time);
-        let mut draft = Draft { commits: Vec::new(), body: Vec::new(), by_command: BTreeMap::new() };
+        let mut draft = Draft::default();
         let mut results = Vec::new();
         let Some(Pending { submission: first, .. }) = waiting.front() else { return Ok((draft, results)) };
         let mut ctx = Context {

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::gateway::{CommandGateway, DecidingGateway, Receipt, Submission, SubmitError};
 use crate::ids::IdSource;
-use crate::log::{AppendOutcome, Block, BlockNumber, Log, LogError};
+use crate::log::{AppendOutcome, Block, BlockNumber, Log, LogError, NumberedBytes};
 use crate::pool_board::PoolBoard;
 use crate::wire::verify_hash;
 use crate::work_queue::WorkQueue;
@@ -468,43 +468,43 @@ impl Running {
 
     /// Ends the turn if there is a block of another.
     async fn end_if_overtaken(&self) -> Result<(), SequencerError> {
-        let next = BlockNumber(self.core.head().block.0.saturating_add(1));
-        match self.parts.log.read(next, 1).await {
-            Ok(blocks) if blocks.is_empty() => Ok(()),
-            Ok(_) => Err(SequencerError::Overtaken(next)),
-            Err(error @ LogError::Corrupt { .. }) => Err(error.into()),
-            Err(LogError::Unavailable(reason)) => {
-                tracing::warn!(%reason, "the log cannot be read");
-                tokio::time::sleep(Duration::from_millis(self.config.retry_min_ms)).await;
-                Ok(())
-            }
-        }
+        let next = self.next_block();
+        let blocks = self.read(next, 1).await?;
+        if blocks.is_empty() { Ok(()) } else { Err(SequencerError::Overtaken(next)) }
     }
 
     /// Takes in what others appended before the turn began. Says whether another turn began with it.
     async fn follow(&mut self) -> Result<bool, LogError> {
-        let (mut waits, mut another) = (self.waits(), false);
+        let mut another = false;
         loop {
-            let next = BlockNumber(self.core.head().block.0.saturating_add(1));
-            match self.parts.log.read(next, FOLLOW_BLOCKS).await {
-                Ok(blocks) if blocks.is_empty() => return Ok(another),
-                Ok(blocks) => {
-                    for (number, bytes) in blocks {
-                        let block = self.core.take_in(number, &bytes)?;
-                        another |= begins_a_turn(&block);
-                        self.pass_on(&block);
-                    }
-                }
-                Err(error @ LogError::Corrupt { .. }) => return Err(error),
-                Err(LogError::Unavailable(reason)) => {
-                    if self.parts.cancel.is_cancelled() {
-                        return Err(LogError::Unavailable(reason));
-                    }
+            let blocks = self.read(self.next_block(), FOLLOW_BLOCKS).await?;
+            if blocks.is_empty() {
+                return Ok(another);
+            }
+            for (number, bytes) in blocks {
+                let block = self.core.take_in(number, &bytes)?;
+                another |= begins_a_turn(&block);
+                self.pass_on(&block);
+            }
+        }
+    }
+
+    /// Reads the log, however long it does not answer, unless the stop was asked for.
+    async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<NumberedBytes>, LogError> {
+        let mut waits = self.waits();
+        loop {
+            match self.parts.log.read(from, limit).await {
+                Err(LogError::Unavailable(reason)) if !self.parts.cancel.is_cancelled() => {
                     tracing::warn!(%reason, "the log cannot be read");
                     tokio::time::sleep(waits.next().unwrap_or(self.longest_wait())).await;
                 }
+                read => return read,
             }
         }
+    }
+
+    const fn next_block(&self) -> BlockNumber {
+        BlockNumber(self.core.head().block.0.saturating_add(1))
     }
 
     fn pass_on(&mut self, block: &Arc<Block>) {

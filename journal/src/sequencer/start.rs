@@ -51,8 +51,7 @@ pub(super) fn take_in(ledger: &mut Ledger, block: &Block) -> Result<(), LogError
 /// [`LogError::Corrupt`], naming the block; also if the saved state does not belong to this log.
 pub async fn catch_up(ledger: Ledger, from: BlockNumber, log: &dyn Log) -> Result<CaughtUp, LogError> {
     let head = head_at(&ledger, from, log).await?;
-    let mut caught_up =
-        CaughtUp { ledger, head, recent: RecentCommands::default(), requests: Requests::default() };
+    let mut caught_up = CaughtUp { ledger, head, ..CaughtUp::default() };
     caught_up.go_on_to(BlockNumber(u64::MAX), log).await?;
     Ok(caught_up)
 }
@@ -68,8 +67,7 @@ pub async fn catch_up_from(ledger: Ledger, saved: ChainHead, log: &dyn Log) -> R
         let reason = "the log has another block in the place where the saved state stands".to_owned();
         return Err(LogError::Corrupt { number: saved.block, reason });
     }
-    let mut caught_up =
-        CaughtUp { ledger, head, recent: RecentCommands::default(), requests: Requests::default() };
+    let mut caught_up = CaughtUp { ledger, head, ..CaughtUp::default() };
     caught_up.go_on(log).await?;
     Ok(caught_up)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tephra_domain::actor::Role;
 use tephra_domain::command::{Command, CreateVolume, CreateVolumeFromImage, MetadataChange};
-use tephra_domain::ids::{ImageId, VolumeId};
+use tephra_domain::ids::ImageId;
 use tephra_domain::image::ImageFacts;
 use tephra_domain::volume::VolumeSource;
 
@@ -19,16 +19,7 @@ pub fn record_from_images(seed: u64) -> Recorder {
 
 impl Recorder {
     fn about_images(&mut self) -> Command {
-        let create = CreateVolume {
-            volume: VolumeId::from_uuid(self.fresh()),
-            name: Some("booted from".into()),
-            description: None,
-            size: Some(self.a_size()),
-            source: VolumeSource::Blank,
-            volume_type: None,
-            availability_zone: None,
-            metadata: self.some_metadata(),
-        };
+        let create = CreateVolume { name: Some("booted from".into()), ..self.a_blank_volume() };
         let volume = self.a_volume();
         match self.draw(10) {
             0..=4 => {

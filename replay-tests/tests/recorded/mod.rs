@@ -186,7 +186,11 @@ impl Recorder {
 
     /// Creates a blank volume.
     fn a_new_volume(&mut self) -> Command {
-        Command::CreateVolume(Box::new(CreateVolume {
+        Command::CreateVolume(Box::new(self.a_blank_volume()))
+    }
+
+    fn a_blank_volume(&mut self) -> CreateVolume {
+        CreateVolume {
             volume: VolumeId::from_uuid(self.fresh()),
             name: None,
             description: None,
@@ -195,7 +199,7 @@ impl Recorder {
             volume_type: None,
             availability_zone: None,
             metadata: self.some_metadata(),
-        }))
+        }
     }
 
     /// Attaches a volume the old way.
