@@ -7,6 +7,7 @@ orders for its volume groups there. Everything else runs here.
 import itertools
 import os
 import pathlib
+import secrets
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,19 @@ import requests
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "replay-tests/clients"))
 
+from glance_server import TOKEN, Glance  # noqa: E402
 from tephra_server import Rest, binary, free_port  # noqa: E402
 
 DEADLINE_S = 600
 """How long anything that must happen may take. Emulated lvm2 on a busy machine is slow."""
 
 HOST_IN_GUEST = "10.0.2.2"
+
+PORTAL = "127.0.0.1:3260"
+"""Where the guest's tgtd listens: its own kernel is the initiator."""
+
+INITIATOR = "iqn.2026-01.test.lvm-vm:guest"
+"""As `labs/lvm-vm` names its guest."""
 
 
 def until(what: str, condition, deadline_s: float = DEADLINE_S):
@@ -107,6 +115,65 @@ class Ceph:
         self.lab("destroy")
 
 
+class IscsiDisk:
+    """A volume in the guest's own kernel, over iSCSI."""
+
+    def __init__(self, guest: Guest, volume: str, connection: dict):
+        assert connection["driver_volume_type"] == "iscsi", connection
+        self.guest = guest
+        self.node = f"iscsiadm --mode node --targetname {connection['target_iqn']} --portal {connection['target_portal']}"
+        settings = {
+            "node.session.auth.authmethod": connection["auth_method"],
+            "node.session.auth.username": connection["auth_username"],
+            "node.session.auth.password": connection["auth_password"],
+        }
+        guest("\n".join([
+            f"{self.node} --op new",
+            *(f"{self.node} --op update --name {name} --value {value}" for name, value in settings.items()),
+            f"{self.node} --login",
+        ]))
+        self.device = until("the disk shows", lambda: self._found(volume))
+
+    def _found(self, volume: str) -> str | None:
+        _, text = self.guest.ask(f"grep -l {volume} /sys/class/block/*/device/vpd_pg80 || true")
+        return f"/dev/{text.split('/')[4]}" if text.startswith("/sys") else None
+
+    def io(self, *commands: str) -> None:
+        words = " ".join(f"-c {command!r}" for command in commands)
+        said = self.guest(f"qemu-io -f raw -t none {self.device} {words}")
+        assert "failed" not in said, said
+
+    def grown(self, gib: int) -> None:
+        until("the kernel sees the new size", lambda: (
+            int(self.guest(f"{self.node} --rescan >/dev/null; blockdev --getsize64 {self.device}")) == gib << 30))
+
+    def disconnect(self) -> None:
+        self.guest(f"{self.node} --logout; {self.node} --op delete")
+
+
+class CephDisk:
+    """A volume that is reached as QEMU reaches it."""
+
+    def __init__(self, ceph: Ceph, connection: dict):
+        assert connection["driver_volume_type"] == "rbd", connection
+        monitors = zip(connection["hosts"], connection["ports"])
+        where = "\\;".join(f"{host}\\:{port}" for host, port in monitors)
+        keyring = ceph.directory / "cinder.keyring"
+        self.name = f"rbd:{connection['name']}:id={connection['auth_username']}:keyring={keyring}:mon_host={where}:conf=/dev/null"
+
+    def io(self, *commands: str) -> None:
+        words = [word for command in commands for word in ("-c", command)]
+        done = run("qemu-io", "-f", "raw", self.name, *words, check=False)
+        said = done.stdout + done.stderr
+        assert done.returncode == 0 and "failed" not in said, said
+
+    def grown(self, gib: int) -> None:
+        """It is opened anew every time."""
+
+    def disconnect(self) -> None:
+        """Likewise."""
+
+
 class Program:
     """One process of tephra on this machine."""
 
@@ -162,8 +229,10 @@ class Deployment:
         self.guest = Guest(self.directory / "guest")
         self.parts.append(self.guest.stop)
 
-        head = "[limits]\nservice_down_time_s = 60\n[nats]\nservers_sync = true\nservers = [{!r}]\n"
-        here, there = head.format(nats_url), head.format(nats_url.replace("127.0.0.1", HOST_IN_GUEST))
+        self.glance = Glance(self.directory / "glance")
+        self.parts.append(self.glance.stop)
+
+        here, there = self._common(nats_url)
         server = self._config("server.toml", here)
         ceph = self._config("ceph.toml", here + f"""
 [[backends]]
@@ -185,6 +254,8 @@ driver = "lvm"
 volume_group = "tephra-{kind}"
 provisioning = "{kind}"
 command_time_limit_s = 300
+[backends.iscsi]
+portal = "{PORTAL}"
 """ for kind in ("thick", "thin"))
         files = '\n[[backends]]\nname = "files"\ndriver = "directory"\ndirectory = "/files/volumes"\n'
         lvm = self._config("guest/lvm.toml", there + groups + files)
@@ -211,6 +282,26 @@ command_time_limit_s = 300
     @property
     def conf(self) -> pathlib.Path:
         return self.ceph.conf
+
+    def _common(self, nats_url: str) -> tuple[str, str]:
+        """What every configuration begins with: on this machine, and in the guest."""
+        master_key = secrets.token_hex(32)
+        conversion = {self.directory: "", self.guest.share: 'conversion_directory = "/disks/conversion"\n'}
+        heads = []
+        for directory, more in conversion.items():
+            self._secret(directory / "master.key", master_key)
+            self._secret(directory / "token", TOKEN)
+            heads.append(
+                f"[limits]\nservice_down_time_s = 60\n[nats]\nservers_sync = true\nservers = [{nats_url!r}]\n"
+                f'[secrets]\nmaster_key_file = "{directory}/master.key"\n'
+                f'[images]\nstore = "glance"\nurl = "{self.glance.url}"\ntoken_file = "{directory}/token"\n{more}')
+        here, there = heads
+        return here, there.replace("//127.0.0.1", f"//{HOST_IN_GUEST}")
+
+    @staticmethod
+    def _secret(path: pathlib.Path, text: str) -> None:
+        path.touch(0o600)
+        path.write_text(text)
 
     def _config(self, name: str, text: str) -> pathlib.Path:
         path = self.directory / name
@@ -246,6 +337,16 @@ command_time_limit_s = 300
         """The program's own command line, asking the server."""
         words = [binary(), *arguments, "--url", self.url, "--token", "admin:operators"]
         return run(*words, check=False)
+
+    def connected(self, backend: str, volume: str, connection: dict) -> "IscsiDisk | CephDisk":
+        """Connects as a host does with what the attachment says, and nothing else."""
+        if backend == "ceph":
+            return CephDisk(self.ceph, connection)
+        return IscsiDisk(self.guest, volume, connection)
+
+    def targets(self) -> str:
+        """What the guest's tgtd exports."""
+        return self.guest("tgtadm --lld iscsi --op show --mode target").strip()
 
     # The bytes of volumes, behind everybody's back.
 

@@ -1,6 +1,7 @@
 """What users and operators do, with the clients that they have."""
 
 import json
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 from lab import Deployment, until
@@ -85,12 +86,22 @@ class User:
         self.settled("volume", volume)
         return volume
 
-    def snapshot(self, volume: str) -> str:
+    def snapshot(self, volume: str, *arguments) -> str:
         """Asks for a snapshot."""
-        return self.openstack.json("volume snapshot create", "--volume", volume, "s")["id"]
+        return self.openstack.json("volume snapshot create", "--volume", volume, *arguments, "s")["id"]
 
-    def taken(self, volume: str) -> str:
-        snapshot = self.snapshot(volume)
+    def attached(self, volume: str, initiator: str) -> tuple[str, dict]:
+        """Attaches a volume to a host, as Nova does: the attachment, and how to connect."""
+        self.cinder("attachment-create", volume, uuid.uuid4())
+        [row] = self.cinder.rows("attachment-list", "--volume-id", volume)
+        self.cinder(
+            "attachment-update", row["ID"], "--host", "guest", "--initiator", initiator, "--ip", "127.0.0.1")
+        self.cinder("attachment-complete", row["ID"])
+        self.settled("volume", volume, "in-use")
+        return row["ID"], self.rest.get(f"/attachments/{row['ID']}")["attachment"]["connection_info"]
+
+    def taken(self, volume: str, *arguments) -> str:
+        snapshot = self.snapshot(volume, *arguments)
         self.settled("snapshot", snapshot)
         return snapshot
 
