@@ -445,10 +445,12 @@ mod tests {
     }
 
     #[test]
-    fn no_unit_is_started_again_after_what_starting_again_does_not_mend() {
+    fn units_are_started_again_for_ever_but_not_after_what_starting_again_does_not_mend() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd");
         let hopeless = [Exit::Usage, Exit::VerificationFailed].map(|exit| exit.code().to_string());
         let line = format!("RestartPreventExitStatus={}", hopeless.join(" "));
+        // By default systemd gives up after five starts within ten seconds, and for good.
+        let always = ["StartLimitIntervalSec=0", "Restart=always"];
         for role in [
             "tephra",
             "tephra-api",
@@ -459,6 +461,10 @@ mod tests {
         ] {
             let unit = std::fs::read_to_string(folder.join(format!("{role}.service"))).unwrap();
             assert!(unit.lines().any(|found| found == line), "{role}.service");
+            let (before_service, service) = unit.split_once("[Service]").unwrap();
+            for (section, line) in [before_service, service].into_iter().zip(always) {
+                assert!(section.lines().any(|found| found == line), "{role}.service lacks {line}");
+            }
         }
     }
 

@@ -198,7 +198,11 @@ impl NatsServers {
         let opening = async {
             loop {
                 match self.try_log().await {
-                    Err(NatsError::Connect { .. } | NatsError::JetStream { .. }) => {
+                    Err(
+                        NatsError::Connect { .. }
+                        | NatsError::Unreachable { .. }
+                        | NatsError::JetStream { .. },
+                    ) => {
                         tokio::time::sleep(POLL).await
                     }
                     done @ (Ok(_)

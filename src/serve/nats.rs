@@ -70,15 +70,16 @@ struct Ledger {
 }
 
 impl<'a> NatsStage<'a> {
-    /// Connects.
+    /// Connects, as soon as a server answers.
     ///
     /// # Errors
-    /// If no server lets us in.
+    /// If none lets us in.
     pub(super) async fn connect(config: &'a Config) -> CommandResult<Self> {
         let nats = config.nats.adapter()?;
         let roles: Vec<&str> = config.roles.iter().map(|role| role.as_str()).collect();
         let name = format!("tephra {} on {}", roles.join("+"), config.host());
-        let client = connect(&nats, &name).await.map_err(nats_error)?;
+        // After a loss of power the servers may need longer than we.
+        let client = patiently(async || connect(&nats, &name).await).await?;
         if config.nats.allow_unsynced {
             tracing::error!(
                 "--allow-unsynced: NATS servers are taken even if they lose acknowledged commands on power loss"
@@ -288,27 +289,28 @@ fn order_queue() -> QueueConfig {
     QueueConfig { lease: ORDER_LEASE, ..QueueConfig::default() }
 }
 
-/// Tries until it works: servers that elect among themselves do not answer for a while, and what one
-/// process waits for another makes. What cannot get better by waiting is an error at once.
+/// Tries until it works: servers may be started later than we, those that elect among themselves do not
+/// answer for a while, and what one process waits for another makes. What cannot get better by waiting is
+/// an error at once.
 async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, NatsError>) -> CommandResult<T> {
     let mut said = false;
     loop {
-        match attempt().await {
+        let (what, reason) = match attempt().await {
             Ok(done) => return Ok(done),
-            Err(NatsError::JetStream { what, reason }) => {
-                if !said {
-                    tracing::warn!(what, reason, "waiting for what is not there yet");
-                    said = true;
-                }
-                tokio::time::sleep(PATIENT_PAUSE).await;
-            }
+            Err(NatsError::JetStream { what, reason }) => (what, reason),
+            Err(NatsError::Unreachable { servers, reason }) => (format!("a NATS server at {servers}"), reason),
             Err(
                 error @ (NatsError::Refused(_)
                 | NatsError::Placement { .. }
                 | NatsError::File { .. }
                 | NatsError::Connect { .. }),
             ) => return Err(nats_error(error)),
+        };
+        if !said {
+            tracing::warn!(what, reason, "waiting for what is not there yet");
+            said = true;
         }
+        tokio::time::sleep(PATIENT_PAUSE).await;
     }
 }
 
@@ -317,8 +319,9 @@ fn nats_error(error: NatsError) -> CommandError {
         refused @ (NatsError::Refused(_) | NatsError::Placement { .. }) => {
             CommandError::new(Exit::Usage, refused)
         }
-        error @ (NatsError::File { .. } | NatsError::Connect { .. } | NatsError::JetStream { .. }) => {
-            CommandError::new(Exit::Error, error)
-        }
+        error @ (NatsError::File { .. }
+        | NatsError::Connect { .. }
+        | NatsError::Unreachable { .. }
+        | NatsError::JetStream { .. }) => CommandError::new(Exit::Error, error),
     }
 }

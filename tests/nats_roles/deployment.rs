@@ -399,7 +399,8 @@ impl Nats {
         Ok(nats)
     }
 
-    fn run(&self, action: &str, arguments: &[&str]) -> Result<String> {
+    /// Has the script do something to the servers, or to one of them.
+    pub fn run(&self, action: &str, arguments: &[&str]) -> Result<String> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("labs/nats-cluster");
         let output = Command::new(script)
             .arg(action)

@@ -11,6 +11,7 @@ mod lane;
 #[allow(dead_code, reason = "the process of a server on one machine is for the crash test alone")]
 mod server;
 
+mod absent;
 mod backends;
 mod bench;
 mod chaos;

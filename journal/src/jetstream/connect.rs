@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
 
 use crate::subjects::Cell;
 
@@ -136,12 +136,20 @@ pub enum NatsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// No server lets us in.
+    /// No server lets us in, and none will: we are not who they know, or not to be trusted by TLS.
     #[error("cannot connect to {servers}: {reason}")]
     Connect {
         /// All that were tried.
         servers: String,
         /// What the last one said.
+        reason: String,
+    },
+    /// No server answers just now; one may later.
+    #[error("no NATS server answers at {servers}: {reason}")]
+    Unreachable {
+        /// All that were tried.
+        servers: String,
+        /// What became of the last attempt.
         reason: String,
     },
     /// A stream, consumer or bucket cannot be made or found.
@@ -183,7 +191,8 @@ impl NatsError {
 /// the connection under: say the role and the host.
 ///
 /// # Errors
-/// If no server lets us in now, or a file of the configuration cannot be read.
+/// [`NatsError::Unreachable`] if no server answers, [`NatsError::Connect`] if none lets us in, or if a
+/// file of the configuration cannot be read.
 pub async fn connect(config: &NatsConfig, name: &str) -> Result<Client, NatsError> {
     connect_as(config, &config.auth, name).await
 }
@@ -210,8 +219,33 @@ pub(super) async fn connect_as(
     }
     options = with_tls(options, &config.tls);
     options = with_auth(options, auth).await?;
-    let failed = |reason: String| NatsError::Connect { servers: config.servers.join(", "), reason };
-    options.connect(config.servers.as_slice()).await.map_err(|error| failed(error.to_string()))
+    options.connect(config.servers.as_slice()).await.map_err(|error| {
+        let (servers, reason) = (config.servers.join(", "), error.to_string());
+        if may_get_better(&error) {
+            NatsError::Unreachable { servers, reason }
+        } else {
+            NatsError::Connect { servers, reason }
+        }
+    })
+}
+
+/// Whether a server may answer later that does not now. One that has answered, and does not let us in or
+/// is not to be trusted, will not change its mind.
+fn may_get_better(error: &ConnectError) -> bool {
+    match error.kind() {
+        ConnectErrorKind::Dns | ConnectErrorKind::TimedOut => true,
+        ConnectErrorKind::Io => {
+            let source = std::error::Error::source(error);
+            let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
+            // What rustls finds wrong with certificates, or with a server that does not speak TLS.
+            io.is_none_or(|io| io.kind() != std::io::ErrorKind::InvalidData)
+        }
+        ConnectErrorKind::ServerParse
+        | ConnectErrorKind::Authentication
+        | ConnectErrorKind::AuthorizationViolation
+        | ConnectErrorKind::Tls
+        | ConnectErrorKind::MaxReconnects => false,
+    }
 }
 
 fn with_tls(mut options: ConnectOptions, tls: &NatsTls) -> ConnectOptions {
@@ -276,14 +310,41 @@ pub(super) fn ledger_jetstream(client: &Client, config: &NatsConfig) -> Context 
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::time::Duration;
 
-    use super::{NatsAuth, reconnect_delay};
+    use async_nats::{ConnectError, ConnectErrorKind};
+
+    use super::{NatsAuth, may_get_better, reconnect_delay};
 
     #[test]
     fn a_password_is_in_no_debug_output() {
         let auth = NatsAuth::Password { user: "api".into(), password: "hunter2".into() };
         assert_eq!(format!("{auth:?}"), "Password(api)");
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_worth_waiting_for_and_one_that_says_no_is_not() {
+        let io = |kind: io::ErrorKind| ConnectError::with_source(ConnectErrorKind::Io, io::Error::from(kind));
+        for later in [
+            io(io::ErrorKind::ConnectionRefused),
+            io(io::ErrorKind::HostUnreachable),
+            io(io::ErrorKind::ConnectionReset),
+            ConnectError::with_source(ConnectErrorKind::Io, "expected INFO, got nothing"),
+            ConnectError::new(ConnectErrorKind::Dns),
+            ConnectError::new(ConnectErrorKind::TimedOut),
+        ] {
+            assert!(may_get_better(&later), "{later}");
+        }
+        for never in [
+            io(io::ErrorKind::InvalidData),
+            ConnectError::new(ConnectErrorKind::AuthorizationViolation),
+            ConnectError::new(ConnectErrorKind::Authentication),
+            ConnectError::new(ConnectErrorKind::Tls),
+            ConnectError::new(ConnectErrorKind::ServerParse),
+        ] {
+            assert!(!may_get_better(&never), "{never}");
+        }
     }
 
     #[test]

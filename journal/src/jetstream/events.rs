@@ -212,6 +212,7 @@ impl EventStream for JetStreamEvents {
             Err(
                 error @ (NatsError::File { .. }
                 | NatsError::Connect { .. }
+                | NatsError::Unreachable { .. }
                 | NatsError::JetStream { .. }
                 | NatsError::Refused(_)),
             ) => Err(unsure(error)),
