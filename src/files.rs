@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -15,8 +16,9 @@ use tephra_journal::embedded::EmbeddedLog;
 use tephra_journal::gateway::{CommandGateway, Receipt, Submission, SubmitError};
 use tephra_journal::hash_chain::{ChainHead, verify_chain, verify_hashes};
 use tephra_journal::inventory::InventoryDesk;
-use tephra_journal::log::{BlockNumber, Log, LogError};
+use tephra_journal::log::{BlockNumber, Log, LogError, seek};
 use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::wire::verify_hash;
 use tephra_projector::runner::{Health, Projector, rebuild};
 use tephra_projector::{Checkpoint, Views, ViewsError};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,9 @@ use crate::output::{Ink, Output};
 /// What an operator can do about a journal that is not what was written.
 const DAMAGED_JOURNAL_HINT: &str = "nothing was changed. Keep the file as evidence, and restore the journal from a \
     backup or from another replica; `tephra verify` says how far it is intact";
+
+/// The pause before a log is read again that could not be.
+const UNREADABLE_PAUSE: Duration = Duration::from_millis(500);
 
 /// The file of the journal.
 pub fn journal_file(data_dir: &Path) -> std::path::PathBuf {
@@ -215,13 +220,30 @@ async fn stray(log: &dyn Log, views: &Views) -> CommandResult<Option<String>> {
     if checkpoint.block == BlockNumber::default() {
         return Ok(None);
     }
-    let found = log.read(checkpoint.block, 1).await.map_err(journal_error)?;
-    let Some((number, bytes)) = found.first().filter(|(number, _)| *number == checkpoint.block) else {
+    let Some(bytes) = seek_patiently(log, checkpoint.block).await? else {
         return Ok(Some(format!("they have taken in block {}, which it does not have", checkpoint.block.0)));
     };
-    let block = tephra_journal::wire::decode_block(*number, bytes).map_err(journal_error)?;
-    let same = block.hash == checkpoint.hash;
+    let header = verify_hash(checkpoint.block, &bytes).map_err(journal_error)?;
+    let same = header.hash == checkpoint.hash;
     Ok((!same).then(|| format!("they have taken in another block {}", checkpoint.block.0)))
+}
+
+/// As [`seek`], and waits for a log on other machines that cannot be read: while servers elect among
+/// themselves it says nothing of what it has.
+async fn seek_patiently(log: &dyn Log, number: BlockNumber) -> CommandResult<Option<Arc<[u8]>>> {
+    let mut said = false;
+    loop {
+        match seek(log, number).await {
+            Err(LogError::Unavailable(reason)) if !log.lag().is_zero() => {
+                if !said {
+                    tracing::warn!(block = number.0, reason, "waiting for the log to be readable");
+                    said = true;
+                }
+                tokio::time::sleep(UNREADABLE_PAUSE).await;
+            }
+            sought => return sought.map_err(journal_error),
+        }
+    }
 }
 
 /// Brings views to the end of a journal that nobody appends to.
@@ -307,5 +329,80 @@ struct NoGateway;
 impl CommandGateway for NoGateway {
     async fn submit(&self, _: Submission) -> Result<Receipt, SubmitError> {
         Err(SubmitError::Unavailable { reason: "no server runs on this ledger".to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tephra_journal::faulty::FaultyLog;
+    use tephra_journal::memory::MemoryLog;
+    use tephra_journal::sequencer::bootstrap;
+
+    use super::*;
+    use crate::output::ColorChoice;
+
+    /// Longer than any test waits.
+    const LAG: Duration = Duration::from_secs(60);
+
+    /// A log with the first commit of every ledger, and views that have taken it in.
+    async fn log_and_views(path: &Path) -> Arc<dyn Log> {
+        use tephra_journal::feed::Feed;
+        use tephra_journal::ids::RandomIds;
+        use tephra_journal::in_process_queue::InProcessQueue;
+        use tephra_journal::sequencer::{CaughtUp, Sequencer, SequencerConfig, SequencerParts};
+        let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+        let clock = Arc::new(SystemClock::default());
+        let cancel = CancellationToken::new();
+        let parts = SequencerParts {
+            log: Arc::clone(&log),
+            pools: PoolBoard::default(),
+            queue: Arc::new(InProcessQueue::new(clock.clone())),
+            feed: Feed::new(),
+            clock,
+            ids: Arc::new(RandomIds),
+            cancel: cancel.clone(),
+            turn_of: None,
+        };
+        let sequencer = Sequencer::start(SequencerConfig::default(), CaughtUp::default(), parts);
+        bootstrap(&sequencer).await.unwrap();
+        cancel.cancel();
+        sequencer.drained().await.unwrap();
+        rebuild(Arc::clone(&log), path, |_| {}).await.unwrap();
+        log
+    }
+
+    async fn lagging_copy(log: &Arc<dyn Log>, reads: u32, longest: Duration) -> Arc<FaultyLog<MemoryLog>> {
+        let blocks = log.read(BlockNumber(1), usize::MAX).await.unwrap();
+        let copy = MemoryLog::holding(blocks.into_iter().map(|(_, bytes)| bytes).collect());
+        let copy = FaultyLog::scripted(copy, []);
+        copy.lag_for(reads, longest);
+        Arc::new(copy)
+    }
+
+    #[tokio::test]
+    async fn views_are_not_called_stray_while_the_log_may_lag_or_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = views_file(folder.path());
+        let log = log_and_views(&path).await;
+        let lagging = lagging_copy(&log, 2, LAG).await;
+        lagging.fail_reads(2);
+        let lagging: Arc<dyn Log> = lagging;
+        let sound = open_views(&lagging, &path, Output::new(ColorChoice::Never, true)).await.unwrap();
+        assert_eq!(sound.views.checkpoint().block, log.head().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn views_of_a_log_that_has_lost_their_block_are_stray_and_an_unreadable_file_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = views_file(folder.path());
+        let log = log_and_views(&path).await;
+        let lost: Arc<dyn Log> = lagging_copy(&log, u32::MAX, Duration::from_millis(1)).await;
+        let error = open_views(&lost, &path, Output::new(ColorChoice::Never, true)).await.err().unwrap();
+        assert_eq!(error.exit, Exit::VerificationFailed);
+        let unreadable = lagging_copy(&log, 0, Duration::ZERO).await;
+        unreadable.fail_reads(1);
+        let unreadable: Arc<dyn Log> = unreadable;
+        let error = open_views(&unreadable, &path, Output::new(ColorChoice::Never, true)).await.err().unwrap();
+        assert_eq!(error.exit, Exit::Error);
     }
 }

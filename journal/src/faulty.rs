@@ -34,18 +34,29 @@ pub struct FaultyLog<L> {
     inner: L,
     plan: Mutex<Plan>,
     failing_reads: Mutex<u32>,
+    lagging: Mutex<Lagging>,
+}
+
+/// Of a log whose new leader has not taken in the last block yet.
+#[derive(Clone, Copy, Default)]
+struct Lagging {
+    /// Reads that do not find it.
+    reads: u32,
+    /// For how long it may be missing.
+    longest: Duration,
 }
 
 impl<L: Log> FaultyLog<L> {
     /// One fault for each append, in order.
     pub fn scripted(inner: L, faults: impl IntoIterator<Item = AppendFault>) -> Self {
         let plan = Plan::Script(faults.into_iter().collect());
-        Self { inner, plan: Mutex::new(plan), failing_reads: Mutex::new(0) }
+        Self { inner, plan: Mutex::new(plan), failing_reads: Mutex::default(), lagging: Mutex::default() }
     }
 
     /// Three appends in eight go wrong.
     pub fn seeded(inner: L, seed: u64) -> Self {
-        Self { inner, plan: Mutex::new(Plan::Seed(seed)), failing_reads: Mutex::new(0) }
+        let plan = Mutex::new(Plan::Seed(seed));
+        Self { inner, plan, failing_reads: Mutex::default(), lagging: Mutex::default() }
     }
 
     /// The log without the faults.
@@ -64,6 +75,21 @@ impl<L: Log> FaultyLog<L> {
     /// Lets that many reads fail before one works again.
     pub fn fail_reads(&self, count: u32) {
         *self.failing_reads.lock().unwrap_or_else(PoisonError::into_inner) = count;
+    }
+
+    /// From now on the log may lag for `longest`, and that many reads do not find its last block.
+    pub fn lag_for(&self, reads: u32, longest: Duration) {
+        *self.lagging.lock().unwrap_or_else(PoisonError::into_inner) = Lagging { reads, longest };
+    }
+
+    fn lagging(&self) -> Lagging {
+        *self.lagging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the log ends for whoever reads it now.
+    async fn seen_head(&self) -> Result<BlockNumber, LogError> {
+        let head = self.inner.head().await?;
+        Ok(if self.lagging().reads == 0 { head } else { BlockNumber(head.0.saturating_sub(1)) })
     }
 
     fn next_fault(&self) -> AppendFault {
@@ -116,11 +142,22 @@ impl<L: Log> Log for FaultyLog<L> {
                 return Err(LogError::Unavailable("the read failed on purpose".to_owned()));
             }
         }
-        self.inner.read(from, limit).await
+        let end = self.seen_head().await?;
+        let mut blocks = self.inner.read(from, limit).await?;
+        if self.lagging().reads > 0 {
+            blocks.retain(|(number, _)| *number <= end);
+            let mut lagging = self.lagging.lock().unwrap_or_else(PoisonError::into_inner);
+            lagging.reads = lagging.reads.saturating_sub(1);
+        }
+        Ok(blocks)
+    }
+
+    fn lag(&self) -> Duration {
+        self.lagging().longest
     }
 
     async fn head(&self) -> Result<BlockNumber, LogError> {
-        self.inner.head().await
+        self.seen_head().await
     }
 
     async fn wait_beyond(&self, known: BlockNumber) {

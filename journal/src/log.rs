@@ -1,6 +1,7 @@
 //! The log port: an ordered, append-only sequence of blocks, written by compare-and-append.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tephra_domain::event::Commit;
@@ -33,6 +34,13 @@ pub struct Block {
     /// Its commits, at least one, positions without gaps.
     pub commits: Vec<Sequenced>,
 }
+
+/// How long a block that was in a log of several servers may seem not to be there: a server that has just
+/// been elected may not have taken everything in. A log that has lost its end stays without it.
+pub const LOST_AFTER: Duration = Duration::from_secs(30);
+
+/// The pause before such a block is looked for again.
+const SEEK_PAUSE: Duration = Duration::from_millis(200);
 
 /// What became of an append.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,9 +94,37 @@ pub trait Log: Send + Sync {
         Ok(found.filter(|(found, _)| *found == number).map(|(_, bytes)| bytes))
     }
 
+    /// For how long a block that the log has may seem not to be there, because whoever is asked has not
+    /// taken it in yet. A log in one place knows at once.
+    fn lag(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// The last block.
     async fn head(&self) -> Result<BlockNumber, LogError>;
 
     /// Returns once the log has a block after `known`. May return early: ask again.
     async fn wait_beyond(&self, known: BlockNumber);
+}
+
+/// A block that was in the log, as the log itself has it. That it is gone is believed only when it has
+/// been looked for as long as the log may lag.
+///
+/// # Errors
+/// As the log's; one that cannot be read has not said that the block is gone.
+pub async fn seek(log: &dyn Log, number: BlockNumber) -> Result<Option<Arc<[u8]>>, LogError> {
+    let mut sought_for = Duration::ZERO;
+    loop {
+        if let Some(found) = log.stored(number).await? {
+            return Ok(Some(found));
+        }
+        if sought_for >= log.lag() {
+            return Ok(None);
+        }
+        if sought_for.is_zero() {
+            tracing::warn!(block = number.0, "the log does not show a block that it has had; waiting for it");
+        }
+        tokio::time::sleep(SEEK_PAUSE).await;
+        sought_for = sought_for.saturating_add(SEEK_PAUSE);
+    }
 }

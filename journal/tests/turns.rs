@@ -6,10 +6,12 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use support::{DEADLINE, Running, all_at_once, create_volume, position, register_backend, replayed};
 use tephra_domain::event::Event;
 use tephra_domain::ids::Position;
+use tephra_journal::faulty::FaultyLog;
 use tephra_journal::gateway::{Receipt, SubmitError};
 use tephra_journal::log::{AppendOutcome, BlockNumber, Log, LogError};
 use tephra_journal::memory::MemoryLog;
@@ -188,4 +190,26 @@ async fn a_saved_state_is_not_continued_by_a_log_that_has_another_block_in_its_p
         other => panic!("{:?}", other.map(|state| state.head)),
     }
     assert_eq!(catch_up_from(replayed(&*log).await.ledger, head, &*log).await.unwrap().head, head);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_saved_state_waits_for_its_block_as_long_as_the_log_may_lag_and_no_longer() {
+    const LONGEST: Duration = Duration::from_secs(30);
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    Running::ready(Arc::clone(&log)).await.stop().await;
+    let head = replayed(&*log).await.head;
+    let lagging = FaultyLog::scripted(copy_of(&*log).await, []);
+    for (reads, longest, is_found) in [
+        (5, LONGEST, true),
+        (u32::MAX, LONGEST, false),
+        // A log in one place knows at once.
+        (1, Duration::ZERO, false),
+    ] {
+        lagging.lag_for(reads, longest);
+        match catch_up_from(replayed(&*log).await.ledger, head, &lagging).await {
+            Ok(state) => assert!(is_found && state.head == head, "{:?} after {reads}", state.head),
+            Err(LogError::Corrupt { number, .. }) => assert!(!is_found && number == head.block, "{number:?}"),
+            Err(error @ LogError::Unavailable(_)) => panic!("{error}"),
+        }
+    }
 }

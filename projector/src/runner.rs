@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use tephra_domain::ids::Position;
 use tephra_journal::feed::{Fed, Feed, FeedSubscription};
-use tephra_journal::log::{Block, BlockNumber, Log, LogError};
-use tephra_journal::wire::decode_block;
+use tephra_journal::log::{Block, BlockNumber, Log, LogError, seek};
+use tephra_journal::wire::{decode_block, verify_hash};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ViewsError;
-use crate::history::read_block;
 use crate::views::{Checkpoint, Views};
 
 /// Blocks that are read at once while catching up. Some are in memory twice: as they are read, and
@@ -197,11 +196,12 @@ impl Projector {
         cancel: &CancellationToken,
         health: &watch::Sender<Health>,
     ) -> Result<(), ViewsError> {
-        let head = self.log.head().await?;
         if !*checked {
-            self.check_same_log(head).await?;
+            let Some(same) = cancel.run_until_cancelled(self.check_same_log()).await else { return Ok(()) };
+            same?;
             *checked = true;
         }
+        let head = self.log.head().await?;
         self.catch_up(cancel, &mut |at: Checkpoint| {
             health.send_replace(Health::CatchingUp { at: at.block, head: head.max(at.block) });
         })
@@ -210,19 +210,17 @@ impl Projector {
 
     /// Whether the views' last block is the log's: it may be another log's views, or the log may
     /// have been put back to an earlier state.
-    async fn check_same_log(&self, head: BlockNumber) -> Result<(), ViewsError> {
+    async fn check_same_log(&self) -> Result<(), ViewsError> {
         let at = self.views.checkpoint();
         if at.block == BlockNumber(0) {
             return Ok(());
         }
         let diverged = |reason: &str| ViewsError::Diverged { block: at.block, reason: reason.to_owned() };
-        if head < at.block {
-            return Err(diverged("the log ends before it"));
+        match seek(&*self.log, at.block).await? {
+            Some(bytes) if verify_hash(at.block, &bytes)?.hash == at.hash => Ok(()),
+            Some(_) => Err(diverged("the log has another block in its place")),
+            None => Err(diverged("the log ends before it")),
         }
-        if read_block(&*self.log, at.block).await?.hash != at.hash {
-            return Err(diverged("the log has another block in its place"));
-        }
-        Ok(())
     }
 
     /// Takes in what the log has, reading ahead while it writes.

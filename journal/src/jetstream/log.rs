@@ -30,7 +30,7 @@ use super::connect::{NatsConfig, NatsError, ledger_jetstream};
 use super::placement::{create, lacks_tags, placement, tags, warn_if_elsewhere};
 use super::reading::Past;
 use super::tail::{Tail, tell};
-use crate::log::{AppendOutcome, BlockNumber, Log, LogError};
+use crate::log::{AppendOutcome, BlockNumber, LOST_AFTER, Log, LogError};
 
 /// Room for the headers of a message, which count towards the server's `max_payload`.
 pub const HEADER_BYTES: usize = 1 << 10;
@@ -340,6 +340,10 @@ impl Log for JetStreamLog {
 
     async fn stored(&self, number: BlockNumber) -> Result<Option<Arc<[u8]>>, LogError> {
         self.shared.past.one(number).await
+    }
+
+    fn lag(&self) -> Duration {
+        LOST_AFTER
     }
 
     async fn head(&self) -> Result<BlockNumber, LogError> {

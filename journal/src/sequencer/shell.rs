@@ -19,17 +19,13 @@ use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::gateway::{CommandGateway, DecidingGateway, Receipt, Submission, SubmitError};
 use crate::ids::IdSource;
-use crate::log::{AppendOutcome, Block, BlockNumber, Log, LogError, NumberedBytes};
+use crate::log::{AppendOutcome, Block, BlockNumber, LOST_AFTER, Log, LogError, NumberedBytes};
 use crate::pool_board::PoolBoard;
 use crate::wire::verify_hash;
 use crate::work_queue::WorkQueue;
 
 /// Other writers' blocks that are read at once.
 const FOLLOW_BLOCKS: usize = 64;
-
-/// How long the log may end before the block where the state stands: a server that has just been elected
-/// may not have taken everything in. A log that has lost its end stays there.
-const LOST_AFTER: Duration = Duration::from_secs(30);
 
 /// Answers that may wait to be proven before nothing more is decided.
 const UNPROVEN_ANSWERS: usize = 256;

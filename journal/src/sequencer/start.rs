@@ -14,7 +14,7 @@ use super::recent::RecentCommands;
 use super::requests::{Requests, first_at};
 use crate::gateway::{CommandGateway, Submission, SubmitError};
 use crate::hash_chain::{ChainHead, follow_chain_to};
-use crate::log::{Block, BlockNumber, Log, LogError, Sequenced};
+use crate::log::{Block, BlockNumber, Log, LogError, Sequenced, seek};
 use crate::wire::decode_block;
 
 /// A state, and the place in the log that it stands at.
@@ -160,15 +160,14 @@ async fn head_at(ledger: &Ledger, from: BlockNumber, log: &dyn Log) -> Result<Ch
         let head = ChainHead::default();
         return if ledger.position() == head.position { Ok(head) } else { Err(stray(head.position)) };
     }
-    let blocks = log.read(from, 1).await?;
-    let Some((number, bytes)) = blocks.first().filter(|(number, _)| *number == from) else {
+    let Some(bytes) = seek(log, from).await? else {
         return Err(LogError::Corrupt { number: from, reason: "it is not in the log".to_owned() });
     };
-    let block = decode_block(*number, bytes)?;
+    let block = decode_block(from, &bytes)?;
     match block.commits.last() {
         Some(last) if last.position == ledger.position() => {
             let (position, time) = (last.position, last.commit.time);
-            Ok(ChainHead { block: *number, position, hash: block.hash, time })
+            Ok(ChainHead { block: from, position, hash: block.hash, time })
         }
         Some(last) => Err(stray(last.position)),
         None => Err(stray(Position::START)),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tephra_journal::faulty::FaultyLog;
 use tephra_journal::feed::Feed;
 use tephra_journal::log::{Block, BlockNumber, Log};
 use tephra_journal::memory::MemoryLog;
@@ -166,4 +167,29 @@ async fn another_logs_views_are_not_continued() {
         let Health::Failed { reason } = health else { panic!("{what}: {health:?}") };
         assert!(reason.contains("block 3"), "{what}: {reason}");
     }
+}
+
+#[tokio::test]
+async fn a_log_that_lags_behind_the_views_for_a_while_is_waited_for() {
+    let running = Running::new();
+    running.views.take(&running.chain[..3], true).unwrap();
+    let log = FaultyLog::scripted(MemoryLog::holding(running.bytes[..3].to_vec()), []);
+    log.lag_for(3, DEADLINE);
+    let log = Arc::new(log);
+    let handle = Projector::start(running.views.clone(), log.clone(), None, running.cancel.clone());
+    let health = until(&handle, |health| !matches!(health, Health::CatchingUp { .. })).await;
+    assert_eq!(health, Health::Following);
+    log.append(BlockNumber(3), Arc::clone(&running.bytes[3])).await;
+    running.reached(3).await;
+}
+
+#[tokio::test]
+async fn a_projector_that_waits_for_a_log_that_lags_can_be_stopped() {
+    let running = Running::new();
+    running.views.take(&running.chain[..3], true).unwrap();
+    let log = FaultyLog::scripted(MemoryLog::holding(running.bytes[..3].to_vec()), []);
+    log.lag_for(u32::MAX, Duration::MAX);
+    let handle = Projector::start(running.views.clone(), Arc::new(log), None, running.cancel.clone());
+    running.cancel.cancel();
+    assert_eq!(timeout(DEADLINE, handle.stopped()).await.unwrap(), Health::Stopped);
 }
