@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_nats::Client;
 use metrics::gauge;
 use tephra_api::health::RoleBoard;
-use tephra_journal::jetstream::{Leadership, LeadershipConfig, NatsConfig, Term};
+use tephra_journal::jetstream::{Leadership, LeadershipConfig, NatsConfig, NatsError, Term};
 use tephra_projector::reactors::public_events::{EVENTS_REFUSED, Progress, PublicEvents};
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +69,7 @@ pub(super) async fn publish_by_turns(
     turn: &EventsTurn,
     stop: &CancellationToken,
 ) {
-    let Some(leadership) = stop.run_until_cancelled(open(client, nats, lease)).await else { return };
+    let Some(leadership) = stop.run_until_cancelled(open(client, nats, lease, turn)).await else { return };
     loop {
         turn.is(Turn::StandingBy);
         let waiting = wait_for_turn(&leadership, &mut events);
@@ -86,11 +86,31 @@ pub(super) async fn publish_by_turns(
 }
 
 /// Finds the lease, however long it takes.
-async fn open(client: &Client, nats: &NatsConfig, lease: LeadershipConfig) -> Leadership {
+async fn open(
+    client: &Client,
+    nats: &NatsConfig,
+    lease: LeadershipConfig,
+    turn: &EventsTurn,
+) -> Leadership {
+    let mut refused_for = String::new();
     loop {
         match Leadership::open_for_events(client, nats, lease.clone()).await {
             Ok(leadership) => return leadership,
-            Err(error) => tracing::debug!(%error, "the lease for publishing events is not there yet"),
+            Err(NatsError::Refused(refused)) => {
+                let reason = refused.to_string();
+                if reason != refused_for {
+                    tracing::error!(%reason, "the lease for publishing events is not where it should be");
+                    turn.is(Turn::Refused(reason.clone()));
+                    refused_for = reason;
+                }
+            }
+            Err(
+                error @ (NatsError::JetStream { .. }
+                | NatsError::Unreachable { .. }
+                | NatsError::Connect { .. }
+                | NatsError::Placement { .. }
+                | NatsError::File { .. }),
+            ) => tracing::debug!(%error, "the lease for publishing events is not there yet"),
         }
         tokio::time::sleep(NO_BUCKET_PAUSE).await;
     }

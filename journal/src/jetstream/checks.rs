@@ -156,12 +156,49 @@ pub(super) fn check_stream(info: &Info, wanted: &Config) -> Result<(), RefusedSe
     if let Some(problem) = lacks_messages(info) {
         problems.push(format!("stream {name} {problem}. Restore it from a copy; nothing in here can"));
     }
+    let needs_servers_alone =
+        problems.len() == 1 && on_too_few_servers(&info.config, wanted).is_some();
     refuse_if(problems, || {
+        if needs_servers_alone {
+            return more_servers(wanted);
+        }
         format!(
             "Stop all writers, keep the stream's messages (nats stream backup), and make the stream again with:\n{}",
             serde_json::to_string_pretty(wanted).unwrap_or_default()
         )
     })
+}
+
+/// Checks the place of a stream that is made again when it is lost: nothing is lost with it, but nobody
+/// goes on without it. Those that are to survive a server are to be on several.
+pub(super) fn check_place(info: &Info, wanted: &Config) -> Result<(), RefusedServer> {
+    let (name, in_memory) = (&wanted.name, in_memory(&info.config));
+    let problems = [in_memory.map(str::to_owned), on_too_few_servers(&info.config, wanted)];
+    let problems = problems.into_iter().flatten().map(|problem| format!("stream {name} {problem}")).collect();
+    // The servers change neither of the two, and put no stream on more servers that does not wait for the disk.
+    let is_made_anew = in_memory.is_some() || info.config.persist_mode == Some(PersistenceMode::Async);
+    refuse_if(problems, || {
+        if is_made_anew {
+            format!("Remove it; what is needed of it is made again:\n\x20 nats stream rm {name}")
+        } else {
+            more_servers(wanted)
+        }
+    })
+}
+
+fn in_memory(found: &Config) -> Option<&'static str> {
+    (found.storage != StorageType::File).then_some("is in memory: it does not survive its server")
+}
+
+fn on_too_few_servers(found: &Config, wanted: &Config) -> Option<String> {
+    (found.num_replicas < wanted.num_replicas)
+        .then(|| format!("is on {} servers, not on {} as configured", found.num_replicas, wanted.num_replicas))
+}
+
+/// What puts a stream on as many servers as configured; it goes on meanwhile.
+fn more_servers(wanted: &Config) -> String {
+    let (name, replicas) = (&wanted.name, wanted.num_replicas);
+    format!("Put it on more servers, which takes nothing from it:\n\x20 nats stream edit --replicas {replicas} {name}")
 }
 
 /// That a stream from which nothing may vanish has fewer messages than it has had.
@@ -174,22 +211,21 @@ pub(super) fn lacks_messages(info: &Info) -> Option<String> {
 /// message is what somebody published: one thing each, to be read after the stream's name.
 pub(super) fn stream_problems(info: &Info, wanted: &Config, max_message_bytes: usize) -> Vec<String> {
     let found = &info.config;
-    let mut problems = Vec::new();
+    let mut problems: Vec<String> = in_memory(found).map(str::to_owned).into_iter().collect();
+    problems.extend(on_too_few_servers(found, wanted));
     let mut require = |holds: bool, problem: String| {
         if !holds {
             problems.push(problem);
         }
     };
-    require(found.storage == StorageType::File, "is in memory: it does not survive its server".into());
-    require(
-        found.num_replicas >= wanted.num_replicas,
-        format!("is on {} servers, not on {} as configured", found.num_replicas, wanted.num_replicas),
-    );
     require(found.deny_delete, "lets messages be deleted (deny_delete is off)".into());
     require(found.deny_purge, "lets itself be purged (deny_purge is off)".into());
     require(found.max_age.is_zero(), "forgets old messages (max_age)".into());
     require(found.discard == DiscardPolicy::New, "discards old messages when it is full".into());
     require(found.max_messages_per_subject <= 0, "keeps a limited number of messages".into());
+    // With `discard: new` nothing vanishes, but from then on nothing can be appended.
+    require(found.max_messages <= 0, format!("takes {} messages and no more (max_msgs)", found.max_messages));
+    require(found.max_bytes <= 0, format!("takes {} bytes and no more (max_bytes)", found.max_bytes));
     require(found.retention == RetentionPolicy::Limits, "forgets what was read (retention)".into());
     require(!found.allow_rollup, "lets a message replace all before it (allow_rollup_hdrs)".into());
     require(!found.allow_message_ttl, "lets messages expire (allow_msg_ttl)".into());

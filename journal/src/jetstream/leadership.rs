@@ -19,13 +19,14 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Config, CreateErrorKind, Entry, Operation, Store, UpdateErrorKind};
-use async_nats::jetstream::stream::{Placement, StorageType};
+use async_nats::jetstream::stream::{Config as StreamConfig, Placement, StorageType};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use super::checks::check_place;
 use super::connect::{NatsConfig, NatsError, jetstream};
 use super::log::is_lost;
 use crate::subjects::{EVENTS_LEASE, SEQUENCER_LEASE};
@@ -84,7 +85,7 @@ impl Leadership {
     /// A candidate for the sequencer's place. Finds the bucket, or makes it.
     ///
     /// # Errors
-    /// If neither works.
+    /// If neither works, or [`NatsError::Refused`] if the bucket is not where it should be.
     pub async fn open(
         client: &Client,
         nats: &NatsConfig,
@@ -131,6 +132,12 @@ impl Leadership {
             ..Config::default()
         };
         let store = get_or_create(&context, &wanted).await.map_err(|reason| failed(&reason))?;
+        let wanted_place = StreamConfig {
+            name: store.stream_name.clone(),
+            num_replicas: wanted.num_replicas,
+            ..StreamConfig::default()
+        };
+        check_place(store.stream.cached_info(), &wanted_place)?;
         Ok(Self { context, wanted, store, place, config, id: Uuid::new_v4().to_string() })
     }
 

@@ -37,6 +37,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::checks::check_place;
 use super::connect::{NatsConfig, NatsError, ledger_jetstream};
 use super::log::{code_of, get_or_create, is_lost};
 use super::placement::{placement, warn_if_elsewhere};
@@ -156,7 +157,7 @@ impl JetStreamQueue {
     /// Ends with `stop`.
     ///
     /// # Errors
-    /// If the stream cannot be made.
+    /// If the stream cannot be made, or [`NatsError::Refused`] if it is there and not where it should be.
     pub async fn open(
         client: &Client,
         nats: &NatsConfig,
@@ -165,6 +166,7 @@ impl JetStreamQueue {
     ) -> Result<Self, NatsError> {
         let wanted = wanted_stream(nats);
         let info = get_or_create(&ledger_jetstream(client, nats), &wanted).await?;
+        check_place(&info, &wanted)?;
         warn_if_elsewhere(&info, &wanted);
         Self::over(client, nats, config, Some(wanted), stop).await
     }

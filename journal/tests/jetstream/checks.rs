@@ -3,8 +3,12 @@
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, PersistenceMode, RetentionPolicy, Source, StorageType,
 };
-use tephra_journal::jetstream::{DurabilityClaim, DurabilityProof, JetStreamLog, NatsAuth, NatsConfig};
+use tephra_journal::jetstream::{
+    DurabilityClaim, DurabilityProof, JetStreamLog, JetStreamQueue, Leadership, LeadershipConfig, NatsAuth,
+    NatsConfig, NatsError, QueueConfig,
+};
 use tephra_journal::log::{BlockNumber, Log};
+use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, Options};
 
@@ -140,13 +144,15 @@ async fn a_stream_that_would_lose_blocks_is_refused_with_what_is_wrong() {
 type Spoiling = (fn(&mut Config), &'static [&'static str]);
 
 /// Each setting alone: all else is as Tephra itself makes the stream.
-const SPOILINGS: [Spoiling; 14] = [
+const SPOILINGS: [Spoiling; 16] = [
     (|stream| stream.storage = StorageType::Memory, &["is in memory"]),
     (|stream| stream.deny_delete = false, &["deny_delete is off"]),
     (|stream| stream.deny_purge = false, &["deny_purge is off"]),
     (|stream| stream.max_age = std::time::Duration::from_secs(3600), &["max_age"]),
     (|stream| stream.discard = DiscardPolicy::Old, &["discards old messages"]),
     (|stream| stream.max_messages_per_subject = 9, &["keeps a limited number of messages"]),
+    (|stream| stream.max_messages = 1_000_000, &["takes 1000000 messages and no more (max_msgs)"]),
+    (|stream| stream.max_bytes = 1 << 30, &["takes 1073741824 bytes and no more (max_bytes)"]),
     (|stream| stream.retention = RetentionPolicy::WorkQueue, &["forgets what was read"]),
     (|stream| stream.retention = RetentionPolicy::Interest, &["forgets what was read"]),
     (|stream| stream.allow_message_ttl = true, &["allow_msg_ttl"]),
@@ -228,5 +234,56 @@ async fn nobody_can_delete_or_purge_what_is_in_the_ledger() {
 async fn fewer_replicas_than_configured_are_refused() {
     let cluster = Cluster::start(3);
     open(&NatsConfig { replicas: 1, ..cluster.config() }).await;
-    assert_says(&refusal(&cluster, &cluster.config()).await, &["is on 1 servers, not on 3"]);
+    let message = refusal(&cluster, &cluster.config()).await;
+    assert_says(&message, &["is on 1 servers, not on 3", "nats stream edit --replicas 3 TEPHRA_LEDGER_main"]);
+    assert!(!message.contains("make the stream again"), "{message}");
+    // What the message says is what helps.
+    on_three_servers(&cluster, "TEPHRA_LEDGER_main").await;
+    open(&cluster.config()).await;
+}
+
+async fn on_three_servers(cluster: &Cluster, stream: &str) {
+    let context = async_nats::jetstream::new(cluster.client().await);
+    let found = context.get_stream(stream).await.unwrap().cached_info().config.clone();
+    context.update_stream(Config { num_replicas: 3, ..found }).await.unwrap();
+}
+
+/// Opens what a sequencer works with besides the ledger: the stream of work orders or the bucket of leases.
+async fn open_beside(cluster: &Cluster, replicas: usize, stream: &str) -> Result<(), NatsError> {
+    let (client, config) = (cluster.client().await, NatsConfig { replicas, ..cluster.config() });
+    if stream.starts_with("KV_") {
+        Leadership::open(&client, &config, LeadershipConfig::named("test")).await.map(drop)
+    } else {
+        let stop = CancellationToken::new();
+        JetStreamQueue::open(&client, &config, QueueConfig::default(), stop).await.map(drop)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_orders_and_leases_on_too_few_servers_or_in_memory_are_refused_with_what_helps() {
+    let cluster = Cluster::start(3);
+    let context = async_nats::jetstream::new(cluster.client().await);
+    for stream in ["TEPHRA_WORK_main", "KV_TEPHRA_LEASE_main"] {
+        open_beside(&cluster, 1, stream).await.unwrap();
+        let message = open_beside(&cluster, 3, stream).await.unwrap_err().to_string();
+        // Work orders do not wait for the disk of one server, and the servers let no such stream have more.
+        let is_bucket = stream.starts_with("KV_");
+        let command = if is_bucket { "nats stream edit --replicas 3" } else { "nats stream rm" };
+        assert_says(&message, &["is on 1 servers, not on 3", &format!("{command} {stream}")]);
+        if is_bucket {
+            on_three_servers(&cluster, stream).await;
+        } else {
+            context.delete_stream(stream).await.unwrap();
+        }
+        open_beside(&cluster, 3, stream).await.unwrap();
+
+        let made = context.get_stream(stream).await.unwrap().cached_info().config.clone();
+        context.delete_stream(stream).await.unwrap();
+        let forgetful = Config { storage: StorageType::Memory, persist_mode: None, ..made };
+        context.create_stream(forgetful).await.unwrap();
+        let message = open_beside(&cluster, 3, stream).await.unwrap_err().to_string();
+        assert_says(&message, &["is in memory", &format!("nats stream rm {stream}")]);
+        context.delete_stream(stream).await.unwrap();
+        open_beside(&cluster, 3, stream).await.unwrap();
+    }
 }
