@@ -15,21 +15,25 @@ pub struct Certificates {
 
 impl Certificates {
     pub fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let certificates = Self { directory: tempfile::tempdir().unwrap() };
+        certificates.sign("ca", &["server", "client"]);
+        certificates
+    }
+
+    /// Makes an authority that signs for these.
+    pub fn sign(&self, authority: &str, names: &[&str]) {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let certificates = Self { directory };
-        fs::write(certificates.path("ca.pem"), authority.pem()).unwrap();
-        for name in ["server", "client"] {
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        fs::write(self.path(&format!("{authority}.pem")), issuer.pem()).unwrap();
+        for name in names {
             let key = KeyPair::generate().unwrap();
             let params =
                 CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-            let certificate = params.signed_by(&key, &authority).unwrap();
-            fs::write(certificates.path(&format!("{name}.pem")), certificate.pem()).unwrap();
-            fs::write(certificates.path(&format!("{name}-key.pem")), key.serialize_pem()).unwrap();
+            let certificate = params.signed_by(&key, &issuer).unwrap();
+            fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
+            fs::write(self.path(&format!("{name}-key.pem")), key.serialize_pem()).unwrap();
         }
-        certificates
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
