@@ -87,10 +87,16 @@ pub trait Log: Send + Sync {
     /// Up to `limit` blocks' bytes from `from` on, in order, without gaps. Empty at the end.
     async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<NumberedBytes>, LogError>;
 
+    /// As [`Log::read`], but as the log itself has the blocks, not as this process remembers them: for
+    /// whoever looks for what has become of them.
+    async fn read_stored(&self, from: BlockNumber, limit: usize) -> Result<Vec<NumberedBytes>, LogError> {
+        self.read(from, limit).await
+    }
+
     /// A block as the log itself has it, not as this process remembers it. Nothing if it is not there, or
     /// whoever was asked has not taken it in yet.
     async fn stored(&self, number: BlockNumber) -> Result<Option<Arc<[u8]>>, LogError> {
-        let found = self.read(number, 1).await?.into_iter().next();
+        let found = self.read_stored(number, 1).await?.into_iter().next();
         Ok(found.filter(|(found, _)| *found == number).map(|(_, bytes)| bytes))
     }
 

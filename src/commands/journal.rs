@@ -164,9 +164,10 @@ async fn open_nats(args: &CopyArgs, servers: &[String], to_append: bool) -> Comm
     Ok(Journal { log: Arc::new(opened.exit(Exit::Usage)?), _lock: None })
 }
 
+/// What a journal has, not what this process has just written.
 async fn read(log: &dyn Log, after: ChainHead) -> CommandResult<Vec<NumberedBytes>> {
     let next = BlockNumber(after.block.0.saturating_add(1));
-    log.read(next, READ_BLOCKS).await.map_err(journal_error)
+    log.read_stored(next, READ_BLOCKS).await.map_err(journal_error)
 }
 
 /// Goes through all of the target, block by block beside the source.
@@ -258,8 +259,8 @@ async fn append(target: &dyn Log, expected: BlockNumber, bytes: Arc<[u8]>) -> Co
             AppendOutcome::Unknown { reason: why } => reason = why,
         }
         // Whether it is there says the target itself.
-        match target.read(next, 1).await.map_err(journal_error)?.first() {
-            Some((_, found)) if *found == bytes => return Ok(()),
+        match target.stored(next).await.map_err(journal_error)? {
+            Some(found) if found == bytes => return Ok(()),
             Some(_) => return Err(differs(next, "what somebody else wrote")),
             None => {}
         }

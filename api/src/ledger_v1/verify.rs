@@ -129,7 +129,8 @@ impl Log for WaitedFor {
     async fn read(&self, from: BlockNumber, limit: usize) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {
         let began = Instant::now();
         loop {
-            let reason = match self.log.read(from, limit).await {
+            // What this process remembers of the log is no evidence of what the log has.
+            let reason = match self.log.read_stored(from, limit).await {
                 Err(LogError::Unavailable(reason)) => reason,
                 read => return read,
             };
@@ -293,5 +294,39 @@ mod tests {
         {
             assert_eq!(read_after(begun_s, failures).await, is_read, "{failures} failures after {begun_s} s");
         }
+    }
+
+    /// Remembers a block that it does not have.
+    struct Remembering;
+
+    #[async_trait]
+    impl Log for Remembering {
+        async fn append(&self, expected: BlockNumber, bytes: Arc<[u8]>) -> AppendOutcome {
+            MemoryLog::default().append(expected, bytes).await
+        }
+
+        async fn read(&self, from: BlockNumber, _: usize) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {
+            Ok(vec![(from, Arc::from(*b"remembered"))])
+        }
+
+        async fn read_stored(
+            &self,
+            _: BlockNumber,
+            _: usize,
+        ) -> Result<Vec<(BlockNumber, Arc<[u8]>)>, LogError> {
+            Ok(Vec::new())
+        }
+
+        async fn head(&self) -> Result<BlockNumber, LogError> {
+            Ok(BlockNumber(1))
+        }
+
+        async fn wait_beyond(&self, _: BlockNumber) {}
+    }
+
+    #[tokio::test]
+    async fn what_is_verified_is_what_the_log_has_and_not_what_the_process_remembers() {
+        let log = WaitedFor { log: Arc::new(Remembering), since: Instant::now() };
+        assert_eq!(log.read(BlockNumber(1), 9).await.unwrap(), []);
     }
 }

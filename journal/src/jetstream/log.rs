@@ -30,7 +30,7 @@ use super::connect::{NatsConfig, NatsError, ledger_jetstream};
 use super::placement::{create, lacks_tags, placement, tags, warn_if_elsewhere};
 use super::reading::Past;
 use super::tail::{Tail, tell};
-use crate::log::{AppendOutcome, BlockNumber, LOST_AFTER, Log, LogError};
+use crate::log::{AppendOutcome, BlockNumber, LOST_AFTER, Log, LogError, NumberedBytes, seek};
 
 /// Room for the headers of a message, which count towards the server's `max_payload`.
 pub const HEADER_BYTES: usize = 1 << 10;
@@ -239,6 +239,28 @@ impl Shared {
         }
     }
 
+    /// Blocks from `from` on, out of those up to `head`.
+    async fn read_past(
+        &self,
+        from: BlockNumber,
+        limit: usize,
+        head: BlockNumber,
+    ) -> Result<Vec<NumberedBytes>, LogError> {
+        if limit == 0 || from > head {
+            return Ok(Vec::new());
+        }
+        let more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_sub(1);
+        let last = head.min(BlockNumber(from.0.saturating_add(more)));
+        if from < last {
+            return self.past.fetch(from, last).await;
+        }
+        match self.one(from).await? {
+            Some(bytes) => Ok(vec![(from, bytes)]),
+            // A leader that was just elected may not have taken in everything yet.
+            None => Err(LogError::Unavailable(format!("block {} is there, but is not found", from.0))),
+        }
+    }
+
     async fn one(&self, number: BlockNumber) -> Result<Option<Arc<[u8]>>, LogError> {
         let found = self.past.one(number).await?;
         if found.is_some() {
@@ -323,19 +345,18 @@ impl Log for JetStreamLog {
         if from > head {
             head = shared.ask_head().await?;
         }
-        if from > head {
-            return Ok(Vec::new());
+        shared.read_past(from, limit, head).await
+    }
+
+    async fn read_stored(&self, from: BlockNumber, limit: usize) -> Result<Vec<NumberedBytes>, LogError> {
+        let (shared, from) = (&self.shared, from.max(BlockNumber(1)));
+        let mut head = shared.past.head().await?;
+        // That it ends before a block that it has had is not believed at once.
+        if head < from && from <= shared.tail.head() {
+            seek(self, from).await?;
+            head = shared.past.head().await?;
         }
-        let more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_sub(1);
-        let last = head.min(BlockNumber(from.0.saturating_add(more)));
-        if from < last {
-            return shared.past.fetch(from, last).await;
-        }
-        match shared.one(from).await? {
-            Some(bytes) => Ok(vec![(from, bytes)]),
-            // A leader that was just elected may not have taken in everything yet.
-            None => Err(LogError::Unavailable(format!("block {} is there, but is not found", from.0))),
-        }
+        shared.read_past(from, limit, head).await
     }
 
     async fn stored(&self, number: BlockNumber) -> Result<Option<Arc<[u8]>>, LogError> {

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use tephra_journal::hash_chain::verify_chain;
 use tephra_journal::jetstream::{JetStreamLog, MAX_BLOCK_BYTES, NatsConfig};
 use tephra_journal::log::{AppendOutcome, BlockNumber, Log, LogError};
+use tephra_journal::wire::EncodedBlock;
 
 use crate::cluster::Cluster;
 use crate::support::log_suite::{append_surely, contract};
@@ -332,4 +333,42 @@ async fn a_gap_in_an_answer_is_read_again_and_is_damage_only_if_the_stream_says_
         Err(LogError::Corrupt { number, .. }) => assert_eq!(number, BlockNumber(1)),
         other => panic!("{other:?}"),
     }
+}
+
+/// Puts another stream in the place of the log's.
+async fn replace_stream(cluster: &Cluster, blocks: &[EncodedBlock]) {
+    let context = async_nats::jetstream::new(cluster.client().await);
+    let name = cluster.config().cell.ledger_stream();
+    let made = context.get_stream(&name).await.unwrap().cached_info().config.clone();
+    context.delete_stream(&name).await.unwrap();
+    context.create_stream(made).await.unwrap();
+    for block in blocks {
+        let payload = bytes::Bytes::from_owner(Arc::clone(&block.bytes));
+        context.publish(cluster.config().cell.ledger_subject(), payload).await.unwrap().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_sees_what_has_become_of_blocks_that_this_process_remembers() {
+    let cluster = Cluster::start(1);
+    let log = open(&cluster).await;
+    let blocks = chain(4);
+    for (expected, block) in (0..).zip(&blocks) {
+        append_surely(&log, expected, Arc::clone(&block.bytes)).await;
+    }
+    let stored = async |log: JetStreamLog, from| {
+        let read = soon("an answer", log.read_stored(BlockNumber(from), 9)).await.unwrap();
+        read.into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>()
+    };
+    let bytes = |blocks: &[EncodedBlock]| blocks.iter().map(|block| block.bytes.clone()).collect::<Vec<_>>();
+    assert_eq!(stored(log.clone(), 1).await, bytes(&blocks));
+    let others = chain(4);
+    assert_ne!(bytes(&others), bytes(&blocks));
+    replace_stream(&cluster, &others).await;
+    assert_eq!(stored(log.clone(), 1).await, bytes(&others));
+    assert_eq!(stored(log.clone(), 4).await, bytes(&others[3..]));
+    // And where it has lost its end, it ends there, once it has had the time to come up with the rest.
+    replace_stream(&cluster, &others[..3]).await;
+    assert_eq!(stored(log.clone(), 4).await, bytes(&[]));
+    assert_eq!(stored(log, 1).await, bytes(&others[..3]));
 }
