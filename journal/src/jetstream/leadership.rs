@@ -34,6 +34,9 @@ use crate::subjects::{EVENTS_LEASE, SEQUENCER_LEASE};
 /// How often whoever waits for certainty looks for it.
 const CERTAINTY_LOOK: Duration = Duration::from_millis(20);
 
+/// With very short leases, answers are waited for for this long all the same: a busy disk is no lost answer.
+const SHORTEST_ANSWER_LIMIT: Duration = Duration::from_millis(500);
+
 /// How candidates share the turns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeadershipConfig {
@@ -55,6 +58,12 @@ impl LeadershipConfig {
 
     fn look_interval(&self) -> Duration {
         self.lease / 6
+    }
+
+    /// How long an answer is waited for: one that is lost must leave time to ask again before the lease
+    /// is over.
+    fn answer_limit(&self) -> Duration {
+        self.renewal_interval().max(SHORTEST_ANSWER_LIMIT)
     }
 }
 
@@ -156,7 +165,8 @@ impl Leadership {
         let mut unchanged: Option<(u64, Instant)> = None;
         loop {
             let asked_at = Instant::now();
-            match self.try_once(&mut unchanged).await {
+            let tried = tokio::time::timeout(self.config.answer_limit(), self.try_once(&mut unchanged));
+            match tried.await.unwrap_or(Ok(None)) {
                 Ok(Some(revision)) => {
                     tracing::info!(candidate = %self.config.candidate, place = self.place, term = revision, "the turn is ours");
                     return Term::begin(self, revision, asked_at);
@@ -335,42 +345,162 @@ impl Term {
     }
 }
 
+/// What came of one attempt to renew a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Renewal {
+    /// It was renewed by this attempt, with this revision.
+    Renewed(u64),
+    /// It had been renewed by an earlier attempt, which was not answered.
+    Arrived(u64),
+    /// Nobody has said so.
+    NotYet,
+    /// Somebody else has it.
+    Over,
+}
+
 /// Renews until somebody else has the lease.
 async fn renew(leadership: &Leadership, state: &Mutex<TermState>) {
-    let mut interval = tokio::time::interval(leadership.config.renewal_interval());
+    let (attempt, mend) = (|revision| leadership.renew_once(revision), || leadership.make_bucket_if_lost());
+    keep_renewed(&leadership.config, state, attempt, mend).await;
+    tracing::warn!(candidate = %leadership.config.candidate, place = leadership.place, "the turn is over: another has the lease");
+}
+
+/// Attempts it again and again until somebody else has the lease. `attempt` is given the revision to renew
+/// from; where it fails, `mend` may find out why.
+async fn keep_renewed<A, M>(
+    config: &LeadershipConfig,
+    state: &Mutex<TermState>,
+    attempt: impl Fn(u64) -> A,
+    mend: impl Fn() -> M,
+) where
+    A: Future<Output = Result<Renewal, async_nats::Error>>,
+    M: Future<Output = ()>,
+{
+    let mut interval = tokio::time::interval(config.renewal_interval());
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     interval.tick().await;
+    // When the first of the attempts began that nobody has answered since the last renewal.
+    let mut unanswered_since = None;
     loop {
         interval.tick().await;
         let asked_at = Instant::now();
+        let first_asked_at = *unanswered_since.get_or_insert(asked_at);
         let revision = state.lock().unwrap_or_else(PoisonError::into_inner).revision;
-        let renewed = match leadership.store.update(leadership.place, leadership.lease(true), revision).await
-        {
-            Ok(renewed) => Some(renewed),
-            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
-                match leadership.look().await {
-                    // A renewal that was not answered had arrived after all.
-                    Ok(Some((entry, lease))) if lease.id == leadership.id && lease.held => {
-                        Some(entry.revision)
-                    }
-                    // The lease went with the bucket, and nobody has it yet.
-                    Ok(None) => leadership.store.create(leadership.place, leadership.lease(true)).await.ok(),
-                    Ok(Some(_)) => {
-                        tracing::warn!(candidate = %leadership.config.candidate, place = leadership.place, "the turn is over: another has the lease");
-                        return;
-                    }
-                    Err(_) => None,
-                }
-            }
-            Err(error) => {
+        let renewed = match tokio::time::timeout(config.answer_limit(), attempt(revision)).await {
+            Ok(Ok(Renewal::Renewed(revision))) => Some(TermState { revision, renewed_at: asked_at }),
+            // It may have arrived as soon as it was sent: others wait from there.
+            Ok(Ok(Renewal::Arrived(revision))) => Some(TermState { revision, renewed_at: first_asked_at }),
+            Ok(Ok(Renewal::Over)) => return,
+            Ok(Ok(Renewal::NotYet)) | Err(_) => None,
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "the lease is not renewed yet");
-                leadership.make_bucket_if_lost().await;
+                mend().await;
                 None
             }
         };
-        if let Some(revision) = renewed {
-            *state.lock().unwrap_or_else(PoisonError::into_inner) =
-                TermState { revision, renewed_at: asked_at };
+        if let Some(renewed) = renewed {
+            unanswered_since = None;
+            *state.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
         }
+    }
+}
+
+impl Leadership {
+    /// Renews the lease that we wrote last with this revision.
+    async fn renew_once(&self, revision: u64) -> Result<Renewal, async_nats::Error> {
+        match self.store.update(self.place, self.lease(true), revision).await {
+            Ok(renewed) => return Ok(Renewal::Renewed(renewed)),
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
+            Err(error) => return Err(error.into()),
+        }
+        let Ok(seen) = self.look().await else { return Ok(Renewal::NotYet) };
+        let seen = seen.map(|(entry, lease)| (entry.revision, lease.held && lease.id == self.id));
+        let written = match after_refusal(seen, revision) {
+            Next::Is(renewal) => return Ok(renewal),
+            Next::RenewFrom(seen) => self.store.update(self.place, self.lease(true), seen).await.ok(),
+            Next::Create => self.store.create(self.place, self.lease(true)).await.ok(),
+        };
+        Ok(written.map_or(Renewal::NotYet, Renewal::Renewed))
+    }
+}
+
+/// What is to be done about a renewal that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Is(Renewal),
+    /// From another revision.
+    RenewFrom(u64),
+    Create,
+}
+
+/// What follows from the lease as any of the servers has it: its revision, and whether it is ours.
+fn after_refusal(seen: Option<(u64, bool)>, renewed_from: u64) -> Next {
+    match seen {
+        Some((_, false)) => Next::Is(Renewal::Over),
+        Some((revision, true)) if revision > renewed_from => Next::Is(Renewal::Arrived(revision)),
+        // That of a server that has not taken in the newest, which is no proof of anything; or of a bucket
+        // that was made again and counts anew. Only another write tells the two apart.
+        Some((revision, true)) => Next::RenewFrom(revision),
+        // The lease went with the bucket, and nobody has it yet.
+        None => Next::Create,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn an_old_lease_of_a_server_that_lags_is_no_renewal() {
+        for (seen, next) in [
+            (Some((8, true)), Next::Is(Renewal::Arrived(8))),
+            (Some((7, true)), Next::RenewFrom(7)),
+            (Some((1, true)), Next::RenewFrom(1)),
+            (Some((8, false)), Next::Is(Renewal::Over)),
+            (None, Next::Create),
+        ] {
+            assert_eq!(after_refusal(seen, 7), next, "{seen:?}");
+        }
+    }
+
+    /// A turn that was just taken, and what becomes of each attempt to renew it, in order; after them, it
+    /// is over. Nothing: no answer comes.
+    async fn renewed(attempts: &[Option<Renewal>]) -> (Instant, TermState) {
+        let config = LeadershipConfig::named("test");
+        let began = Instant::now();
+        let state = Mutex::new(TermState { revision: 1, renewed_at: began });
+        let next = AtomicUsize::new(0);
+        let attempt = |_| async {
+            match attempts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                Some(Some(renewal)) => Ok(*renewal),
+                Some(None) => std::future::pending().await,
+                None => Ok(Renewal::Over),
+            }
+        };
+        keep_renewed(&config, &state, attempt, || async {}).await;
+        (began, *state.lock().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_answer_leaves_time_to_ask_again_within_the_lease() {
+        let lease = LeadershipConfig::named("test").lease;
+        for answer in [Renewal::Renewed(3), Renewal::Arrived(2)] {
+            let (began, state) = renewed(&[None, Some(answer)]).await;
+            assert!(state.renewed_at > began && state.revision > 1, "{answer:?}");
+            // Asked again after that, and told so, before the first lease was over.
+            assert!(Instant::now() <= began + lease, "{answer:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_arrived_unnoticed_counts_from_when_it_was_sent() {
+        let (began, first) = renewed(&[Some(Renewal::Renewed(2))]).await;
+        let sent = first.renewed_at - began;
+        let (began, state) = renewed(&[None, None, Some(Renewal::Arrived(2))]).await;
+        assert_eq!(state.renewed_at - began, sent);
+        let (began, state) = renewed(&[None, Some(Renewal::Renewed(2))]).await;
+        assert!(state.renewed_at - began > sent);
     }
 }
