@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,24 +61,27 @@ async fn a_full_volume_group_takes_nothing_and_loses_nothing() {
 #[ignore = "needs real lvm2: ./test lvm"]
 async fn a_full_thin_pool_takes_nothing_more_and_says_so() {
     let group = Group::new("tephra-fullpool", 3);
-    run([
-        "lvcreate",
-        "-y",
-        "-T",
-        "-L",
-        "64m",
-        "--errorwhenfull",
-        "y",
-        "tephra-fullpool/tephra-fullpool-pool",
-    ]);
-    let backend = group.open(Provisioning::Auto).await;
-    assert!(backend.is_thin(), "the pool was there");
+    let (source, copy) = (volume(), volume());
+    let snapshot = snapshot_of(source);
+    let many = |device: &Path, from: &str| {
+        let of = format!("of={}", device.display());
+        try_run(["dd", from, &of, "bs=1M", "count=400", "oflag=direct"])
+    };
+    {
+        let thick = group.open(Provisioning::Thick).await;
+        done(&thick, create(source)).await;
+        assert!(many(&thick.device(source), "if=/dev/urandom").0);
+        done(&thick, Effect::CreateSnapshot { snapshot }).await;
+    }
+    // so that the pool is small that is made of the rest
+    run(["lvcreate", "-y", "-L", "640m", "-n", "somebody-elses", &group.name]);
+    let backend = group.open(Provisioning::Thin).await;
+    assert!(backend.is_thin());
+    let before = fingerprint(&backend, source);
     let filled = volume();
     done(&backend, create(filled)).await;
-    let device = backend.device(filled);
-    let of = format!("of={}", device.display());
-    let (fits, _) = try_run(["dd", "if=/dev/urandom", &of, "bs=1M", "count=70", "oflag=direct"]);
-    assert!(!fits, "70 MiB do not fit into 64");
+    let (fits, said) = many(&backend.device(filled), "if=/dev/zero");
+    assert!(!fits && said.contains("No space left on device"), "{said}");
     for effect in [
         create(volume()),
         Effect::CreateSnapshot { snapshot: snapshot_of(filled) },
@@ -87,9 +91,21 @@ async fn a_full_thin_pool_takes_nothing_more_and_says_so() {
         assert!(message.contains("tephra-fullpool-pool is full"), "{message}");
     }
     let stats = backend.stats(Timestamp(1)).await.unwrap();
-    assert!(stats[0].free_gib < 0.001 && stats[0].thin, "{stats:?}");
+    assert!(stats[0].free_gib < 0.001 && stats[0].total_gib < 0.4 && stats[0].thin, "{stats:?}");
     done(&backend, Effect::DeleteVolume { volume: filled }).await;
-    done(&backend, create(volume())).await;
+    let blank = volume();
+    done(&backend, create(blank)).await;
+    done(&backend, Effect::DeleteVolume { volume: blank }).await;
+
+    // a copy that fills the pool up is no volume, and leaves none
+    let copying = Effect::CreateVolumeFromSnapshot { volume: copy, size: ONE, snapshot };
+    let message = refused(&backend, copying, FailureKind::NoSpace).await;
+    assert!(message.contains("No space left on device"), "{message}");
+    refused(&backend, Effect::Verify { object: copy, size: ONE }, FailureKind::Mismatch).await;
+    done(&backend, Effect::DeleteVolume { volume: copy }).await;
+    assert_eq!(fingerprint(&backend, source), before);
+    assert!(!group.lvs().contains(&copy.to_string()));
+    done(&backend, create(blank)).await;
 }
 
 #[tokio::test]

@@ -75,7 +75,9 @@ pub async fn open(config: LvmConfig, launcher: Arc<dyn Launcher>) -> Result<LvmB
     Ok(backend)
 }
 
-/// Whether new volumes are thin. Makes the thin pool if they are to be.
+/// Whether new volumes are thin. Makes the thin pool if they are to be: one in which a write that
+/// finds no room fails at once, with what programs and guests know as a full disk. By default the
+/// kernel holds it back for a minute, and with it every command of lvm2 that has to flush.
 async fn is_thin(backend: &LvmBackend, is_empty: bool) -> Result<bool, Failure> {
     let LvmConfig { volume_group, thin_pool, provisioning, .. } = &backend.config;
     if *provisioning == Provisioning::Thick {
@@ -83,7 +85,10 @@ async fn is_thin(backend: &LvmBackend, is_empty: bool) -> Result<bool, Failure> 
     }
     let found = backend.lvs(Some(format!("lv_name=\"{thin_pool}\""))).await?;
     match found.first() {
-        Some(lv) if lv.is_thin_pool() => return Ok(true),
+        Some(lv) if lv.is_thin_pool() => {
+            warn_if_it_waits_when_full(backend).await?;
+            return Ok(true);
+        }
         Some(_) => {
             let message = format!("{thin_pool} is no thin pool");
             return Err(Failure::new(FailureKind::Mismatch, message));
@@ -92,10 +97,24 @@ async fn is_thin(backend: &LvmBackend, is_empty: bool) -> Result<bool, Failure> 
         None => {}
     }
     let make = Program::new("lvcreate", backend.config.command_time_limit).stopped_gently();
-    let make = make.args(["-y", "-T", "-l", POOL_PERCENT, "--addtag", name::OURS]);
+    let make = make.args(["-y", "-T", "-l", POOL_PERCENT, "--errorwhenfull", "y", "--addtag", name::OURS]);
     backend.run(make.arg(format!("{volume_group}/{thin_pool}"))).await?;
     tracing::info!(backend = %backend.config.name, volume_group, thin_pool, "made the thin pool");
     Ok(true)
+}
+
+/// A pool that was there is as its owner wants it, who may have something that lets it grow in time.
+async fn warn_if_it_waits_when_full(backend: &LvmBackend) -> Result<(), Failure> {
+    let LvmConfig { volume_group, thin_pool, .. } = &backend.config;
+    let waits = format!("lv_name=\"{thin_pool}\" && lv_when_full=\"queue\"");
+    if !backend.lvs(Some(waits)).await?.is_empty() {
+        tracing::warn!(
+            backend = %backend.config.name,
+            "once {volume_group}/{thin_pool} is full, whoever writes to it waits for the kernel's no_space_timeout, \
+             commands of lvm2 too; `lvchange --errorwhenfull y {volume_group}/{thin_pool}` has writes fail at once"
+        );
+    }
+    Ok(())
 }
 
 fn lock(config: &LvmConfig) -> Result<File, OpenError> {
@@ -109,5 +128,79 @@ fn lock(config: &LvmConfig) -> Result<File, OpenError> {
             Err(OpenError::Taken { volume_group: config.volume_group.clone(), lock: shown })
         }
         Err(error) => Err(OpenError::NoLock { lock: shown, source: error.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use serde_json::Value;
+    use tephra_domain::ids::BackendName;
+
+    use super::*;
+    use crate::process::{Output, ProcessError};
+
+    /// A host with the group of `recorded/vgs.json`, and perhaps with a thin pool.
+    #[derive(Default)]
+    struct Host {
+        /// The attributes of the pool.
+        pool: Option<&'static str>,
+        ran: Mutex<Vec<String>>,
+    }
+
+    impl Host {
+        fn pool_row(&self) -> String {
+            let mut recorded: Value = serde_json::from_slice(include_bytes!("recorded/thin.json")).unwrap();
+            let rows = recorded["report"][0]["lv"].as_array_mut().unwrap();
+            rows.retain(|row| row["lv_name"] == "vg-pool" && self.pool.is_some());
+            for row in rows {
+                row["lv_attr"] = self.pool.unwrap().into();
+            }
+            recorded.to_string()
+        }
+    }
+
+    #[async_trait]
+    impl Launcher for Host {
+        async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+            let words: Vec<String> =
+                program.argv().iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            let stdout = match &*words[0] {
+                "vgs" => include_str!("recorded/vgs.json").to_owned(),
+                "lvs" => self.pool_row(),
+                _ => {
+                    self.ran.lock().unwrap().push(words.join(" "));
+                    String::new()
+                }
+            };
+            Ok(Output { stdout: stdout.into_bytes(), stderr_tail: String::new() })
+        }
+    }
+
+    async fn opened(host: &Arc<Host>) -> Result<LvmBackend, OpenError> {
+        let directory = tempfile::tempdir().unwrap();
+        let config = LvmConfig {
+            provisioning: Provisioning::Thin,
+            lock_directory: directory.path().to_owned(),
+            ..LvmConfig::new(BackendName::new("lvm"), "host", "vg")
+        };
+        open(config, Arc::clone(host) as Arc<dyn Launcher>).await
+    }
+
+    #[tokio::test]
+    async fn a_pool_of_ours_fails_writes_when_it_is_full() {
+        let host = Arc::new(Host::default());
+        assert!(opened(&host).await.unwrap().is_thin());
+        let made = "lvcreate -y -T -l 95%FREE --errorwhenfull y --addtag tephra vg/vg-pool";
+        assert_eq!(*host.ran.lock().unwrap(), [made]);
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_is_there_is_taken_as_it_is() {
+        let host = Arc::new(Host { pool: Some("twi-aotz--"), ..Host::default() });
+        assert!(opened(&host).await.unwrap().is_thin());
+        assert_eq!(*host.ran.lock().unwrap(), [""; 0]);
     }
 }
