@@ -477,6 +477,13 @@ async fn the_pool_is_found_or_made_and_a_group_has_one_master() {
     assert!(backend.is_thin());
     assert_eq!(backend.list(&backend.config().pool).await.unwrap(), []);
     drop(backend);
+    run(["lvchange", "-Zn", "tephra-open/tephra-open-pool"]);
+    let Err(OpenError::Unusable(failure)) = group.open_with(group.config(Provisioning::Auto)).await else {
+        unreachable!("what is deleted on it can be read by who comes next")
+    };
+    assert!(failure.message.contains("lvchange -Zy tephra-open/tephra-open-pool"), "{failure}");
+    run(["lvchange", "-Zy", "tephra-open/tephra-open-pool"]);
+    drop(group.open(Provisioning::Auto).await);
     let config = LvmConfig { volume_group: "tephra-nowhere".to_owned(), ..group.config(Provisioning::Auto) };
     let Err(OpenError::Unusable(failure)) = group.open_with(config).await else {
         unreachable!("there is no such group")

@@ -85,6 +85,14 @@ async fn is_thin(backend: &LvmBackend, is_empty: bool) -> Result<bool, Failure> 
     }
     let found = backend.lvs(Some(format!("lv_name=\"{thin_pool}\""))).await?;
     match found.first() {
+        Some(lv) if lv.is_thin_pool() && !lv.gives_zeroes() => {
+            let pool = format!("{volume_group}/{thin_pool}");
+            let message = format!(
+                "the thin pool {pool} gives space out with what it held: deletes and copies count on zeroes, \
+                 which `lvchange -Zy {pool}` makes it give"
+            );
+            return Err(Failure::new(FailureKind::Mismatch, message));
+        }
         Some(lv) if lv.is_thin_pool() => {
             warn_if_it_waits_when_full(backend).await?;
             return Ok(true);
@@ -97,7 +105,7 @@ async fn is_thin(backend: &LvmBackend, is_empty: bool) -> Result<bool, Failure> 
         None => {}
     }
     let make = Program::new("lvcreate", backend.config.command_time_limit).stopped_gently();
-    let make = make.args(["-y", "-T", "-l", POOL_PERCENT, "--errorwhenfull", "y", "--addtag", name::OURS]);
+    let make = make.args(["-y", "-T", "-Zy", "-l", POOL_PERCENT, "--errorwhenfull", "y", "--addtag", name::OURS]);
     backend.run(make.arg(format!("{volume_group}/{thin_pool}"))).await?;
     tracing::info!(backend = %backend.config.name, volume_group, thin_pool, "made the thin pool");
     Ok(true)
@@ -193,7 +201,7 @@ mod tests {
     async fn a_pool_of_ours_fails_writes_when_it_is_full() {
         let host = Arc::new(Host::default());
         assert!(opened(&host).await.unwrap().is_thin());
-        let made = "lvcreate -y -T -l 95%FREE --errorwhenfull y --addtag tephra vg/vg-pool";
+        let made = "lvcreate -y -T -Zy -l 95%FREE --errorwhenfull y --addtag tephra vg/vg-pool";
         assert_eq!(*host.ran.lock().unwrap(), [made]);
     }
 
@@ -202,5 +210,15 @@ mod tests {
         let host = Arc::new(Host { pool: Some("twi-aotz--"), ..Host::default() });
         assert!(opened(&host).await.unwrap().is_thin());
         assert_eq!(*host.ran.lock().unwrap(), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_gives_space_out_as_it_is_is_refused() {
+        let host = Arc::new(Host { pool: Some("twi-aot---"), ..Host::default() });
+        let Err(OpenError::Unusable(failure)) = opened(&host).await else {
+            unreachable!("it gives out what others wrote")
+        };
+        assert_eq!(failure.kind, FailureKind::Mismatch);
+        assert!(failure.message.contains("`lvchange -Zy vg/vg-pool`"), "{failure}");
     }
 }

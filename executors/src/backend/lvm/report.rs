@@ -66,6 +66,11 @@ impl Lv {
         self.kind() == Some('t')
     }
 
+    /// Whether a thin pool zeroes space before it gives it out.
+    pub fn gives_zeroes(&self) -> bool {
+        self.attributes.chars().nth(7) == Some('z')
+    }
+
     /// Whether it has a tag.
     pub fn has_tag(&self, tag: &str) -> bool {
         self.tags.iter().any(|own| own == tag)
@@ -253,7 +258,7 @@ mod tests {
     fn thin_volumes_pools_and_inactive_snapshots_are_told_apart() {
         let lvs = recorded(include_str!("recorded/thin.json"));
         let pool = by_name(&lvs, "vg-pool");
-        assert!(pool.is_thin_pool() && !pool.is_thin() && pool.is_open);
+        assert!(pool.is_thin_pool() && !pool.is_thin() && pool.is_open && pool.gives_zeroes());
         assert_eq!((pool.data_percent, pool.metadata_percent), (Some(0.0), Some(10.94)));
         let (volume, snapshot) = (by_name(&lvs, "volume-t"), by_name(&lvs, "_snapshot-t"));
         assert!(volume.is_thin() && volume.is_active && !volume.has_thick_snapshots());
