@@ -57,8 +57,8 @@ const MOST_LOOKS: usize = 12;
 const MOST_COMMANDS: u32 = 32;
 
 /// How often an effect may touch all data of a volume: it finishes a merge or clears what one has
-/// left, copies, flushes, and clears the snapshot that was copied from.
-const MOST_PASSES: u32 = 4;
+/// left, copies, zeroes what is beyond, flushes, and clears the snapshot that was copied from.
+const MOST_PASSES: u32 = 5;
 
 /// How new volumes get their space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

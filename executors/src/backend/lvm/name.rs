@@ -22,6 +22,9 @@ pub const DELETING: &str = "tephra.deleting";
 /// snapshot's name: it is to be taken again.
 const REVERTING: &str = "tephra.reverting=";
 
+/// On a thick volume that grows, followed by the bytes between which it does: they are not zeroed yet.
+const GROWING: &str = "tephra.growing=";
+
 /// What is made beside a thin volume to take its place.
 const NEW: &str = "new-";
 
@@ -85,6 +88,17 @@ pub fn reverted_to(tag: &str) -> Option<&str> {
     tag.strip_prefix(REVERTING)
 }
 
+/// The tag of a volume that grows from so many bytes to so many.
+pub fn growing(from: u64, to: u64) -> String {
+    format!("{GROWING}{from}-{to}")
+}
+
+/// From how many bytes to how many a volume grows, as a tag says.
+pub fn grown_between(tag: &str) -> Option<(u64, u64)> {
+    let (from, to) = tag.strip_prefix(GROWING)?.split_once('-')?;
+    Some((from.parse().ok()?, to.parse().ok()?))
+}
+
 /// Whether lvm2 could have a logical volume of this name. One that it could not have is not there.
 pub fn is_possible(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '_' | '.' | '-');
@@ -135,6 +149,8 @@ mod tests {
         assert!(is_passing(&new(&lv)) && is_passing(&old(&lv)) && is_passing(&copy(&lv)));
         assert_eq!(mapped("a-b", "_s-1"), "a--b-_s--1");
         assert_eq!(reverted_to(&reverting("_snapshot-2")), Some("_snapshot-2"));
+        assert_eq!(grown_between(&growing(5, 1 << 40)), Some((5, 1 << 40)));
+        assert_eq!(grown_between("tephra.growing=5"), None);
     }
 
     #[test]

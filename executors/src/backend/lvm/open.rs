@@ -105,7 +105,8 @@ async fn is_thin(backend: &LvmBackend, is_empty: bool) -> Result<bool, Failure> 
         None => {}
     }
     let make = Program::new("lvcreate", backend.config.command_time_limit).stopped_gently();
-    let make = make.args(["-y", "-T", "-Zy", "-l", POOL_PERCENT, "--errorwhenfull", "y", "--addtag", name::OURS]);
+    let make =
+        make.args(["-y", "-T", "-Zy", "-l", POOL_PERCENT, "--errorwhenfull", "y", "--addtag", name::OURS]);
     backend.run(make.arg(format!("{volume_group}/{thin_pool}"))).await?;
     tracing::info!(backend = %backend.config.name, volume_group, thin_pool, "made the thin pool");
     Ok(true)

@@ -4,6 +4,7 @@
 //!
 //! * A copy's target is tagged [`name::INCOMPLETE`] from the command that makes it until its data is
 //!   durable.
+//! * A thick volume that grows says by a tag which of its bytes are not zeroed yet ([`resize`]).
 //! * A volume is tagged [`name::DELETING`] before the first of its bytes is cleared. A thick
 //!   snapshot is split from its origin before that; what is left is no snapshot any more.
 //! * A merge consumes the snapshot. Its name is tagged onto the volume before, and the tag goes
@@ -23,6 +24,7 @@ use super::step::{Plan, Step};
 
 mod copy;
 mod remove;
+mod resize;
 mod revert;
 #[cfg(test)]
 mod tests;
@@ -128,7 +130,9 @@ pub fn readable(object: BackendObject, observed: &Observed) -> Result<Vec<Step>,
     let settings = Settings { thin_pool: None, clear: Clear::None };
     let world = World { observed, settings: &settings };
     world.nothing_is_suspended()?;
-    world.whole(object).map(activated)
+    let lv = world.whole(object)?;
+    let steps = resize::half_grown(lv);
+    Ok(if steps.is_empty() { activated(lv) } else { steps })
 }
 
 /// What plans are made from.
@@ -218,41 +222,6 @@ impl<'a> World<'a> {
         Ok(Step::SnapshotThick { lv, of: of.name.clone(), bytes: of.bytes })
     }
 
-    fn extend(&self, volume: BackendObject, to: SizeGib) -> Result<Plan, Failure> {
-        let lv = self.whole(volume)?;
-        if lv.bytes >= to.bytes() {
-            return Ok(Plan::done(activated(lv)));
-        }
-        let (name, bytes) = (lv.name.clone(), to.bytes());
-        if lv.has_thick_snapshots() {
-            // lvm2 resizes such a volume only while its device is away
-            is_unused(volume, lv)?;
-            return Ok(Plan::done(vec![Step::ExtendInactive { lv: name, bytes }]));
-        }
-        let mut steps = vec![Step::Extend { lv: name, bytes }];
-        steps.extend(activated(lv));
-        Ok(Plan::done(steps))
-    }
-
-    fn shrink(&self, volume: BackendObject, to: SizeGib) -> Result<Plan, Failure> {
-        let lv = self.whole(volume)?;
-        if lv.bytes <= to.bytes() {
-            has_size(volume, lv, to)?;
-            return Ok(Plan::done(activated(lv)));
-        }
-        is_unused(volume, lv)?;
-        if lv.has_thick_snapshots() {
-            let message =
-                format!("{volume} has thick snapshots: lvm2 cannot shrink it before they are deleted");
-            return Err(Failure::new(FailureKind::Unsupported, message));
-        }
-        let mut steps = activated(lv);
-        let (name, bytes) = (lv.name.clone(), to.bytes());
-        steps.push(Step::RequireZeroes { lv: name.clone(), from: bytes, to: lv.bytes });
-        steps.push(Step::Reduce { lv: name, bytes });
-        Ok(Plan::done(steps))
-    }
-
     fn verify(&self, object: BackendObject, size: SizeGib) -> Result<Plan, Failure> {
         let lv = self.whole(object)?;
         has_size(object, lv, size)?;
@@ -283,7 +252,8 @@ impl<'a> World<'a> {
                 return Err(Failure::new(FailureKind::Mismatch, message));
             }
             if lv.shown_bytes() < size.bytes() {
-                steps.push(fill_up(object, lv, size)?);
+                steps.extend(resize::fill_up(object, lv, size)?);
+                return Ok(Plan::done(steps));
             }
         }
         if !object.is_snapshot() && !lv.is_active {
@@ -305,18 +275,6 @@ impl<'a> World<'a> {
         }
         Ok(Plan::done(vec![Step::Rename { from: lv.name.clone(), to }]))
     }
-}
-
-fn fill_up(object: BackendObject, lv: &Lv, size: SizeGib) -> Result<Step, Failure> {
-    if lv.is_thick_snapshot() || lv.has_thick_snapshots() {
-        let message = format!(
-            "{} is {} bytes long, and thick snapshots and their origins cannot be filled up to whole GiB",
-            lv.name,
-            lv.shown_bytes()
-        );
-        return Err(Failure::new(FailureKind::Unsupported, message));
-    }
-    Ok(Step::Extend { lv: name::of(object), bytes: size.bytes() })
 }
 
 /// What makes its device be there, if it is not.

@@ -52,6 +52,8 @@ pub enum Step {
     Copy { from: String, to: String },
     /// Zeroes.
     Zero { lv: String, from: u64, to: u64 },
+    /// Zeroes where it has grown. Others may have it open, who do not know yet that it has.
+    ZeroGrown { lv: String, from: u64, to: u64 },
     /// What was written is on the disks.
     Sync { lv: String },
     /// Its data cannot be read any more, as configured.
@@ -160,6 +162,10 @@ impl Commands<'_> {
                 one(convert.arg(self.device(from)).arg(self.device(to)))
             }
             Step::Zero { lv, from, to } => one(self.zero(lv, *from, to.saturating_sub(*from))),
+            Step::ZeroGrown { lv, from, to } => {
+                // -f: also what others have to themselves, as a mounted file system has its device
+                one(self.zero(lv, *from, to.saturating_sub(*from)).arg("-f"))
+            }
             Step::Sync { lv } => one(Program::new("sync", self.config.copy_time_limit).arg(self.device(lv))),
             Step::Clear { lv, bytes } => match self.config.volume_clear {
                 Clear::None => Vec::new(),

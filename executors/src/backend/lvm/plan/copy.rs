@@ -117,11 +117,15 @@ impl World<'_> {
                 steps.push(self.blank(lv.clone(), size.bytes(), true));
             }
             Some(target) if target.bytes != size.bytes() => {
-                return Ok(Plan::first(vec![Step::Remove { lv }]));
+                return Ok(Plan::first(self.clear_and_remove(target)));
             }
             Some(target) => steps.extend(activated(target)),
         }
         steps.push(Step::Copy { from: read, to: lv.clone() });
+        let is_thin = target.map_or(self.settings.thin_pool.is_some(), Lv::is_thin);
+        if !is_thin && from.shown_bytes() < size.bytes() {
+            steps.push(Step::Zero { lv: lv.clone(), from: from.shown_bytes(), to: size.bytes() });
+        }
         steps.push(Step::Sync { lv });
         if is_volume {
             steps.extend(match passing {

@@ -65,7 +65,8 @@ impl World<'_> {
         ]
     }
 
-    fn clear_and_remove(&self, lv: &Lv) -> Vec<Step> {
+    /// Removes a volume, or what is left of one.
+    pub fn clear_and_remove(&self, lv: &Lv) -> Vec<Step> {
         let mut steps = Vec::new();
         if self.must_be_cleared(lv) {
             steps.extend(activated(lv));

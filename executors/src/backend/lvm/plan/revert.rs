@@ -5,6 +5,7 @@ use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use super::super::name;
 use super::super::report::Lv;
 use super::super::step::{Plan, Step, Then};
+use super::resize::settle_growth;
 use super::{World, activated, half_reverted, home, is_unused};
 
 /// Whether an effect needs a snapshot that a merge has consumed to be taken again before it.
@@ -20,12 +21,23 @@ enum TakeAgain {
 }
 
 fn whether_to_take_again(effect: &Effect, snapshot: &str) -> TakeAgain {
+    if matches!(effect, Effect::DeleteSnapshot { snapshot: going } if name::of(*going) == snapshot) {
+        TakeAgain::No
+    } else if may_wait(effect) {
+        TakeAgain::Later
+    } else {
+        TakeAgain::Now
+    }
+}
+
+/// Whether an effect goes on beside what another has left half-done on its volume, because it neither
+/// changes nor shows what the volume holds, or takes all of it away.
+pub const fn may_wait(effect: &Effect) -> bool {
     match effect {
-        Effect::DeleteSnapshot { snapshot: going } if name::of(*going) == snapshot => TakeAgain::No,
         Effect::DeleteSnapshot { .. }
         | Effect::DeleteVolume { .. }
         | Effect::UnexportVolume { .. }
-        | Effect::Verify { .. } => TakeAgain::Later,
+        | Effect::Verify { .. } => true,
         Effect::CreateVolume { .. }
         | Effect::CreateVolumeFromImage { .. }
         | Effect::CreateVolumeFromSnapshot { .. }
@@ -40,7 +52,7 @@ fn whether_to_take_again(effect: &Effect, snapshot: &str) -> TakeAgain {
         | Effect::Disown { .. }
         | Effect::ExportVolume { .. }
         | Effect::UploadImage { .. }
-        | Effect::RemoveImage { .. } => TakeAgain::Now,
+        | Effect::RemoveImage { .. } => false,
     }
 }
 
@@ -65,6 +77,9 @@ impl World<'_> {
         let Some(volume) = self.find(home) else { return Ok(None) };
         if volume.is_merging {
             return self.wait_for_merge(home, volume).map(Some);
+        }
+        if let Some(plan) = settle_growth(effect, volume) {
+            return Ok(Some(plan));
         }
         let Some(snapshot) = half_reverted(volume) else { return Ok(None) };
         let forget = Step::RemoveTag { lv: volume.name.clone(), tag: name::reverting(snapshot) };

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use tephra_domain::ids::{BackendName, OperationId, SnapshotId, VolumeId};
+use tephra_domain::attachment::AttachMode;
+use tephra_domain::effect::Export;
+use tephra_domain::ids::{AttachmentId, BackendName, OperationId, SnapshotId, VolumeId};
 use uuid::Uuid;
 
 use super::super::LvmConfig;
@@ -127,6 +129,7 @@ fn short(step: &Step) -> String {
         Step::RequireZeroes { lv, from, to } => format!("zeroes? {lv} {} {}", from / GIB, to / GIB),
         Step::Copy { from, to } => format!("copy {from} to {to}"),
         Step::Zero { lv, from, to } => format!("zero {lv} {} {}", from / GIB, to / GIB),
+        Step::ZeroGrown { lv, from, to } => format!("zero grown {lv} {} {}", from / GIB, to / GIB),
         Step::Sync { lv } => format!("sync {lv}"),
         Step::Clear { lv, .. } => format!("clear {lv}"),
         Step::Split { lv } => format!("split {lv}"),
@@ -156,14 +159,24 @@ fn a_blank_volume_is_made_once_and_of_the_kind_of_its_group() {
 fn a_thick_copy_is_incomplete_until_its_data_is_durable() {
     let effect = Effect::CreateVolumeFromSnapshot { volume: other(), size: gib(2), snapshot: snapshot() };
     let source = || vec![origin(volume(), 1), cow(name::of(snapshot()), volume(), 1)];
-    let rest = ["copy _snapshot-3 to volume-2", "sync volume-2", "untag volume-2 tephra.incomplete"];
+    let rest = [
+        "copy _snapshot-3 to volume-2",
+        "zero volume-2 1 2",
+        "sync volume-2",
+        "untag volume-2 tephra.incomplete",
+    ];
     check(&effect, source(), &thick(), &[&["thick volume-2 true"], &rest[..]].concat(), Then::Done);
+    // what a thin pool gives out is zeroes
+    let pooled = [source(), vec![pool(1.0)]].concat();
+    let thinly = ["thin volume-2 true", rest[0], rest[2], rest[3]];
+    check(&effect, pooled, &thin(), &thinly, Then::Done);
     let half = || tagged(plain(other(), 2), name::INCOMPLETE);
     let with = |lv: Lv| [source(), vec![lv]].concat();
     check(&effect, with(half()), &thick(), &rest, Then::Done);
     check(&effect, with(plain(other(), 2)), &thick(), &[], Then::Done);
     let other_size = tagged(plain(other(), 3), name::INCOMPLETE);
-    check(&effect, with(other_size), &thick(), &["remove volume-2"], Then::LookAgain);
+    let none_of_it_stays = ["clear volume-2", "remove volume-2"];
+    check(&effect, with(other_size), &thick(), &none_of_it_stays, Then::LookAgain);
     check_refused(&effect, with(plain(other(), 3)), &thick(), FailureKind::Mismatch);
     // nobody takes it for a volume before that
     check_refused(
@@ -274,15 +287,53 @@ fn a_thick_snapshot_is_split_off_before_it_is_cleared() {
 #[test]
 fn an_origin_grows_while_its_device_is_away_and_others_at_once() {
     let effect = Effect::ExtendVolume { volume: volume(), to: gib(3) };
-    check(&effect, vec![plain(volume(), 1)], &thick(), &["extend volume-1 3"], Then::Done);
-    check(&effect, vec![origin(volume(), 1)], &thick(), &["extend inactive volume-1 3"], Then::Done);
+    let growing = name::growing(GIB, 3 * GIB);
+    let (tag, untag) = (format!("tag volume-1 {growing}"), format!("untag volume-1 {growing}"));
+    let zeroed = ["zero grown volume-1 1 3", "sync volume-1", &*untag];
+    let by = |extend: &'static str| [&[&*tag, extend], &zeroed[..]].concat();
     let open = |lv: Lv| Lv { is_open: true, ..lv };
-    check(&effect, vec![open(plain(volume(), 1))], &thick(), &["extend volume-1 3"], Then::Done);
+    for lv in [plain(volume(), 1), open(plain(volume(), 1))] {
+        check(&effect, vec![lv], &thick(), &by("extend volume-1 3"), Then::Done);
+    }
+    check(&effect, vec![origin(volume(), 1)], &thick(), &by("extend inactive volume-1 3"), Then::Done);
+    let thinly = vec![in_pool(name::of(volume()), 1), pool(1.0)];
+    check(&effect, thinly, &thin(), &["extend volume-1 3"], Then::Done);
     check_refused(&effect, vec![open(origin(volume(), 1))], &thick(), FailureKind::Busy);
     // an attempt died while the device was away
     let away = Lv { is_active: false, ..origin(volume(), 3) };
     check(&effect, vec![away], &thick(), &["activate volume-1"], Then::Done);
     check_refused(&effect, vec![], &thick(), FailureKind::ObjectMissing);
+}
+
+#[test]
+fn nobody_sees_what_a_volume_has_grown_by_before_it_is_zeroed() {
+    let growing = name::growing(GIB, 3 * GIB);
+    let untag = format!("untag volume-1 {growing}");
+    let zeroed = ["zero grown volume-1 1 3", "sync volume-1", &*untag];
+    let half = |gib| tagged(plain(volume(), gib), &growing);
+    let export = Export {
+        attachment: AttachmentId::from_uuid(Uuid::from_u128(5)),
+        initiator: None,
+        address: None,
+        mode: AttachMode::ReadWrite,
+    };
+    for effect in [
+        Effect::ExtendVolume { volume: volume(), to: gib(3) },
+        // the undo: it would take somebody else's data for the volume's
+        Effect::ShrinkVolume { volume: volume(), to: gib(1) },
+        Effect::CreateSnapshot { snapshot: snapshot() },
+        Effect::ExportVolume { volume: volume(), export },
+    ] {
+        check(&effect, vec![half(3)], &thick(), &zeroed, Then::LookAgain);
+        let away = Lv { is_active: false, ..half(3) };
+        let all = [&["activate volume-1"], &zeroed[..]].concat();
+        check(&effect, vec![away], &thick(), &all, Then::LookAgain);
+        check(&effect, vec![half(1)], &thick(), &[&untag], Then::LookAgain);
+    }
+    let read = readable(volume(), &Observed { lvs: vec![half(3)] }).unwrap();
+    assert_eq!(read.iter().map(short).collect::<Vec<_>>(), zeroed);
+    let all = ["tag volume-1 tephra.deleting", "clear volume-1", "remove volume-1"];
+    check(&Effect::delete(volume()), vec![half(3)], &thick(), &all, Then::Done);
 }
 
 #[test]
@@ -458,7 +509,10 @@ fn what_is_taken_over_keeps_its_data_and_what_is_given_up_takes_nobodys_name() {
     let rename = "rename legacy to volume-1";
     check(&adopt, vec![lv("legacy", "-wi-a-----", 2)], &thick(), &[rename], Then::Done);
     let odd = Lv { bytes: GIB + (4 << 20), ..lv("legacy", "-wi-a-----", 1) };
-    check(&adopt, vec![odd], &thick(), &[rename, "extend volume-1 2"], Then::Done);
+    let growing = name::growing(odd.bytes, 2 * GIB);
+    let (tag, untag) = (format!("tag volume-1 {growing}"), format!("untag volume-1 {growing}"));
+    let all = [rename, &tag, "extend volume-1 2", "zero grown volume-1 1 2", "sync volume-1", &untag];
+    check(&adopt, vec![odd], &thick(), &all, Then::Done);
     check(&adopt, vec![plain(volume(), 2)], &thick(), &[], Then::Done);
     check_refused(&adopt, vec![], &thick(), FailureKind::ObjectMissing);
     check_refused(&adopt, vec![lv("legacy", "-wi-a-----", 1)], &thick(), FailureKind::Mismatch);
