@@ -6,13 +6,14 @@
 //! Rooms:
 //! * [`plan`]: which commands make an effect hold, from what is there. Pure.
 //! * [`step`]: those commands, word for word.
-//! * [`report`]: what `lvs` and `vgs` say. [`failure`]: what a failed command means.
-//! * [`name`]: names and tags.
+//! * [`report`]: what `lvs`, `vgs` and `pvs` say. [`failure`]: what a failed command means.
+//! * [`name`]: names and tags. [`extents`]: where in the group something lies.
 //! * [`open`]: finding the group, and finding or making the thin pool.
 //!
 //! Data is never touched by this process itself: reading a suspended device cannot be interrupted,
 //! so whatever touches one is a program that can be left behind at its time limit.
 
+mod extents;
 mod failure;
 mod name;
 mod open;
@@ -35,6 +36,7 @@ use tephra_domain::ids::{BackendName, PoolName, ZoneName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
 
+use self::extents::Segment;
 use self::plan::{Observed, Settings};
 use self::report::{Lv, Vg};
 use self::step::{Commands, Plan, Step, Then};
@@ -49,16 +51,16 @@ pub use self::open::OpenError;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How often a plan may end with "look again": a revert that meets the leavings of two others
-/// needs five.
-const MOST_LOOKS: usize = 12;
+/// needs seven.
+const MOST_LOOKS: usize = 16;
 
 /// More commands of lvm2 than any effect needs beside those that touch data, with all that it may have
 /// to finish first for attempts that were killed.
 const MOST_COMMANDS: u32 = 32;
 
-/// How often an effect may touch all data of a volume: it finishes a merge or clears what one has
+/// How often an effect may touch all data of a volume: it finishes a merge, clears what one has
 /// left, copies, zeroes what is beyond, flushes, and clears the snapshot that was copied from.
-const MOST_PASSES: u32 = 5;
+const MOST_PASSES: u32 = 6;
 
 /// How new volumes get their space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +166,7 @@ pub struct LvmBackend {
 
 /// Whether one of the backend's commands changes anything, for tests that die between them.
 pub fn changes(argv: &[OsString]) -> bool {
-    !argv.first().is_some_and(|program| ["lvs", "vgs", "cmp"].iter().any(|looks| program == looks))
+    !argv.first().is_some_and(|program| ["lvs", "vgs", "pvs", "cmp"].iter().any(|looks| program == looks))
 }
 
 impl LvmBackend {
@@ -222,6 +224,13 @@ impl LvmBackend {
         }
     }
 
+    /// Where everything in the group lies.
+    async fn segments(&self) -> Result<Vec<Segment>, Failure> {
+        let group = format!("vg_name=\"{}\"", self.config.volume_group);
+        let program = self.report("pvs").args(["--segments", "-o", report::SEGMENT_COLUMNS, "-S", &group]);
+        report::segments(&self.run(program).await?)
+    }
+
     fn report(&self, command: &str) -> Program {
         Program::new(command, self.config.command_time_limit).stopped_gently().args([
             "--reportformat",
@@ -239,9 +248,12 @@ impl LvmBackend {
             each.join(" || ")
         };
         let lvs = plan::involved(effect, &self.settings);
-        let mut observed = Observed { lvs: self.lvs(Some(named(&lvs))).await? };
+        let mut observed = Observed { lvs: self.lvs(Some(named(&lvs))).await?, ..Observed::default() };
         if let Some(lv) = plan::also_involved(effect, &observed) {
             observed.lvs.extend(self.lvs(Some(named(&[lv]))).await?);
+        }
+        if plan::needs_segments(effect, &observed, &self.settings) {
+            observed.segments = self.segments().await?;
         }
         Ok(observed)
     }
@@ -252,7 +264,7 @@ impl LvmBackend {
         loop {
             let observed = self.observe(effect).await?;
             let is_open = observed.lvs.iter().any(|lv| lv.is_open && !lv.is_thin_pool());
-            let Plan { steps, then } = match plan::plan(effect, &observed, &self.settings) {
+            let Plan { steps, mut then } = match plan::plan(effect, &observed, &self.settings) {
                 // half deleted is not busy to the ledger, but as open as others while udev looks at it
                 Err(open)
                     if matches!(open.kind, FailureKind::Busy | FailureKind::BackendError)
@@ -265,7 +277,12 @@ impl LvmBackend {
                 planned => planned?,
             };
             for step in &steps {
-                self.take(step).await?;
+                let taken = self.take(step).await;
+                if taken.as_ref().is_err_and(|failure| wants_what_others_took(step, failure)) {
+                    then = Then::LookAgain;
+                    break;
+                }
+                taken?;
             }
             match then {
                 Then::Done => return Ok(()),
@@ -320,6 +337,12 @@ impl LvmBackend {
         let devices = format!("/dev/{}", self.config.volume_group);
         export::capabilities(ExportProtocol::Local, [("directory", devices)])
     }
+}
+
+/// Whether a step needs extents that were free when it was planned: without them there is another way.
+fn wants_what_others_took(step: &Step, failure: &Failure) -> bool {
+    let (Step::SnapshotAgain { on, .. } | Step::Hold { on, .. }) = step else { return false };
+    !on.is_empty() && failure.kind == FailureKind::NoSpace
 }
 
 /// A failure in the words of the effect, where the command knows less.
@@ -415,7 +438,7 @@ impl Backend for LvmBackend {
     async fn content(&self, pool: &PoolName, object: BackendObject) -> Result<Content, Failure> {
         self.has(pool)?;
         let lvs = self.lvs(Some(format!("lv_name=\"{}\"", name::of(object)))).await?;
-        for step in plan::readable(object, &Observed { lvs })? {
+        for step in plan::readable(object, &Observed { lvs, ..Observed::default() })? {
             self.take(&step).await?;
         }
         Ok(Content { location: self.device(object).into() })

@@ -1,19 +1,19 @@
 //! What goes wrong under a backend, and what it says then.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+mod clearing;
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rustix::fs::OFlags;
 use tephra_domain::effect::{BackendObject, Effect, FailureKind};
-use tephra_domain::units::{SizeGib, Timestamp};
+use tephra_domain::units::Timestamp;
 use tephra_executors::backend::Backend;
-use tephra_executors::backend::lvm::{Clear, LvmBackend, LvmConfig, OpenError, Provisioning};
+use tephra_executors::backend::lvm::{LvmBackend, LvmConfig, OpenError, Provisioning};
 use tephra_executors::process::{Launcher, Output, ProcessError, Program, Spawner};
 
 use crate::support::{
@@ -411,110 +411,6 @@ async fn a_reverted_volume_without_room_for_its_snapshot_loses_nothing_and_can_b
         done(&backend, Effect::delete(gone)).await;
     }
     assert_eq!(group.lvs(), ["greedy"]);
-}
-
-#[tokio::test]
-#[ignore = "needs real lvm2: ./test lvm"]
-async fn what_is_deleted_is_cleared_as_configured() {
-    let group = Group::new("tephra-clear", 4);
-    // the only space that is free is what the deleted volume had
-    for (clear, is_cleared) in [
-        (Clear::Zero { limit_mib: None }, [true, true]),
-        (Clear::Zero { limit_mib: Some(1) }, [true, false]),
-        (Clear::None, [false, false]),
-        (Clear::Discard, [true, true]),
-    ] {
-        let config = LvmConfig { volume_clear: clear, ..group.config(Provisioning::Thick) };
-        let backend = group.open_with(config).await.unwrap();
-        let secret = volume();
-        done(&backend, create(secret)).await;
-        let far = (2 << 20) / 4096;
-        write(&backend, secret, 3, SOME);
-        write(&backend, secret, far, SOME);
-        done(&backend, Effect::DeleteVolume { volume: secret }).await;
-        let next = volume();
-        done(&backend, create(next)).await;
-        let device = backend.device(next).display().to_string();
-        let seen = [3, far].map(|block| {
-            let skip = format!("{}:0", block * 4096);
-            try_run(["cmp", "-s", "-n", "4096", "-i", &skip, &device, "/dev/zero"]).0
-        });
-        assert_eq!(seen, is_cleared, "{clear:?}");
-        run(["blkdiscard", "-z", &device]);
-        run(["lvremove", "-y", &group.path(next)]);
-    }
-    // a snapshot's exceptions hold what was overwritten
-    let backend = group.open(Provisioning::Thick).await;
-    let used = volume();
-    let snapshot = snapshot_of(used);
-    done(&backend, create(used)).await;
-    write(&backend, used, 3, SOME);
-    done(&backend, Effect::CreateSnapshot { snapshot }).await;
-    write(&backend, used, 3, &[0; 4096]);
-    done(&backend, Effect::DeleteSnapshot { snapshot }).await;
-    let next = volume();
-    done(&backend, create(next)).await;
-    let zeroes = fingerprint(&backend, used);
-    assert_eq!(fingerprint(&backend, next), zeroes);
-}
-
-/// What the space of a group holds that others have used before: this, in each of its extents.
-fn leave_in_all_free_space(group: &Group, content: &[u8]) {
-    run(["lvcreate", "-y", "-Wn", "-Zn", "-l", "100%FREE", "-n", "somebody-elses", &group.name]);
-    let path = format!("/dev/{}/somebody-elses", group.name);
-    let mut device = OpenOptions::new().write(true).open(path).unwrap();
-    let bytes = device.seek(SeekFrom::End(0)).unwrap();
-    for at in (0..bytes).step_by(4 << 20) {
-        device.write_all_at(content, at + (1 << 20)).unwrap();
-    }
-    device.sync_all().unwrap();
-    drop(device);
-    run(["lvremove", "-y", &format!("{}/somebody-elses", group.name)]);
-}
-
-#[tokio::test]
-#[ignore = "needs real lvm2: ./test lvm"]
-async fn a_volume_holds_zeroes_beyond_its_source_whatever_its_space_held() {
-    let group = Group::new("tephra-beyond", 16);
-    leave_in_all_free_space(&group, SOME);
-    let config = LvmConfig { volume_clear: Clear::None, ..group.config(Provisioning::Thick) };
-    let backend = group.open_with(config).await.unwrap();
-    let holds_zeroes = |object: BackendObject, from: u64| {
-        let (device, skip) = (backend.device(object).display().to_string(), format!("{from}:0"));
-        let length = (TWO.bytes() - from).to_string();
-        try_run(["cmp", "-s", "-n", &length, "-i", &skip, &device, "/dev/zero"]).0
-    };
-    let (source, made, clone, grown) = (volume(), volume(), volume(), volume());
-    let snapshot = snapshot_of(source);
-    done(&backend, create(source)).await;
-    assert!(!holds_zeroes(source, 0), "what is blank is as its space was: nobody cleared it");
-    done(&backend, Effect::CreateSnapshot { snapshot }).await;
-    done(&backend, Effect::CreateVolumeFromSnapshot { volume: made, size: TWO, snapshot }).await;
-    done(&backend, Effect::CloneVolume { volume: clone, size: TWO, source }).await;
-    // with snapshots, and without
-    done(&backend, create(grown)).await;
-    for volume in [source, grown] {
-        done(&backend, Effect::ExtendVolume { volume, to: TWO }).await;
-    }
-    let adopted = volume();
-    run(["lvcreate", "-y", "-L", "1536m", "-n", "legacy", &group.name]);
-    done(&backend, Effect::Adopt { object: adopted, from: "legacy".into(), size: Some(TWO) }).await;
-    for (object, from) in
-        [(made, 1 << 30), (clone, 1 << 30), (source, 1 << 30), (grown, 1 << 30), (adopted, 3 << 29)]
-    {
-        assert!(holds_zeroes(object, from), "{object}");
-    }
-    // somebody has it open, and to himself, as the kernel has what is mounted
-    let third = SizeGib::new(3).unwrap();
-    let exclusive = OFlags::EXCL.bits().try_into().unwrap();
-    let open = OpenOptions::new().read(true).custom_flags(exclusive).open(backend.device(grown)).unwrap();
-    done(&backend, Effect::ExtendVolume { volume: grown, to: third }).await;
-    drop(open);
-    let device = backend.device(grown).display().to_string();
-    let skip = format!("{}:0", TWO.bytes());
-    assert!(try_run(["cmp", "-s", "-n", &ONE.bytes().to_string(), "-i", &skip, &device, "/dev/zero"]).0);
-    let tags = run(["lvs", "--noheadings", "-o", "lv_tags", &group.name]);
-    assert!(!tags.contains("growing"), "{tags}");
 }
 
 #[tokio::test]

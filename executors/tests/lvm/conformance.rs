@@ -125,7 +125,8 @@ async fn conforms(name: &str, provisioning: Provisioning) {
 
     // nothing that lives no longer than an effect has outlived it
     let left: Vec<String> = group.lvs();
-    let passing = |lv: &String| ["new-", "old-", "copy-"].iter().any(|prefix| lv.starts_with(prefix));
+    let passing =
+        |lv: &String| ["new-", "old-", "copy-", "clear-"].iter().any(|prefix| lv.starts_with(prefix));
     assert!(!left.is_empty() && !left.iter().any(passing), "{left:?}");
     bench.tally.check(true);
 }

@@ -34,6 +34,9 @@ const OLD: &str = "old-";
 /// The state of a clone's source while it is being copied.
 const COPY: &str = "copy-";
 
+/// Extents that a merge into a volume has freed, while they are cleared.
+const CLEAR: &str = "clear-";
+
 /// lvm2's own bound on names, less what the device mapper adds.
 const LONGEST: usize = 110;
 
@@ -70,9 +73,14 @@ pub fn copy(lv: &str) -> String {
     format!("{COPY}{lv}")
 }
 
+/// What holds the extents that a merge into a volume has freed, while they are cleared.
+pub fn clear(lv: &str) -> String {
+    format!("{CLEAR}{lv}")
+}
+
 /// Whether a logical volume lives no longer than an effect.
 pub fn is_passing(lv: &str) -> bool {
-    [NEW, OLD, COPY]
+    [NEW, OLD, COPY, CLEAR]
         .iter()
         .filter_map(|prefix| lv.strip_prefix(prefix))
         .any(|rest| ["volume-", "temporary-"].iter().any(|kind| rest.starts_with(kind)))

@@ -10,7 +10,8 @@
 //! * A merge consumes the snapshot. Its name is tagged onto the volume before, and the tag goes
 //!   when the snapshot has been taken again. In between, [`settle`] finishes what was begun before
 //!   anything may change the volume. Deletes go on without: where the space that the merge freed has
-//!   gone to others, they make room.
+//!   gone to others, they make room. More tags say which space that was, until it is cleared or is
+//!   the snapshot's again ([`freed`]).
 //! * A thin volume is replaced by renaming: the new one beside it, the old one aside, the new one
 //!   into its place. At every point the two that are there say what comes next.
 
@@ -18,11 +19,13 @@ use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::units::SizeGib;
 
 use super::Clear;
+use super::extents::Segment;
 use super::name;
 use super::report::Lv;
 use super::step::{Plan, Step};
 
 mod copy;
+mod freed;
 mod remove;
 mod resize;
 mod revert;
@@ -43,6 +46,8 @@ pub struct Settings {
 pub struct Observed {
     /// Those that are there.
     pub lvs: Vec<Lv>,
+    /// Where everything in the group lies, if [`needs_segments`].
+    pub segments: Vec<Segment>,
 }
 
 impl Observed {
@@ -56,7 +61,9 @@ impl Observed {
 pub fn involved(effect: &Effect, settings: &Settings) -> Vec<String> {
     let target = name::of(effect.target());
     let home = name::of(home(effect));
-    let mut lvs = vec![name::copy(&target), name::new(&home), name::old(&home), target, home];
+    let passing = [name::copy(&target), name::new(&home), name::old(&home), name::clear(&home)];
+    let mut lvs = vec![target, home];
+    lvs.extend(passing);
     lvs.extend(effect.source().map(name::of));
     lvs.extend(effect.outside_name().map(name::escaped));
     lvs.extend(settings.thin_pool.clone());
@@ -70,6 +77,17 @@ pub fn involved(effect: &Effect, settings: &Settings) -> Vec<String> {
 pub fn also_involved(effect: &Effect, observed: &Observed) -> Option<String> {
     let reverted_to = half_reverted(observed.get(&name::of(home(effect)))?)?;
     observed.get(reverted_to).is_none().then(|| reverted_to.to_owned())
+}
+
+/// Whether a plan needs to know where everything lies: for a merge, and for what one has freed.
+pub fn needs_segments(effect: &Effect, observed: &Observed, settings: &Settings) -> bool {
+    let Some(volume) = observed.get(&name::of(home(effect))) else { return false };
+    let merges = if let Effect::RevertToSnapshot { snapshot, .. } = effect {
+        observed.get(&name::of(*snapshot)).is_some_and(Lv::is_thick_snapshot)
+    } else {
+        false
+    };
+    settings.clear != Clear::None && (merges || !freed::tags(volume).is_empty())
 }
 
 /// The volume that the effect's target is, or was taken of.

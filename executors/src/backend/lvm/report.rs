@@ -1,7 +1,9 @@
-//! What `lvs` and `vgs` say, from their JSON.
+//! What `lvs`, `vgs` and `pvs` say, from their JSON.
 
 use serde::Deserialize;
 use tephra_domain::effect::{Failure, FailureKind};
+
+use super::extents::{Extents, Segment};
 
 /// The columns of [`Lv`], for `lvs -o`. None of segments, which would repeat the row.
 pub const LV_COLUMNS: &str = "lv_name,lv_size,origin,origin_size,pool_lv,lv_tags,lv_attr,lv_active,\
@@ -9,6 +11,9 @@ pub const LV_COLUMNS: &str = "lv_name,lv_size,origin,origin_size,pool_lv,lv_tags
 
 /// The columns of [`Vg`], for `vgs -o`.
 pub const VG_COLUMNS: &str = "vg_name,vg_size,vg_free,vg_extent_size,vg_partial,vg_exported,lv_count";
+
+/// The columns of [`Segment`], for `pvs --segments -o`.
+pub const SEGMENT_COLUMNS: &str = "pv_name,pv_uuid,pvseg_start,pvseg_size,vg_extent_size,lv_name";
 
 /// A logical volume.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -148,6 +153,21 @@ struct VgRow {
     lv_count: String,
 }
 
+#[derive(Deserialize)]
+struct SegmentPart {
+    pvseg: Vec<SegmentRow>,
+}
+
+#[derive(Deserialize)]
+struct SegmentRow {
+    pv_name: String,
+    pv_uuid: String,
+    pvseg_start: String,
+    pvseg_size: String,
+    vg_extent_size: String,
+    lv_name: String,
+}
+
 /// The logical volumes that `lvs` printed.
 ///
 /// # Errors
@@ -164,6 +184,31 @@ pub fn lvs(json: &[u8]) -> Result<Vec<Lv>, Failure> {
 pub fn vgs(json: &[u8]) -> Result<Option<Vg>, Failure> {
     let report: Report<VgPart> = serde_json::from_slice(json).map_err(|error| strange("vgs", &error))?;
     report.report.into_iter().flat_map(|part| part.vg).next().map(vg).transpose()
+}
+
+/// The parts of the group's disks that `pvs` printed.
+///
+/// # Errors
+/// `BackendError` for anything but that.
+pub fn segments(json: &[u8]) -> Result<Vec<Segment>, Failure> {
+    let report: Report<SegmentPart> = serde_json::from_slice(json).map_err(|error| strange("pvs", &error))?;
+    report.report.into_iter().flat_map(|part| part.pvseg).map(segment).collect()
+}
+
+fn segment(row: SegmentRow) -> Result<Segment, Failure> {
+    let lv = plain_name(&row.lv_name);
+    let (first, count) = (number(&row.pvseg_start)?, number(&row.pvseg_size)?);
+    Ok(Segment {
+        pv: row.pv_name,
+        extents: Extents { uuid: row.pv_uuid, first, count },
+        extent_bytes: number(&row.vg_extent_size)?,
+        lv: if lv.is_empty() { None } else { Some(lv) },
+    })
+}
+
+/// Without the brackets of what is hidden.
+fn plain_name(name: &str) -> String {
+    name.trim_matches(['[', ']']).to_owned()
 }
 
 fn lv(row: LvRow) -> Result<Lv, Failure> {
@@ -183,7 +228,7 @@ fn lv(row: LvRow) -> Result<Lv, Failure> {
         merge_failed: row.lv_merge_failed == "1",
         data_percent: row.data_percent.parse().ok(),
         metadata_percent: row.metadata_percent.parse().ok(),
-        name: row.lv_name.trim_matches(['[', ']']).to_owned(),
+        name: plain_name(&row.lv_name),
     })
 }
 
@@ -208,6 +253,7 @@ fn strange(program: &str, what: &dyn std::fmt::Display) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use super::super::extents;
     use super::*;
 
     fn recorded(json: &str) -> Vec<Lv> {
@@ -276,10 +322,25 @@ mod tests {
         assert_eq!(vgs(br#"{"report": [{"vg": []}]}"#).unwrap(), None);
     }
 
+    #[test]
+    fn the_extents_of_a_thick_snapshot_are_found_and_what_is_free_is_nobodys() {
+        let found = segments(include_bytes!("recorded/segments.json")).unwrap();
+        let own = extents::of("s64", &found);
+        assert_eq!(own.len(), 1);
+        assert_eq!((own[0].first, own[0].count, found[0].extent_bytes), (256, 257, 4 << 20));
+        let free: Vec<u64> = found
+            .iter()
+            .filter(|segment| segment.lv.is_none())
+            .map(|segment| segment.extents.count)
+            .collect();
+        assert_eq!(free, [1534, 2047]);
+    }
+
     /// Whatever a broken pipe or another lvm2 makes of a report, it is read or refused.
     #[test]
     fn a_lost_end_is_refused_and_a_changed_byte_is_no_panic() {
-        let samples: [&[u8]; 6] = [
+        let samples: [&[u8]; 7] = [
+            include_bytes!("recorded/segments.json"),
             include_bytes!("recorded/thick-snapshot.json"),
             include_bytes!("recorded/thick-merging.json"),
             include_bytes!("recorded/thick-suspended.json"),
@@ -290,15 +351,17 @@ mod tests {
         for sample in samples.map(<[u8]>::trim_ascii_end) {
             for at in 0..sample.len() {
                 assert!(lvs(&sample[..at]).is_err() && vgs(&sample[..at]).is_err(), "cut at {at}");
+                assert!(segments(&sample[..at]).is_err(), "cut at {at}");
                 for byte in [0, b'"', b'-', b'9', b'{', 0xff] {
                     let mut changed = sample.to_vec();
                     changed[at] = byte;
                     for lv in lvs(&changed).unwrap_or_default() {
                         assert!(lv.shown_bytes() == lv.bytes || lv.is_thick_snapshot());
                     }
-                    if let Err(failure) = vgs(&changed) {
-                        assert_eq!(failure.kind, FailureKind::BackendError);
-                    }
+                    let failures = [vgs(&changed).err(), segments(&changed).err()];
+                    assert!(
+                        failures.iter().flatten().all(|failure| failure.kind == FailureKind::BackendError)
+                    );
                 }
             }
         }

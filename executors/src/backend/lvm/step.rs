@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::extents::PvExtents;
 use super::name;
 use super::{Clear, LvmConfig};
 use crate::process::Program;
@@ -27,14 +28,16 @@ pub enum Step {
     CreateThin { lv: String, bytes: u64, pool: String, incomplete: bool },
     /// A snapshot with space for all of its origin, which has so many bytes.
     SnapshotThick { lv: String, of: String, bytes: u64 },
-    /// A thick snapshot that a merge has consumed, under its name.
-    SnapshotAgain { lv: String, of: String, bytes: u64 },
+    /// A thick snapshot that a merge has consumed, under its name, on these extents if any are named.
+    SnapshotAgain { lv: String, of: String, bytes: u64, on: Vec<PvExtents> },
+    /// A passing volume of all of these extents, with what they hold.
+    Hold { lv: String, on: Vec<PvExtents> },
     /// A snapshot in its origin's pool; a volume from it if it is to be written.
     SnapshotThin { lv: String, of: String, is_volume: bool, incomplete: bool },
-    /// One tag more.
-    AddTag { lv: String, tag: String },
-    /// One tag less.
-    RemoveTag { lv: String, tag: String },
+    /// More tags, all at once.
+    AddTags { lv: String, tags: Vec<String> },
+    /// Fewer tags, all at once.
+    RemoveTags { lv: String, tags: Vec<String> },
     /// Its device is there.
     Activate { lv: String },
     /// Its device is not.
@@ -123,20 +126,23 @@ impl Commands<'_> {
                 let program = self.lvm("lvcreate").args(["-y", "-T", "-n", lv]);
                 one(tagged(program, *incomplete).args(["-V", &in_bytes(*bytes)]).arg(self.path(pool)))
             }
-            Step::SnapshotThick { lv, of, bytes } | Step::SnapshotAgain { lv, of, bytes } => {
-                let chunk = in_bytes(SNAPSHOT_CHUNK_BYTES);
-                let program = self.lvm("lvcreate").args(["-y", "-s", "-c", &chunk, "-n", lv]);
-                one(tagged(program, false).args(["-L", &in_bytes(snapshot_bytes(*bytes))]).arg(self.path(of)))
+            Step::SnapshotThick { lv, of, bytes } => one(self.snapshot(lv, of, *bytes)),
+            Step::SnapshotAgain { lv, of, bytes, on } => {
+                one(self.snapshot(lv, of, *bytes).args(on.iter().map(PvExtents::to_string)))
+            }
+            Step::Hold { lv, on } => {
+                let count: u64 = on.iter().map(|extents| extents.count).sum();
+                let program = self.lvm("lvcreate").args(["-y", "-Wn", "-Zn", "-n", lv]);
+                let program = tagged(program, false).args(["-l", &count.to_string(), vg]);
+                one(program.args(on.iter().map(PvExtents::to_string)))
             }
             Step::SnapshotThin { lv, of, is_volume, incomplete } => {
                 let skip_activation = if *is_volume { "-kn" } else { "-ky" };
                 let program = self.lvm("lvcreate").args(["-y", "-s", skip_activation, "-n", lv]);
                 one(tagged(program, *incomplete).arg(self.path(of)))
             }
-            Step::AddTag { lv, tag } => one(self.lvm("lvchange").args(["--addtag", tag]).arg(self.path(lv))),
-            Step::RemoveTag { lv, tag } => {
-                one(self.lvm("lvchange").args(["--deltag", tag]).arg(self.path(lv)))
-            }
+            Step::AddTags { lv, tags } => one(self.tagging(lv, "--addtag", tags)),
+            Step::RemoveTags { lv, tags } => one(self.tagging(lv, "--deltag", tags)),
             Step::Activate { lv } => one(self.activate(lv)),
             Step::Deactivate { lv } => one(self.deactivate(lv)),
             Step::Extend { lv, bytes } => one(self.extend(lv, *bytes)),
@@ -191,6 +197,17 @@ impl Commands<'_> {
         }
     }
 
+    fn snapshot(&self, lv: &str, of: &str, bytes: u64) -> Program {
+        let chunk = in_bytes(SNAPSHOT_CHUNK_BYTES);
+        let program = self.lvm("lvcreate").args(["-y", "-s", "-c", &chunk, "-n", lv]);
+        tagged(program, false).args(["-L", &in_bytes(snapshot_bytes(bytes))]).arg(self.path(of))
+    }
+
+    fn tagging(&self, lv: &str, option: &str, tags: &[String]) -> Program {
+        let options = tags.iter().flat_map(|tag| [option, tag]);
+        self.lvm("lvchange").args(options).arg(self.path(lv))
+    }
+
     fn activate(&self, lv: &str) -> Program {
         // -K: also what is not activated with its group, as thin snapshots
         self.lvm("lvchange").args(["-y", "-ay", "-K"]).arg(self.path(lv))
@@ -232,7 +249,7 @@ fn tagged(program: Program, incomplete: bool) -> Program {
 
 /// What a snapshot takes that cannot overflow: every chunk of the origin, their table, and a header.
 /// Asked for as `100%ORIGIN`, lvm2 would be content with less where there is less.
-const fn snapshot_bytes(origin_bytes: u64) -> u64 {
+pub const fn snapshot_bytes(origin_bytes: u64) -> u64 {
     let chunks = origin_bytes.div_ceil(SNAPSHOT_CHUNK_BYTES);
     let table = chunks.div_ceil(SNAPSHOT_CHUNK_BYTES / SNAPSHOT_ENTRY_BYTES);
     // the table's last area may be begun anew when it is just full

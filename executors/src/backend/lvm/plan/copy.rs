@@ -64,7 +64,7 @@ impl World<'_> {
             steps.push(Step::Extend { lv: lv.clone(), bytes: size.bytes() });
         }
         steps.extend(target.into_iter().flat_map(activated));
-        steps.push(Step::RemoveTag { lv, tag: name::INCOMPLETE.to_owned() });
+        steps.push(Step::RemoveTags { lv, tags: vec![name::INCOMPLETE.to_owned()] });
         Ok(Plan::done(steps))
     }
 
@@ -76,7 +76,7 @@ impl World<'_> {
         target: Option<&Lv>,
     ) -> Result<Plan, Failure> {
         let lv = name::of(volume);
-        let complete = Step::RemoveTag { lv: lv.clone(), tag: name::INCOMPLETE.to_owned() };
+        let complete = Step::RemoveTags { lv: lv.clone(), tags: vec![name::INCOMPLETE.to_owned()] };
         let copied_from = name::copy(&lv);
         let passing = self.observed.get(&copied_from);
         if let (Some(_), Some(passing)) = (target, passing)
@@ -155,7 +155,7 @@ impl World<'_> {
         let tag = || name::INCOMPLETE.to_owned();
         let mut steps = Vec::new();
         if !target.has_tag(name::INCOMPLETE) {
-            steps.push(Step::AddTag { lv: lv.clone(), tag: tag() });
+            steps.push(Step::AddTags { lv: lv.clone(), tags: vec![tag()] });
         }
         steps.extend(activated(target));
         steps.extend(activated(from));
@@ -164,7 +164,7 @@ impl World<'_> {
             steps.push(Step::Zero { lv: lv.clone(), from: from.shown_bytes(), to: target.bytes });
         }
         steps.push(Step::Sync { lv: lv.clone() });
-        steps.push(Step::RemoveTag { lv: lv.clone(), tag: tag() });
+        steps.push(Step::RemoveTags { lv: lv.clone(), tags: vec![tag()] });
         Ok(Plan::done(steps))
     }
 }

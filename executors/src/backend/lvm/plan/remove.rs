@@ -5,7 +5,7 @@ use tephra_domain::effect::{BackendObject, Failure, FailureKind};
 use super::super::Clear;
 use super::super::name;
 use super::super::report::Lv;
-use super::super::step::{Plan, Step};
+use super::super::step::{Plan, Step, snapshot_bytes};
 use super::{World, activated, is_unused};
 
 impl World<'_> {
@@ -18,8 +18,12 @@ impl World<'_> {
                 let message = format!("{volume} has thick snapshots, which would go with it");
                 return Err(Failure::new(FailureKind::Busy, message));
             }
+            // with the volume, what it says of freed space would go
+            if let Some(first) = self.reclaim(lv) {
+                return Ok(first);
+            }
             if self.must_be_cleared(lv) && !lv.has_tag(name::DELETING) {
-                steps.push(Step::AddTag { lv: target.clone(), tag: name::DELETING.to_owned() });
+                steps.push(Step::AddTags { lv: target.clone(), tags: vec![name::DELETING.to_owned()] });
             }
             steps.extend(self.clear_and_remove(lv));
         }
@@ -49,8 +53,7 @@ impl World<'_> {
         if of.is_thin() || self.settings.clear == Clear::None {
             return vec![Step::Remove { lv: lv.to_owned() }];
         }
-        // its exceptions take at most what the origin has
-        self.split_clear_and_remove(lv, of.bytes)
+        self.split_clear_and_remove(lv, snapshot_bytes(of.bytes))
     }
 
     /// Written over under a snapshot's table, its space would still be in use. Split from its

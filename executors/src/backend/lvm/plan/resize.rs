@@ -75,7 +75,10 @@ fn grown(name: &str, lv: &Lv, bytes: u64) -> Vec<Step> {
         return extend;
     }
     let tag = name::growing(lv.bytes, bytes);
-    let mut steps = vec![Step::AddTag { lv: named(), tag: tag.clone() }];
+    let mut steps = Vec::new();
+    if !lv.has_tag(&tag) {
+        steps.push(Step::AddTags { lv: named(), tags: vec![tag.clone()] });
+    }
     steps.extend(extend);
     steps.extend(zeroed(name, lv.bytes, bytes, tag));
     steps
@@ -86,14 +89,16 @@ fn zeroed(name: &str, from: u64, to: u64, tag: String) -> [Step; 3] {
     [
         Step::ZeroGrown { lv: named(), from, to },
         Step::Sync { lv: named() },
-        Step::RemoveTag { lv: named(), tag },
+        Step::RemoveTags { lv: named(), tags: vec![tag] },
     ]
 }
 
 /// What finishes an extend that an attempt has left half-done, unless the effect can do without.
 pub fn settle_growth(effect: &Effect, volume: &Lv) -> Option<Plan> {
     let steps = half_grown(volume);
-    (!steps.is_empty() && !may_wait(effect)).then(|| Plan::first(steps))
+    let goes_on = matches!(effect, Effect::ExtendVolume { to, .. } if volume.bytes < to.bytes()
+        && volume.has_tag(&name::growing(volume.bytes, to.bytes())));
+    (!steps.is_empty() && !goes_on && !may_wait(effect)).then(|| Plan::first(steps))
 }
 
 /// What finishes an extend that an attempt has left half-done.
@@ -102,7 +107,7 @@ pub fn half_grown(volume: &Lv) -> Vec<Step> {
     let Some((tag, (from, to))) = growth else { return Vec::new() };
     if volume.bytes != to {
         // it has not grown
-        return vec![Step::RemoveTag { lv: volume.name.clone(), tag: tag.clone() }];
+        return vec![Step::RemoveTags { lv: volume.name.clone(), tags: vec![tag.clone()] }];
     }
     let mut steps = activated(volume);
     steps.extend(zeroed(&volume.name, from, to, tag.clone()));

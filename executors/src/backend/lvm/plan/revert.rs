@@ -6,7 +6,7 @@ use super::super::name;
 use super::super::report::Lv;
 use super::super::step::{Plan, Step, Then};
 use super::resize::settle_growth;
-use super::{World, activated, half_reverted, home, is_unused};
+use super::{World, activated, freed, half_reverted, home, is_unused};
 
 /// Whether an effect needs a snapshot that a merge has consumed to be taken again before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,15 +81,19 @@ impl World<'_> {
         if let Some(plan) = settle_growth(effect, volume) {
             return Ok(Some(plan));
         }
-        let Some(snapshot) = half_reverted(volume) else { return Ok(None) };
-        let forget = Step::RemoveTag { lv: volume.name.clone(), tag: name::reverting(snapshot) };
+        if self.observed.get(&name::clear(&volume.name)).is_some() {
+            return Ok(self.reclaim(volume));
+        }
+        let Some(snapshot) = half_reverted(volume) else { return Ok(self.reclaim(volume)) };
+        let lv = || volume.name.clone();
+        let forget = Step::RemoveTags { lv: lv(), tags: vec![name::reverting(snapshot)] };
+        let goes_on =
+            matches!(effect, Effect::RevertToSnapshot { snapshot: to, .. } if name::of(*to) == snapshot);
         if let Some(left) = self.observed.get(snapshot) {
             if !left.is_thick_snapshot() {
                 // lvm2 died after the merge, and before it removed the space that the snapshot had
                 return Ok(Some(Plan::first(self.remove_snapshot_steps(left))));
             }
-            let goes_on =
-                matches!(effect, Effect::RevertToSnapshot { snapshot: to, .. } if name::of(*to) == snapshot);
             // the merge never began, or the snapshot has been taken again: both are whole
             return Ok((!goes_on).then(|| Plan::first(vec![forget])));
         }
@@ -98,16 +102,14 @@ impl World<'_> {
             TakeAgain::Later => return Ok(None),
             TakeAgain::Now => {}
         }
+        let mut tags = freed::tags(volume);
+        let on = if tags.is_empty() { Some(Vec::new()) } else { self.where_the_snapshot_was(volume) };
+        let Some(on) = on else { return Ok(self.reclaim(volume)) };
+        tags.push(name::reverting(snapshot));
         let mut steps = activated(volume);
-        steps.push(Step::SnapshotAgain {
-            lv: snapshot.to_owned(),
-            of: volume.name.clone(),
-            bytes: volume.bytes,
-        });
-        steps.push(forget);
-        let is_all =
-            matches!(effect, Effect::RevertToSnapshot { snapshot: to, .. } if name::of(*to) == snapshot);
-        Ok(Some(if is_all { Plan::done(steps) } else { Plan::first(steps) }))
+        steps.push(Step::SnapshotAgain { lv: snapshot.to_owned(), of: lv(), bytes: volume.bytes, on });
+        steps.push(Step::RemoveTags { lv: lv(), tags });
+        Ok(Some(if goes_on { Plan::done(steps) } else { Plan::first(steps) }))
     }
 
     /// Of three names, two are there while a thin volume is being replaced.
@@ -166,8 +168,12 @@ impl World<'_> {
             ));
         }
         let mut steps = activated(target);
+        let mut tags = self.tags_of_what_a_merge_frees(target, from);
         if half_reverted(target) != Some(&from.name) {
-            steps.push(Step::AddTag { lv: target.name.clone(), tag: name::reverting(&from.name) });
+            tags.push(name::reverting(&from.name));
+        }
+        if !tags.is_empty() {
+            steps.push(Step::AddTags { lv: target.name.clone(), tags });
         }
         steps.push(Step::Merge { lv: from.name.clone() });
         Ok(Plan::first(steps))

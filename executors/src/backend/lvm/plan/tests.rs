@@ -6,8 +6,11 @@ use tephra_domain::ids::{AttachmentId, BackendName, OperationId, SnapshotId, Vol
 use uuid::Uuid;
 
 use super::super::LvmConfig;
+use super::super::extents::{Extents, PvExtents};
 use super::super::step::{Commands, Then};
 use super::*;
+
+mod freed;
 
 const GIB: u64 = 1 << 30;
 
@@ -81,7 +84,7 @@ fn tagged(mut lv: Lv, tag: &str) -> Lv {
 }
 
 fn planned(effect: &Effect, lvs: Vec<Lv>, settings: &Settings) -> Result<Plan, FailureKind> {
-    plan(effect, &Observed { lvs }, settings).map_err(|failure| failure.kind)
+    plan(effect, &Observed { lvs, ..Observed::default() }, settings).map_err(|failure| failure.kind)
 }
 
 /// The steps of a plan, each by its name and what it is about.
@@ -108,19 +111,24 @@ fn check_refused(effect: &Effect, lvs: Vec<Lv>, settings: &Settings, kind: Failu
     assert_eq!(planned(effect, lvs, settings), Err(kind), "{effect:?} with {shown}");
 }
 
+fn places(on: &[PvExtents]) -> String {
+    on.iter().map(|extents| format!(" {extents}")).collect()
+}
+
 /// Ids are one digit long here, so that a plan fits on a line.
 fn short(step: &Step) -> String {
     let text = match step {
         Step::CreateThick { lv, incomplete, .. } => format!("thick {lv} {incomplete}"),
         Step::CreateThin { lv, incomplete, .. } => format!("thin {lv} {incomplete}"),
         Step::SnapshotThick { lv, of, .. } => format!("snapshot {lv} of {of}"),
-        Step::SnapshotAgain { lv, of, .. } => format!("snapshot {lv} of {of} again"),
+        Step::SnapshotAgain { lv, of, on, .. } => format!("snapshot {lv} of {of} again{}", places(on)),
+        Step::Hold { lv, on } => format!("hold {lv}{}", places(on)),
         Step::SnapshotThin { lv, of, is_volume: true, incomplete } => {
             format!("twin {lv} of {of} {incomplete}")
         }
         Step::SnapshotThin { lv, of, .. } => format!("thin snapshot {lv} of {of}"),
-        Step::AddTag { lv, tag } => format!("tag {lv} {tag}"),
-        Step::RemoveTag { lv, tag } => format!("untag {lv} {tag}"),
+        Step::AddTags { lv, tags } => format!("tag {lv} {}", tags.join(" ")),
+        Step::RemoveTags { lv, tags } => format!("untag {lv} {}", tags.join(" ")),
         Step::Activate { lv } => format!("activate {lv}"),
         Step::Deactivate { lv } => format!("deactivate {lv}"),
         Step::Extend { lv, bytes } => format!("extend {lv} {}", bytes / GIB),
@@ -328,9 +336,15 @@ fn nobody_sees_what_a_volume_has_grown_by_before_it_is_zeroed() {
         let away = Lv { is_active: false, ..half(3) };
         let all = [&["activate volume-1"], &zeroed[..]].concat();
         check(&effect, vec![away], &thick(), &all, Then::LookAgain);
-        check(&effect, vec![half(1)], &thick(), &[&untag], Then::LookAgain);
+        if !matches!(effect, Effect::ExtendVolume { .. }) {
+            check(&effect, vec![half(1)], &thick(), &[&untag], Then::LookAgain);
+        }
     }
-    let read = readable(volume(), &Observed { lvs: vec![half(3)] }).unwrap();
+    let extend = |size| Effect::ExtendVolume { volume: volume(), to: gib(size) };
+    let on = [&["extend volume-1 3"], &zeroed[..]].concat();
+    check(&extend(3), vec![half(1)], &thick(), &on, Then::Done);
+    check(&extend(4), vec![half(1)], &thick(), &[&untag], Then::LookAgain);
+    let read = readable(volume(), &Observed { lvs: vec![half(3)], ..Observed::default() }).unwrap();
     assert_eq!(read.iter().map(short).collect::<Vec<_>>(), zeroed);
     let all = ["tag volume-1 tephra.deleting", "clear volume-1", "remove volume-1"];
     check(&Effect::delete(volume()), vec![half(3)], &thick(), &all, Then::Done);
@@ -388,7 +402,7 @@ fn a_merge_has_its_snapshots_name_on_the_volume_until_it_is_taken_again() {
         check(&other, vec![marked(origin(volume(), 1)), present()], &thick(), &[&*forget], Then::LookAgain);
     }
     let effect = Effect::CreateSnapshot { snapshot: safety() };
-    let observed = Observed { lvs: vec![marked(plain(volume(), 1))] };
+    let observed = Observed { lvs: vec![marked(plain(volume(), 1))], ..Observed::default() };
     assert_eq!(also_involved(&effect, &observed), Some(name::of(snapshot())));
 }
 
@@ -531,7 +545,10 @@ fn what_is_taken_over_keeps_its_data_and_what_is_given_up_takes_nobodys_name() {
 
 #[test]
 fn what_is_read_has_its_device_and_is_whole() {
-    let steps = |lv: Lv| readable(snapshot(), &Observed { lvs: vec![lv] }).map_err(|failure| failure.kind);
+    let steps = |lv: Lv| {
+        readable(snapshot(), &Observed { lvs: vec![lv], ..Observed::default() })
+            .map_err(|failure| failure.kind)
+    };
     let inactive = Lv { is_active: false, ..in_pool(name::of(snapshot()), 1) };
     assert_eq!(steps(inactive), Ok(vec![Step::Activate { lv: name::of(snapshot()) }]));
     assert_eq!(steps(in_pool(name::of(snapshot()), 1)), Ok(vec![]));
