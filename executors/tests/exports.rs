@@ -272,7 +272,7 @@ impl ExportBench for TgtBench {
     async fn leave_interrupted(&self, effect: &Effect) {
         let interrupter = Interrupter::new("attempt").env(DIRECTORY, self.directory.path());
         let died = interrupter.attempt_until_done(&PoolName::new("pool"), effect).await;
-        *self.died.lock().unwrap().entry(effect.name()).or_default() += died;
+        *self.died.lock().unwrap().entry(effect.name()).or_default() += died.len();
     }
 
     async fn restart(&self) {

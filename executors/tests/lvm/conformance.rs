@@ -13,12 +13,13 @@ use tephra_executors::backend::lvm::{LvmBackend, Provisioning, changes};
 
 use crate::support::{Group, fingerprint, glance, write};
 
-/// How often effects of one name are interrupted: once where they always go the same way.
+/// How often effects of one name are interrupted: once where they always go the same way, otherwise
+/// until all ways have come in the suite. Whether they have is seen at the end: [`DEATHS_OF_THICK`].
 const fn times_interrupted(effect: &Effect) -> u32 {
     match effect {
+        // one that is larger than the snapshot comes third, as does growing with snapshots
+        Effect::CreateVolumeFromSnapshot { .. } | Effect::ExtendVolume { .. } => 3,
         Effect::CloneVolume { .. }
-        | Effect::CreateVolumeFromSnapshot { .. }
-        | Effect::ExtendVolume { .. }
         | Effect::RevertToSnapshot { .. }
         | Effect::Adopt { .. }
         | Effect::Disown { .. } => 2,
@@ -38,6 +39,61 @@ const fn times_interrupted(effect: &Effect) -> u32 {
         | Effect::UnexportVolume { .. } => 0,
     }
 }
+
+/// Commands after which an attempt must have died, in part by their first words and in part by words
+/// that no other of the effect's has.
+const DEATHS_OF_THICK: &[(&str, &[&str])] = &[
+    ("CreateVolume", &["lvcreate -y -Wy"]),
+    (
+        "CreateVolumeFromSnapshot",
+        &["lvcreate -y -Wy", "qemu-img convert", "blkdiscard -z", "sync", "--deltag tephra.incomplete"],
+    ),
+    (
+        "CloneVolume",
+        &[
+            "lvcreate -y -s",
+            "lvcreate -y -Wy",
+            "qemu-img convert",
+            "blkdiscard -z",
+            "sync",
+            "--splitsnapshot",
+            "--deltag tephra.incomplete",
+        ],
+    ),
+    ("DeleteVolume", &["--addtag tephra.deleting", "blkdiscard -z", "lvremove"]),
+    (
+        "ExtendVolume",
+        &[
+            "--addtag tephra.growing",
+            "lvchange -y -an",
+            "lvextend",
+            "blkdiscard -z",
+            "sync",
+            "--deltag tephra.growing",
+        ],
+    ),
+    ("ShrinkVolume", &["lvreduce"]),
+    ("CreateSnapshot", &["lvcreate -y -s"]),
+    ("DeleteSnapshot", &["--splitsnapshot", "blkdiscard -z", "lvremove"]),
+    ("RevertToSnapshot", &["--addtag tephra.freed", "--merge", "lvcreate -y -s", "--deltag tephra.freed"]),
+    (
+        "OverwriteVolume",
+        &["--addtag tephra.incomplete", "qemu-img convert", "sync", "--deltag tephra.incomplete"],
+    ),
+];
+
+const DEATHS_OF_THIN: &[(&str, &[&str])] = &[
+    ("CreateVolume", &["lvcreate -y -T"]),
+    ("CreateVolumeFromSnapshot", &["lvcreate -y -s -kn", "lvextend", "--deltag tephra.incomplete"]),
+    ("CloneVolume", &["lvcreate -y -s -kn", "lvextend", "--deltag tephra.incomplete"]),
+    ("DeleteVolume", &["lvremove"]),
+    ("ExtendVolume", &["lvextend"]),
+    ("ShrinkVolume", &["lvreduce"]),
+    ("CreateSnapshot", &["lvcreate -y -s -ky"]),
+    ("DeleteSnapshot", &["lvremove"]),
+    ("RevertToSnapshot", &["lvcreate -y -s -kn", "lvrename", "lvremove"]),
+    ("OverwriteVolume", &["lvcreate -y -s -kn", "lvrename", "lvremove"]),
+];
 
 const GROUP: &str = "TEPHRA_LVM_GROUP";
 const THIN: &str = "TEPHRA_LVM_THIN";
@@ -129,6 +185,8 @@ async fn conforms(name: &str, provisioning: Provisioning) {
         |lv: &String| ["new-", "old-", "copy-", "clear-"].iter().any(|prefix| lv.starts_with(prefix));
     assert!(!left.is_empty() && !left.iter().any(passing), "{left:?}");
     bench.tally.check(true);
+    let is_thin = provisioning == Provisioning::Thin;
+    bench.tally.check_died_after(if is_thin { DEATHS_OF_THIN } else { DEATHS_OF_THICK });
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@
 //! file has one ignored test for it, which calls [`Attempt::from_environment`], opens the backend
 //! over [`Attempt::launcher`] or before [`Attempt::witness`], and performs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -68,22 +68,21 @@ impl Interrupter {
         self
     }
 
-    /// Attempts an effect until an attempt comes to the end, and says how many died before.
+    /// Attempts an effect until an attempt comes to the end, and says after which changes others died.
     ///
     /// # Panics
     /// If an attempt fails otherwise than by dying, or if there is no end.
     #[allow(clippy::panic, reason = "whatever is not as expected is a failure of the test")]
-    pub async fn attempt_until_done(&self, pool: &PoolName, effect: &Effect) -> usize {
+    pub async fn attempt_until_done(&self, pool: &PoolName, effect: &Effect) -> Vec<String> {
         let mut changes = 1;
-        let mut seen = BTreeSet::new();
-        for died in 0..MOST_ATTEMPTS {
-            match self.attempt(pool, effect, changes).await {
-                None => return died,
-                // an attempt that begins anew where the last one did must be let further
-                Some(last) => changes += usize::from(!seen.insert(last)),
-            }
+        let mut deaths: Vec<String> = Vec::new();
+        for _ in 0..MOST_ATTEMPTS {
+            let Some(last) = self.attempt(pool, effect, changes).await else { return deaths };
+            // an attempt that begins anew where the last one did must be let further
+            changes += usize::from(deaths.contains(&last));
+            deaths.push(last);
         }
-        panic!("attempts at {effect:?} never come to an end: {seen:?}");
+        panic!("attempts at {effect:?} never come to an end: {deaths:?}");
     }
 
     /// The command after which the attempt died; nothing if it came to the end.
@@ -106,10 +105,16 @@ impl Interrupter {
     }
 }
 
-/// How often effects of each name were interrupted, and how many attempts died at that. Without it, a
-/// suite in which nothing ever dies would pass.
+/// How often effects of each name were interrupted, and after which changes attempts died at that.
+/// Without it, a suite in which nothing ever dies would pass.
 #[derive(Debug, Default)]
-pub struct Tally(Mutex<BTreeMap<&'static str, (u32, usize)>>);
+pub struct Tally(Mutex<BTreeMap<&'static str, Interruptions>>);
+
+#[derive(Debug, Default)]
+struct Interruptions {
+    times: u32,
+    deaths: Vec<String>,
+}
 
 impl Tally {
     /// The effects of the suite that a backend performs by itself, by changing something.
@@ -129,21 +134,20 @@ impl Tally {
     ];
 
     /// Whether an effect is to be interrupted, which then counts: not if that has happened to so many
-    /// of its name. Those that go different ways for different volumes (larger than the source, with
-    /// snapshots) meet them by the second time.
+    /// of its name. How many it takes until those have come that go another way (larger than the source,
+    /// with snapshots) is for the bench to say; [`Tally::check_died_after`] tells whether it was enough.
     pub fn begin(&self, most: u32, effect: &Effect) -> bool {
         let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (times, _) = tally.entry(effect.name()).or_default();
-        let is_due = *times < most && Self::CHANGING.contains(&effect.name());
-        *times = times.saturating_add(u32::from(is_due));
+        let of = tally.entry(effect.name()).or_default();
+        let is_due = of.times < most && Self::CHANGING.contains(&effect.name());
+        of.times = of.times.saturating_add(u32::from(is_due));
         is_due
     }
 
-    /// So many attempts at an effect have died.
-    pub fn died(&self, effect: &Effect, deaths: usize) {
+    /// Attempts at an effect have died after these changes.
+    pub fn died(&self, effect: &Effect, deaths: Vec<String>) {
         let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, died) = tally.entry(effect.name()).or_default();
-        *died = died.saturating_add(deaths);
+        tally.entry(effect.name()).or_default().deaths.extend(deaths);
     }
 
     /// Interrupts an effect, if that is to be.
@@ -160,12 +164,32 @@ impl Tally {
     #[allow(clippy::panic, reason = "whatever is not as expected is a failure of the test")]
     pub fn check(&self, native_revert: bool) {
         let tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        println!("interrupted (times, deaths): {tally:?}");
+        let counts: BTreeMap<_, _> =
+            tally.iter().map(|(effect, of)| (*effect, (of.times, of.deaths.len()))).collect();
+        println!("interrupted (times, deaths): {counts:?}");
         for effect in Self::CHANGING {
-            let (times, deaths) = tally.get(effect).copied().unwrap_or_default();
+            let (times, deaths) = counts.get(effect).copied().unwrap_or_default();
             let is_expected = native_revert || effect != "RevertToSnapshot";
             if is_expected && (times == 0 || deaths == 0) {
-                panic!("{effect} never died: {tally:?}");
+                panic!("{effect} never died: {counts:?}");
+            }
+        }
+    }
+
+    /// At the end of the suite: each of these effects had an attempt that died after a change with these
+    /// words in it.
+    ///
+    /// # Panics
+    /// If one had none: the suite does not go the way any more on which that is done.
+    #[allow(clippy::panic, reason = "whatever is not as expected is a failure of the test")]
+    pub fn check_died_after(&self, expected: &[(&str, &[&str])]) {
+        let tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (effect, changes) in expected {
+            let deaths = tally.get(effect).map(|of| of.deaths.as_slice()).unwrap_or_default();
+            for change in *changes {
+                if !deaths.iter().any(|death| death.contains(change)) {
+                    panic!("no attempt at {effect} died after {change:?}, only after {deaths:#?}");
+                }
             }
         }
     }
@@ -260,5 +284,38 @@ impl Witness for DyingWitness {
         if let Err(error) = self.0.comes_after(&format!("{what} {name}")) {
             panic!("it cannot die: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tephra_domain::effect::BackendObject;
+    use tephra_domain::ids::VolumeId;
+
+    use super::*;
+
+    fn delete() -> Effect {
+        Effect::DeleteVolume { volume: BackendObject::Volume(VolumeId::from_uuid(Uuid::nil())) }
+    }
+
+    #[test]
+    fn an_effect_is_interrupted_as_often_as_asked() {
+        let tally = Tally::default();
+        assert_eq!([1, 2, 3].map(|_| tally.begin(2, &delete())), [true, true, false]);
+    }
+
+    #[test]
+    fn what_an_attempt_died_after_is_remembered() {
+        let tally = Tally::default();
+        tally.died(&delete(), vec!["lvchange --addtag a v".to_owned(), "lvremove v".to_owned()]);
+        tally.check_died_after(&[("DeleteVolume", &["lvremove", "--addtag"])]);
+    }
+
+    #[test]
+    #[should_panic(expected = "no attempt at DeleteVolume died after \"lvremove\"")]
+    fn a_way_that_the_suite_does_not_go_is_noticed() {
+        let tally = Tally::default();
+        tally.died(&delete(), vec!["lvchange --addtag a v".to_owned()]);
+        tally.check_died_after(&[("DeleteVolume", &["--addtag", "lvremove"])]);
     }
 }
