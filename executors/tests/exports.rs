@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use tephra_executors::export::conformance::{ExportBench, Shown, check_all, sourc
 use tephra_executors::export::memory::MemoryExporter;
 use tephra_executors::export::tgt::{DEFAULT_IQN_PREFIX, TgtConfig, TgtExporter, changes, target_name};
 use tephra_executors::export::{Exporter, Exporting};
-use tephra_executors::process::{Launcher, Spawner};
+use tephra_executors::process::{Launcher, Output, ProcessError, Program, Spawner};
 use tephra_journal::secrets::{MASTER_KEY_BYTES, MasterKey};
 use uuid::Uuid;
 
@@ -371,6 +372,41 @@ async fn growing_under_a_host_that_writes_much_at_once_loses_no_write() {
     load.ensure_all_written(&source);
     assert_eq!(bench.exporter.unexport(export.attachment).await, Ok(()));
     assert_eq!(bench.leftovers().await, [""; 0]);
+}
+
+/// The so-manieth change does not happen, and is said to have failed.
+struct FailsOnce(AtomicUsize);
+
+#[async_trait]
+impl Launcher for FailsOnce {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        if changes(program.argv()) && self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
+            let program = "tgtadm".to_owned();
+            return Err(ProcessError::Failed { program, code: Some(22), stderr_tail: String::new() });
+        }
+        Spawner.launch(program).await
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs tgt: ./test iscsi"]
+async fn an_export_that_grows_takes_hosts_again_whichever_command_failed() {
+    let bench = TgtBench::start();
+    let (volume, export) = (VolumeId::from_uuid(Uuid::from_u128(12)), export_for("alpha", 13));
+    let source = source_of(bench.directory(), volume);
+    let file = std::fs::File::create(&source).unwrap();
+    file.set_len(1 << 30).unwrap();
+    bench.exporter.export(&source, volume, &export).await.unwrap();
+    for (gib, fails) in (2..).zip(1..=5) {
+        let launcher = Arc::new(FailsOnce(AtomicUsize::new(fails)));
+        let failing = exporter("127.0.0.1:1", &bench.directory().join("tgtd"), Arc::clone(&launcher) as _);
+        file.set_len(gib << 30).unwrap();
+        assert_eq!(failing.export(&source, volume, &export).await, Ok(()), "command {fails}");
+        assert_eq!(bench.shown().await[&export.attachment].gib, Some(gib), "command {fails}");
+        assert!(bench.show("target").contains("State: ready"), "command {fails}");
+        assert!(bench.show("target").contains(&volume.to_string()[..8]), "it is the same disk");
+    }
+    assert_eq!(bench.exporter.unexport(export.attachment).await, Ok(()));
 }
 
 #[tokio::test]

@@ -61,6 +61,12 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(15);
 /// How often it is looked whether they have.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long a target may be offline: less than hosts try to come back (open-iscsi: 120 s by default).
+const REOPEN_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long it is waited before what has failed meanwhile is tried again.
+const REOPEN_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What `tgtadm` says of a unit with commands under way (its exit status says nothing).
 const UNIT_ACTIVE: &str = "logical unit is still active";
 
@@ -202,20 +208,62 @@ impl TgtExporter {
         Ok(())
     }
 
-    /// Has the file opened again, and with it its length.
+    /// Has the file opened again, and with it its length. What fails on the way is tried again at once:
+    /// from the first command to the last, hosts that have the volume wait, and not for ever.
     async fn reopen(&self, target: &Target, volume: VolumeId, wanted: &Wanted<'_>) -> Result<(), Failure> {
-        let (tid, lun) = (target.tid.to_string(), LUN.to_string());
-        self.set_state(&tid, "offline").await?;
-        if target.unit.is_some() {
-            let unit = ["--op", "delete", "--mode", "logicalunit", "--tid", &tid, "--lun", &lun];
-            if let Err(busy) = self.delete_idle(&tid, &unit).await {
+        let tid = target.tid.to_string();
+        let end = Instant::now().checked_add(REOPEN_LIMIT);
+        let (mut has_unit, mut serves) = (target.unit.is_some(), !target.is_offline);
+        loop {
+            let Err(failure) = self.exchange_unit(&tid, has_unit, volume, wanted).await else {
+                return Ok(());
+            };
+            if failure.kind == FailureKind::Busy && has_unit && serves {
                 // as it was: it serves the old size
-                self.set_state(&tid, "ready").await?;
-                return Err(busy);
+                return self.set_ready(&tid, end).await.and(Err(failure));
             }
+            // a tgtd that has gone has no target any more
+            if failure.kind == FailureKind::BackendUnavailable || end.is_none_or(|end| Instant::now() >= end)
+            {
+                return Err(failure);
+            }
+            tracing::warn!(target = target.name, %failure, "an export that grows is tried again");
+            tokio::time::sleep(REOPEN_INTERVAL).await;
+            let Ok(targets) = self.targets().await else { continue };
+            let Some(now) = targets.into_iter().find(|now| now.tid == target.tid) else {
+                return Err(failure);
+            };
+            has_unit = now.unit.is_some();
+            serves &= now.unit == target.unit;
         }
-        self.new_unit(&tid, volume, wanted).await?;
-        self.set_state(&tid, "ready").await
+    }
+
+    /// Whatever of it fails can be repeated from its beginning.
+    async fn exchange_unit(
+        &self,
+        tid: &str,
+        has_unit: bool,
+        volume: VolumeId,
+        wanted: &Wanted<'_>,
+    ) -> Result<(), Failure> {
+        let lun = LUN.to_string();
+        self.set_state(tid, "offline").await?;
+        if has_unit {
+            let unit = ["--op", "delete", "--mode", "logicalunit", "--tid", tid, "--lun", &lun];
+            self.delete_idle(tid, &unit).await?;
+        }
+        self.new_unit(tid, volume, wanted).await?;
+        self.set_state(tid, "ready").await
+    }
+
+    async fn set_ready(&self, tid: &str, end: Option<Instant>) -> Result<(), Failure> {
+        loop {
+            let set = self.set_state(tid, "ready").await;
+            if set.is_ok() || end.is_none_or(|end| Instant::now() >= end) {
+                return set;
+            }
+            tokio::time::sleep(REOPEN_INTERVAL).await;
+        }
     }
 
     async fn set_state(&self, tid: &str, state: &str) -> Result<(), Failure> {
@@ -392,23 +440,4 @@ impl Exporter for TgtExporter {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::process::Spawner;
-
-    #[test]
-    fn the_control_socket_is_where_tgtd_makes_it() {
-        let at = |socket: Option<&str>, control_port| {
-            let config = TgtConfig {
-                portal: "127.0.0.1:3260".to_owned(),
-                iqn_prefix: DEFAULT_IQN_PREFIX.to_owned(),
-                control_port,
-                socket: socket.map(PathBuf::from),
-                key: MasterKey::new([0; 32]),
-            };
-            TgtExporter::new(config, Arc::new(Spawner)).control_socket()
-        };
-        assert_eq!(at(None, 0), Path::new("/var/run/tgtd/socket.0"));
-        assert_eq!(at(Some("/tmp/x"), 7), Path::new("/tmp/x.7"));
-    }
-}
+mod tests;
