@@ -67,6 +67,9 @@ const REOPEN_LIMIT: Duration = Duration::from_secs(60);
 /// How long it is waited before what has failed meanwhile is tried again.
 const REOPEN_INTERVAL: Duration = Duration::from_millis(100);
 
+/// More targets than one attachment has: one under each prefix that was ever configured.
+const MOST_TARGETS: u32 = 16;
+
 /// What `tgtadm` says of a unit with commands under way (its exit status says nothing).
 const UNIT_ACTIVE: &str = "logical unit is still active";
 
@@ -407,8 +410,14 @@ impl Exporter for TgtExporter {
 
     async fn unexport(&self, attachment: AttachmentId) -> Result<(), Failure> {
         let _making = self.making.lock().await;
+        let mut removed = 0;
         while let Some(found) = self.find(attachment).await? {
+            if removed == MOST_TARGETS {
+                let message = format!("tgtd says that {} is deleted, and has it still", found.name);
+                return Err(Failure::new(FailureKind::BackendError, message));
+            }
             self.remove(&found).await?;
+            removed = removed.saturating_add(1);
         }
         let account = self.config.key.chap(attachment).user;
         if self.has_account(&account).await? { self.remove_account(&account).await } else { Ok(()) }

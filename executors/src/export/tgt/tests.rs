@@ -23,6 +23,8 @@ fn config(socket: Option<&str>, control_port: u16) -> TgtConfig {
 struct Daemon {
     disk: Option<Disk>,
     is_offline: bool,
+    /// It says that it deletes targets, and does not.
+    keeps_targets: bool,
     changes: usize,
     /// The changes that come to nothing, counted from 1.
     fails: Vec<usize>,
@@ -112,6 +114,7 @@ impl Launcher for Tgt {
                 daemon.disk = Some(Disk { bytes: 2 * GIB, is_ours: false });
             }
             ("update", "logicalunit") => daemon.disk.as_mut().unwrap().is_ours = true,
+            ("delete", "target") => assert!(daemon.keeps_targets),
             ("show", _) | ("unbind", _) => {}
             other => panic!("{other:?}"),
         }
@@ -135,6 +138,15 @@ async fn an_export_that_grows_is_ready_again_whichever_command_fails() {
             assert!(!daemon.is_offline, "{fails:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_target_that_never_goes_is_a_failure_and_no_loop() {
+    let tgt = Tgt::grown(Vec::new());
+    tgt.daemon.lock().unwrap().keeps_targets = true;
+    let failure = tgt.exporter().unexport(ATTACHMENT).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::BackendError);
+    assert!(failure.message.contains("has it still"), "{failure}");
 }
 
 #[test]
