@@ -27,8 +27,17 @@ pub struct Copies {
 /// Held while a copy is made.
 #[derive(Debug)]
 pub struct Copying {
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
     _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Copying {
+    /// The copy is made: the lock is free when this returns.
+    pub async fn end(self) {
+        let Self { lock, _turn } = self;
+        // what fails here is logged there
+        drop(tokio::task::spawn_blocking(|| drop(lock)).await);
+    }
 }
 
 /// Freed by name: closing the file is not enough while a process that is just being started has it too.
@@ -55,7 +64,7 @@ impl Copies {
         } else {
             FlockOperation::NonBlockingLockShared
         };
-        Ok(Copying { _lock: lock(source, operation)?, _turn: turn })
+        Ok(Copying { lock: lock(source, operation).await?, _turn: turn })
     }
 }
 
@@ -63,12 +72,20 @@ impl Copies {
 ///
 /// # Errors
 /// If one is.
-pub fn refuse_if_copied(source: &Path) -> Result<(), Failure> {
-    lock(source, FlockOperation::NonBlockingLockExclusive).map(drop)
+pub async fn refuse_if_copied(source: &Path) -> Result<(), Failure> {
+    let lock = lock(source, FlockOperation::NonBlockingLockExclusive).await?;
+    Copying { lock, _turn: None }.end().await;
+    Ok(())
 }
 
-/// A few system calls on a file system of this host, which has just answered: not worth a thread.
-fn lock(source: &Path, operation: FlockOperation) -> Result<Option<Lock>, Failure> {
+/// On a thread of its own: a file system over a network may take its time for each of these calls.
+async fn lock(source: &Path, operation: FlockOperation) -> Result<Option<Lock>, Failure> {
+    let source = source.to_owned();
+    let locked = tokio::task::spawn_blocking(move || lock_blocking(&source, operation)).await;
+    locked.map_err(|_| Failure::new(FailureKind::BackendUnavailable, "the executor is stopping"))?
+}
+
+fn lock_blocking(source: &Path, operation: FlockOperation) -> Result<Option<Lock>, Failure> {
     let broken = |error: &dyn std::fmt::Display| {
         Failure::new(FailureKind::BackendError, format!("cannot lock {}: {error}", source.display()))
     };

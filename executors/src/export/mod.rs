@@ -86,8 +86,10 @@ impl Exporting {
         };
         // whoever does not answer may well be at work
         let is_written = self.exporter.is_written(&source).await.unwrap_or(true);
-        let _lock = self.copies.begin(&source, is_written).await?;
-        self.backend.perform(pool, effect).await
+        let copying = self.copies.begin(&source, is_written).await?;
+        let performed = self.backend.perform(pool, effect).await;
+        copying.end().await;
+        performed
     }
 }
 
@@ -137,7 +139,7 @@ impl Backend for Exporting {
         match effect {
             Effect::ExportVolume { volume, export } => {
                 let source = self.source(pool, *volume).await?;
-                copying::refuse_if_copied(&source)?;
+                copying::refuse_if_copied(&source).await?;
                 self.exporter.export(&source, volume.volume(), export).await
             }
             Effect::UnexportVolume { attachment, .. } => self.exporter.unexport(*attachment).await,
