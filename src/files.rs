@@ -402,7 +402,8 @@ mod tests {
         let unreadable = lagging_copy(&log, 0, Duration::ZERO).await;
         unreadable.fail_reads(1);
         let unreadable: Arc<dyn Log> = unreadable;
-        let error = open_views(&unreadable, &path, Output::new(ColorChoice::Never, true)).await.err().unwrap();
+        let error =
+            open_views(&unreadable, &path, Output::new(ColorChoice::Never, true)).await.err().unwrap();
         assert_eq!(error.exit, Exit::Error);
     }
 }

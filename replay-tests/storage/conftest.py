@@ -7,6 +7,10 @@ import pytest
 from lab import Deployment
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "brief: part of a plain ./test")
+
+
 @pytest.fixture(scope="session")
 def deployment(tmp_path_factory) -> Deployment:
     running = Deployment(tmp_path_factory.mktemp("storage"))

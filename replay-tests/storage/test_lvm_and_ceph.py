@@ -28,6 +28,7 @@ def is_empty(deployment, backend: str) -> None:
     until(f"nothing is left on {backend}", lambda: deployment.objects(backend) == [])
 
 
+@pytest.mark.brief
 def test_the_type_chooses_the_backend_and_every_operation_keeps_the_data(deployment, user):
     def lives(backend: str) -> None:
         volume = user.made("--type", backend)
@@ -107,6 +108,7 @@ def test_a_frozen_backend_keeps_what_it_has(deployment, user):
     user.deleted(("volume", volume))
 
 
+@pytest.mark.brief
 def test_a_volume_is_made_of_an_image_attached_snapshot_grown_and_uploaded(deployment, user, tmp_path):
     disk = tmp_path / "disk.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
@@ -170,6 +172,7 @@ def test_an_executor_that_was_away_exports_again_what_tgtd_has_lost(deployment, 
     assert deployment.targets() == ""
 
 
+@pytest.mark.brief
 def test_a_clone_goes_where_there_is_room_when_its_source_s_backend_is_disabled(deployment, user):
     user.openstack("volume type create", "either", "--property", "volume_backend_name=<or> thick <or> thin")
     volume = user.made("--type", "either")
@@ -347,6 +350,7 @@ def test_a_snapshot_that_was_removed_behind_our_back_is_missed_and_its_volume_un
     at_once(is_missed, BLOCK_STORAGE)
 
 
+@pytest.mark.brief
 def test_nothing_is_left_anywhere_in_the_end(deployment, user):
     assert user.rest.get("/volumes")["volumes"] == user.rest.get("/snapshots")["snapshots"] == []
     assert user.drift() == []

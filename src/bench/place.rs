@@ -202,9 +202,7 @@ impl NatsServers {
                         NatsError::Connect { .. }
                         | NatsError::Unreachable { .. }
                         | NatsError::JetStream { .. },
-                    ) => {
-                        tokio::time::sleep(POLL).await
-                    }
+                    ) => tokio::time::sleep(POLL).await,
                     done @ (Ok(_)
                     | Err(
                         NatsError::Refused(_) | NatsError::Placement { .. } | NatsError::File { .. },

@@ -86,12 +86,7 @@ pub(super) async fn publish_by_turns(
 }
 
 /// Finds the lease, however long it takes.
-async fn open(
-    client: &Client,
-    nats: &NatsConfig,
-    lease: LeadershipConfig,
-    turn: &EventsTurn,
-) -> Leadership {
+async fn open(client: &Client, nats: &NatsConfig, lease: LeadershipConfig, turn: &EventsTurn) -> Leadership {
     let mut refused_for = String::new();
     loop {
         match Leadership::open_for_events(client, nats, lease.clone()).await {

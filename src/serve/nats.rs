@@ -298,7 +298,9 @@ async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, NatsError>) -> Comman
         let (what, reason) = match attempt().await {
             Ok(done) => return Ok(done),
             Err(NatsError::JetStream { what, reason }) => (what, reason),
-            Err(NatsError::Unreachable { servers, reason }) => (format!("a NATS server at {servers}"), reason),
+            Err(NatsError::Unreachable { servers, reason }) => {
+                (format!("a NATS server at {servers}"), reason)
+            }
             Err(
                 error @ (NatsError::Refused(_)
                 | NatsError::Placement { .. }

@@ -54,11 +54,8 @@ async fn processes_that_start_before_any_server_answers_wait_for_one() -> Result
 async fn a_server_that_does_not_know_us_is_not_waited_for() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let include = Some("authorization { user: tephra, password: secret }\n".to_owned());
-    let nats = Nats::start_unusual(
-        &directory.path().join("nats"),
-        1,
-        Unusual { include, ..Unusual::default() },
-    )?;
+    let nats =
+        Nats::start_unusual(&directory.path().join("nats"), 1, Unusual { include, ..Unusual::default() })?;
     let servers = nats.servers.join(",");
     let mut stranger = Process::new(directory.path(), "stranger", &["executor", "--nats", &servers]);
     stranger.spawn()?;

@@ -172,7 +172,7 @@ async fn conforms(name: &str, provisioning: Provisioning) {
     if provisioning == Provisioning::Thin {
         interrupter = interrupter.env(THIN, "1");
     }
-    let bench = LvmBench { backend, interrupter, tally: Tally::default(), most: u32::MAX };
+    let bench = LvmBench { backend, interrupter, tally: Tally::from_environment(), most: u32::MAX };
     let description = bench.backend.description();
     let thin = if provisioning == Provisioning::Thin { "True" } else { "False" };
     assert_eq!(description.capabilities["thin_provisioning_support"], thin);

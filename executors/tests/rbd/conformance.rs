@@ -39,7 +39,7 @@ impl RbdBench {
             .env(CONF, lab.path("ceph.conf"))
             .env(KEYRING, lab.path("cinder.keyring"))
             .env(FORMAT, format);
-        Self { lab, backend, interrupter, tally: Tally::default(), most: u32::MAX }
+        Self { lab, backend, interrupter, tally: Tally::from_environment(), most: u32::MAX }
     }
 }
 

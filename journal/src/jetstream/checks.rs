@@ -156,8 +156,7 @@ pub(super) fn check_stream(info: &Info, wanted: &Config) -> Result<(), RefusedSe
     if let Some(problem) = lacks_messages(info) {
         problems.push(format!("stream {name} {problem}. Restore it from a copy; nothing in here can"));
     }
-    let needs_servers_alone =
-        problems.len() == 1 && on_too_few_servers(&info.config, wanted).is_some();
+    let needs_servers_alone = problems.len() == 1 && on_too_few_servers(&info.config, wanted).is_some();
     refuse_if(problems, || {
         if needs_servers_alone {
             return more_servers(wanted);
@@ -191,14 +190,17 @@ fn in_memory(found: &Config) -> Option<&'static str> {
 }
 
 fn on_too_few_servers(found: &Config, wanted: &Config) -> Option<String> {
-    (found.num_replicas < wanted.num_replicas)
-        .then(|| format!("is on {} servers, not on {} as configured", found.num_replicas, wanted.num_replicas))
+    (found.num_replicas < wanted.num_replicas).then(|| {
+        format!("is on {} servers, not on {} as configured", found.num_replicas, wanted.num_replicas)
+    })
 }
 
 /// What puts a stream on as many servers as configured; it goes on meanwhile.
 fn more_servers(wanted: &Config) -> String {
     let (name, replicas) = (&wanted.name, wanted.num_replicas);
-    format!("Put it on more servers, which takes nothing from it:\n\x20 nats stream edit --replicas {replicas} {name}")
+    format!(
+        "Put it on more servers, which takes nothing from it:\n\x20 nats stream edit --replicas {replicas} {name}"
+    )
 }
 
 /// That a stream from which nothing may vanish has fewer messages than it has had.
