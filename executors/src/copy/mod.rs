@@ -2,8 +2,8 @@
 //!
 //! A copy goes stretch by stretch ([`stretch`]), each by one run of `qemu-img convert` ([`qemu`]) and
 //! then read back and compared with its source, byte for byte: whatever goes wrong on the way is found out
-//! before anybody believes in the volume. Devices and images are read back from the storage itself, files
-//! from what the kernel keeps of them. Holes and zeroes are not written where
+//! before anybody believes in the volume. It is written and read back past what the host keeps in memory;
+//! on file systems that do not let that be, each write is flushed by itself. Holes and zeroes are not written where
 //! a new volume is known to hold zeroes; elsewhere zeroes are written, or discarded where the storage
 //! reads those as zeroes.
 //!
@@ -32,7 +32,8 @@ use tephra_domain::ids::PoolName;
 use tephra_domain::units::SizeGib;
 
 pub use self::qemu::Limits;
-use self::qemu::{Blank, End, Runs};
+use self::qemu::{Blank, Runs};
+pub(crate) use self::qemu::{DIFFERENT, End, escaped};
 use self::stretch::stretches;
 pub use self::work::{Neighbours, act};
 use crate::backend::{Backend, Content};

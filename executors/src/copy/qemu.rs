@@ -1,10 +1,11 @@
 //! The runs of `qemu-img` that a copy is made of, word for word, and what their failures mean.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags, open};
 use serde::Deserialize;
 use tephra_domain::effect::{Failure, FailureKind};
 
@@ -40,7 +41,7 @@ impl Limits {
 const INFO_STDOUT_LIMIT_BYTES: usize = 1 << 20;
 
 /// How `qemu-img compare` says that two images differ.
-const DIFFERENT: i32 = 1;
+pub(crate) const DIFFERENT: i32 = 1;
 
 /// What is known of the target where nothing was written yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,24 +61,34 @@ struct Info {
 /// One end of a copy.
 pub struct End<'a> {
     content: &'a Content,
-    is_device: bool,
+    /// Whether it is read and written past whatever is kept of it in memory.
+    is_direct: bool,
 }
 
 impl<'a> End<'a> {
     /// Looks what kind of place it is.
     pub async fn of(content: &'a Content) -> Self {
-        use std::os::unix::fs::FileTypeExt;
-        let found = tokio::fs::metadata(Path::new(&content.location)).await;
-        Self { content, is_device: found.is_ok_and(|found| found.file_type().is_block_device()) }
+        let path = PathBuf::from(&content.location);
+        let is_direct = is_rbd(content)
+            || tokio::task::spawn_blocking(move || opens_directly(&path)).await.is_ok_and(|it| it);
+        Self { content, is_direct }
+    }
+
+    /// The cache mode under which `qemu-img` reports whatever is not written. It closes its target with
+    /// a flush of which nobody hears whether it failed, so nothing may depend on that one: what is
+    /// written directly is refused at once, and of anything else each write is flushed by itself.
+    pub const fn write_cache(&self) -> &'static str {
+        if self.is_direct { "none" } else { "writethrough" }
+    }
+
+    /// Its first bytes, for `--image-opts`.
+    pub fn beginning(&self, length: u64) -> OsString {
+        self.options(Some(Stretch { start: 0, length, origin: Origin::Source }))
     }
 
     /// The path to what the host's kernel keeps pages of; nothing for what a library reaches by itself.
     pub fn path(&self) -> Option<&'a Path> {
-        (!self.is_rbd()).then(|| Path::new(&self.content.location))
-    }
-
-    fn is_rbd(&self) -> bool {
-        self.content.location.as_encoded_bytes().starts_with(b"rbd:")
+        (!is_rbd(self.content)).then(|| Path::new(&self.content.location))
     }
 
     fn options(&self, stretch: Option<Stretch>) -> OsString {
@@ -85,11 +96,12 @@ impl<'a> End<'a> {
         if let Some(Stretch { start, length, .. }) = stretch {
             options.push(format!(",offset={start},size={length}"));
         }
-        if self.is_device {
-            // what another device changed under it is in no page that the kernel keeps for this one
+        if self.is_direct {
+            // what another device changed under it is in no page that the kernel keeps for this one, and
+            // what never reached the storage may be in one
             options.push(",cache.direct=on");
         }
-        if self.is_rbd() {
+        if is_rbd(self.content) {
             options.push(",file.driver=rbd");
         }
         options.push(",file.filename=");
@@ -98,8 +110,18 @@ impl<'a> End<'a> {
     }
 }
 
+fn is_rbd(content: &Content) -> bool {
+    content.location.as_encoded_bytes().starts_with(b"rbd:")
+}
+
+/// Whether reads and writes can go past what the kernel keeps: of devices always, of files where the
+/// file system lets them.
+fn opens_directly(path: &Path) -> bool {
+    open(path, OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty()).is_ok()
+}
+
 /// In these options a comma begins the next one; two are one.
-fn escaped(location: &OsStr) -> OsString {
+pub(crate) fn escaped(location: &OsStr) -> OsString {
     let mut escaped = OsString::new();
     let mut rest = location.as_encoded_bytes();
     while let Some(comma) = rest.iter().position(|byte| *byte == b',') {
@@ -158,8 +180,8 @@ impl Runs<'_> {
     /// The target holds the stretch afterwards; without holes where those of the source are only if
     /// the storage cannot make any.
     pub async fn write(&self, stretch: Stretch, target: &End<'_>, blank: Blank) -> Result<(), Failure> {
-        // -n: the target is there. writeback: the flush at the end is one, unlike with the default
-        let program = self.program(stretch.length).args(["convert", "-n", "-t", "writeback"]);
+        // -n: the target is there
+        let program = self.program(stretch.length).args(["convert", "-n", "-t", target.write_cache()]);
         let program = match blank {
             Blank::Zeroes => program.arg("--target-is-zero"),
             Blank::Unknown => program,

@@ -1,7 +1,7 @@
 //! `qemu-img`, bounded: it gets so much time, memory and processor as an honest image needs, a file
 //! that was looked at before, and the format that it is to read, never a guess.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::header::{self, Format, HEAD_BYTES, TAIL_BYTES};
 use super::store::ImageError;
 use super::vdi;
 use crate::backend::Content;
+use crate::copy::{DIFFERENT, End, escaped};
 use crate::process::{Launcher, ProcessError, Program};
 
 /// Bounds on a run of `qemu-img` (Cinder's: 1 GiB and 30 s for a look; a conversion maps more).
@@ -34,6 +35,9 @@ impl Default for Limits {
 
 const LOOK_TIME_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_STDOUT_LIMIT_BYTES: usize = 1 << 20;
+
+/// What qemu rounds the length of a disk up to.
+const SECTOR_BYTES: u64 = 512;
 
 /// How `qemu-img check` says that a format has nothing to check, and that space is lost but no data.
 const NOT_CHECKABLE: i32 = 63;
@@ -151,28 +155,32 @@ impl QemuImg {
         }
     }
 
-    /// Writes an image's disk into a volume that is there already, and sees to it that it is on the
-    /// storage when this returns.
+    /// Writes an image's disk of so many bytes into a volume that is there already. It is on the storage
+    /// when this returns, and has been compared with the image there.
     ///
     /// # Errors
     /// [`ImageError::Unacceptable`] if the image's data makes no sense, which shows only now where it
-    /// is compressed; [`ImageError::Conversion`] if the volume cannot be written, or not in time.
+    /// is compressed; [`ImageError::Conversion`] if the volume cannot be written, or not in time, or
+    /// does not hold what was written.
     pub async fn into_volume(
         &self,
         image: Uuid,
         format: Format,
         file: &Path,
+        disk_bytes: u64,
         volume: &Content,
     ) -> Result<(), ImageError> {
-        // -n: the volume is there. writeback, so that the flush at the end is one: the default,
-        // "unsafe", leaves it out.
+        let end = End::of(volume).await;
+        // -n: the volume is there
         let convert = self
             .program(self.limits.time_limit)
-            .args(["convert", "-n", "-t", "writeback", "-f", format.driver(), "-O", "raw", "--"])
+            .args(["convert", "-n", "-t", end.write_cache(), "-f", format.driver(), "-O", "raw", "--"])
             .arg(file)
             .arg(&volume.location);
-        let Err(error) = self.launcher.launch(convert).await else { return Ok(()) };
         let run = Run { image: file, volume: &volume.location };
+        let Err(error) = self.launcher.launch(convert).await else {
+            return self.prove(&run, format, disk_bytes, &end).await;
+        };
         match &error {
             ProcessError::Failed { stderr_tail, .. } if run.could_not_read(stderr_tail, file.as_os_str()) => {
                 // the file is ours by now: if all of it can be read, it is what it holds that cannot
@@ -190,18 +198,57 @@ impl QemuImg {
         }
     }
 
+    /// `qemu-img convert` ends with success whatever the last flush came to: the data is made durable by
+    /// somebody who says so if it cannot be, and read back.
+    async fn prove(
+        &self,
+        run: &Run<'_>,
+        format: Format,
+        disk_bytes: u64,
+        end: &End<'_>,
+    ) -> Result<(), ImageError> {
+        if let Some(path) = end.path() {
+            let sync = Program::new("sync", self.limits.time_limit).arg(path);
+            let synced = self.launcher.launch(sync).await;
+            synced.map_err(|error| run.failed("the volume could not be made durable", &error))?;
+        }
+        let mut image = OsString::from(format!("driver={},file.driver=file,file.filename=", format.driver()));
+        image.push(escaped(run.image.as_os_str()));
+        // beyond the image's end a volume holds what it was made with
+        let written = disk_bytes.next_multiple_of(SECTOR_BYTES);
+        let compare = self
+            .program(self.limits.time_limit)
+            .args(["compare", "-q", "--image-opts"])
+            .arg(image)
+            .arg(end.beginning(written));
+        match self.launcher.launch(compare).await {
+            Ok(_) => Ok(()),
+            Err(ProcessError::Failed { code: Some(DIFFERENT), .. }) => Err(ImageError::Conversion {
+                kind: FailureKind::BackendError,
+                reason: "the volume could not be filled: it does not hold what was written into it"
+                    .to_owned(),
+            }),
+            Err(error) => Err(run.failed("the volume could not be compared with its image", &error)),
+        }
+    }
+
     /// Writes a volume's data into a new image file.
     ///
     /// # Errors
     /// [`ImageError::Conversion`] if the volume cannot be read, or the file not be written, or not in
-    /// time.
+    /// time; [`ImageError::Local`] if the file cannot be made, or is not on its disk in the end.
     pub async fn from_volume(&self, volume: &Content, format: Format, file: &Path) -> Result<(), ImageError> {
+        let unmade = |source| ImageError::local("the image's file could not be made", source);
+        // open before anything is written: whoever opens it later may not hear of a write that failed
+        let made = tokio::fs::File::create(file).await.map_err(unmade)?;
         let convert = self
             .program(self.limits.time_limit)
             .args(["convert", "-t", "writeback", "-f", "raw", "-O", format.driver(), "--"])
             .arg(&volume.location)
             .arg(file);
-        let Err(error) = self.launcher.launch(convert).await else { return Ok(()) };
+        let Err(error) = self.launcher.launch(convert).await else {
+            return made.sync_all().await.map_err(unmade);
+        };
         let run = Run { image: file, volume: &volume.location };
         let what = match &error {
             ProcessError::Failed { stderr_tail, .. } if run.could_not_read(stderr_tail, &volume.location) => {

@@ -118,7 +118,7 @@ async fn pouring(error: ProcessError) -> (bool, Failure) {
         error
     };
     let qemu_img = failing(error);
-    let told = qemu_img.into_volume(Uuid::nil(), Format::Qcow2, file.path(), &place(RBD)).await;
+    let told = qemu_img.into_volume(Uuid::nil(), Format::Qcow2, file.path(), 1 << 20, &place(RBD)).await;
     let error = told.unwrap_err();
     (matches!(error, ImageError::Unacceptable { .. }), error.into())
 }
@@ -173,13 +173,14 @@ async fn an_image_whose_data_cannot_be_read_is() {
 async fn an_image_file_that_is_lost_here_is_this_machines_fault() {
     let qemu_img = failing(ended(Some(1), "qemu-img: error while reading at byte 0: Input/output error"));
     let gone = Path::new("/no/such/file");
-    let error = qemu_img.into_volume(Uuid::nil(), Format::Raw, gone, &place(RBD)).await.unwrap_err();
+    let error = qemu_img.into_volume(Uuid::nil(), Format::Raw, gone, 1 << 20, &place(RBD)).await.unwrap_err();
     assert_eq!(Failure::from(error).kind, FailureKind::BackendError);
 }
 
 #[tokio::test]
 async fn an_upload_that_fails_never_blames_the_image() {
-    let file = Path::new("/conversion/volume-1.image");
+    let folder = tempfile::tempdir().unwrap();
+    let file = &folder.path().join("volume-1.image");
     for (error, kind, words) in [
         (
             ended(Some(1), "qemu-img: error while reading at byte 0: Input/output error"),
@@ -204,6 +205,84 @@ async fn an_upload_that_fails_never_blames_the_image() {
         assert_eq!(failure.kind, kind, "{failure}");
         assert!(failure.message.contains(words), "{failure}");
     }
+    let nowhere = folder.path().join("none/volume-1.image");
+    let failure = Failure::from(real().from_volume(&place(RBD), Format::Raw, &nowhere).await.unwrap_err());
+    assert!(failure.message.starts_with("the image's file could not be made"), "{failure}");
+}
+
+/// What a storage does with what it is given, though nobody hears of it.
+enum Loses {
+    /// All that is written.
+    Everything(PathBuf),
+    /// A byte that was to be another.
+    Byte(PathBuf, u64),
+    /// What it has at the last flush.
+    TheLastFlush,
+}
+
+#[async_trait]
+impl Launcher for Loses {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        let is = |word: &str| program.argv().iter().any(|found| found == word);
+        let (is_write, is_sync) = (is("convert"), is("sync"));
+        let open = |path: &Path| std::fs::File::options().write(true).open(path).unwrap();
+        match self {
+            Self::TheLastFlush if is_sync => {
+                return Err(ended(Some(1), "sync: error syncing '/volume': Input/output error"));
+            }
+            Self::Everything(_) | Self::Byte(..) | Self::TheLastFlush => {}
+        }
+        let output = program.run().await?;
+        match self {
+            Self::Everything(path) if is_write => {
+                let file = open(path);
+                let length = file.metadata().unwrap().len();
+                file.set_len(0).unwrap();
+                file.set_len(length).unwrap();
+            }
+            Self::Byte(path, at) if is_write => {
+                std::os::unix::fs::FileExt::write_all_at(&open(path), &[0xff], *at).unwrap();
+            }
+            Self::Everything(_) | Self::Byte(..) | Self::TheLastFlush => {}
+        }
+        Ok(output)
+    }
+}
+
+/// Pours an image of 1 MiB into a file of 2 MiB.
+async fn pour_into(path: &Path, launcher: Arc<dyn Launcher>) -> Result<(), Failure> {
+    let (_folder, image) = compressed();
+    std::fs::File::create(path).unwrap().set_len(2 << 20).unwrap();
+    let target = Content { location: path.as_os_str().to_owned() };
+    let pouring = QemuImg::new(launcher, Limits::default());
+    let poured = pouring.into_volume(Uuid::nil(), Format::Qcow2, &image, 1 << 20, &target).await;
+    poured.map_err(Failure::from)
+}
+
+#[tokio::test]
+async fn data_that_is_lost_without_a_word_is_missed_before_anybody_believes_in_the_volume() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a,volume");
+    for (loses, word) in [
+        (Loses::Everything(path.clone()), "does not hold what was written"),
+        (Loses::Byte(path.clone(), 0), "does not hold what was written"),
+        (Loses::Byte(path.clone(), (1 << 20) - 1), "does not hold what was written"),
+        (Loses::TheLastFlush, "could not be made durable: sync: error syncing '/volume': Input/output"),
+    ] {
+        let failure = pour_into(&path, Arc::new(loses)).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::BackendError, "another backend may do better: {failure}");
+        assert!(failure.message.contains(word), "{failure}");
+    }
+    pour_into(&path, Arc::new(Spawner)).await.unwrap();
+    pour_into(&path, Arc::new(Loses::Byte(path.clone(), 1 << 20))).await.unwrap();
+}
+
+#[tokio::test]
+async fn file_systems_with_and_without_direct_writes_are_poured_into() {
+    for directory in ["/dev/shm", "/tmp", "/var/tmp"] {
+        let Ok(folder) = tempfile::tempdir_in(directory) else { continue };
+        pour_into(&folder.path().join("volume"), Arc::new(Spawner)).await.unwrap();
+    }
 }
 
 fn qemu_img(words: &[&str], files: &[&Path]) {
@@ -226,7 +305,7 @@ async fn what_the_real_qemu_img_says_is_put_down_to_the_right_side() {
     let (folder, image) = compressed();
     let nowhere = folder.path().join("nowhere");
     let missing = Content { location: nowhere.clone().into_os_string() };
-    let error = real().into_volume(Uuid::nil(), Format::Qcow2, &image, &missing).await.unwrap_err();
+    let error = real().into_volume(Uuid::nil(), Format::Qcow2, &image, 1 << 20, &missing).await.unwrap_err();
     let failure = Failure::from(error);
     assert_eq!(failure.kind, FailureKind::BackendError, "{failure}");
     assert!(failure.message.contains("'the volume'"), "{failure}");
@@ -243,7 +322,7 @@ async fn what_the_real_qemu_img_says_is_put_down_to_the_right_side() {
     std::fs::File::create(&target).unwrap().set_len(1 << 20).unwrap();
     let target = Content { location: target.into_os_string() };
     real().look(Uuid::nil(), Format::Qcow2, &image).await.unwrap();
-    let error = real().into_volume(Uuid::nil(), Format::Qcow2, &image, &target).await.unwrap_err();
+    let error = real().into_volume(Uuid::nil(), Format::Qcow2, &image, 1 << 20, &target).await.unwrap_err();
     assert!(matches!(error, ImageError::Unacceptable { .. }), "{error}");
 }
 

@@ -109,7 +109,7 @@ impl Images {
         }
         backend.perform(pool, &Effect::CreateVolume { volume, size }).await?;
         let content = backend.content(pool, volume).await?;
-        self.qemu_img.into_volume(image.id, format, &file.0, &content).await?;
+        self.qemu_img.into_volume(image.id, format, &file.0, disk_bytes, &content).await?;
         Ok(())
     }
 

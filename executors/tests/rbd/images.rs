@@ -4,22 +4,24 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::{Value, json};
 use tephra_domain::effect::{BackendObject, Effect};
 use tephra_domain::ids::{ImageId, ProjectId};
 use tephra_domain::image::NewImage;
 use tephra_executors::backend::Backend as _;
 use tephra_executors::backend::conformance::BLOCK_BYTES;
-use tephra_executors::backend::rbd::RbdBackend;
+use tephra_executors::backend::rbd::{RbdBackend, RbdConfig};
 use tephra_executors::image::convert::Limits;
 use tephra_executors::image::plain::DirectoryStore;
 use tephra_executors::image::{Images, ImagesConfig};
-use tephra_executors::process::Spawner;
+use tephra_executors::process::{Launcher, Output, ProcessError, Program, Spawner};
 use uuid::Uuid;
 
 use super::conformance::parse_diff;
-use super::lab::{Lab, ONE, pool, spec, volume};
+use super::lab::{Lab, ONE, pool, spec, until, volume};
 use super::leftovers::delete_everything;
 
 const MIB: usize = 1 << 20;
@@ -39,6 +41,27 @@ impl Site {
         let config = ImagesConfig { directory: folder.path().join("work"), limits: Limits::default() };
         let images = Images::open(store, Arc::new(Spawner), config).unwrap();
         Self { lab: Lab::start(), folder, images }
+    }
+
+    /// The same images, worked on by programs of another launcher.
+    fn images_by(&self, launcher: Arc<dyn Launcher>, limits: Limits) -> Images {
+        let store = Arc::new(DirectoryStore::new(self.path("store")));
+        let config = ImagesConfig { directory: self.path("work-too"), limits };
+        Images::open(store, launcher, config).unwrap()
+    }
+
+    fn fill_the_pool(&self) {
+        self.lab.admin("ceph osd pool set-quota volumes max_bytes 1");
+        until("the pool is full", || self.is_full());
+    }
+
+    fn make_room(&self) {
+        self.lab.admin("ceph osd pool set-quota volumes max_bytes 0");
+        until("the pool has room", || !self.is_full());
+    }
+
+    fn is_full(&self) -> bool {
+        self.lab.admin("ceph osd pool ls detail").contains("full_quota")
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -199,4 +222,48 @@ async fn an_image_in_the_same_cluster_becomes_a_clone_of_it_and_otherwise_a_copy
     site.lab.admin("rbd snap unprotect images/golden@snap");
     site.lab.admin("rbd snap rm --no-progress images/golden@snap");
     site.lab.admin("rbd rm --no-progress images/golden");
+}
+
+/// The pool becomes full while data is written into a volume.
+struct FullWhileWriting {
+    site: Arc<Site>,
+    volume: BackendObject,
+}
+
+#[async_trait]
+impl Launcher for FullWhileWriting {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        if !program.argv().iter().any(|word| word == "convert") {
+            return Spawner.launch(program).await;
+        }
+        let writing = tokio::spawn(program.run());
+        let status = format!("rbd status {}", spec(self.volume));
+        until("it is being written", || self.site.lab.admin(&status).contains("watcher="));
+        self.site.fill_the_pool();
+        writing.await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn a_volume_that_is_being_filled_when_its_pool_becomes_full_is_not_filled() {
+    let site = Arc::new(Site::new());
+    let disk = [disk(), disk()].concat();
+    let image = site.image(&disk, "raw", json!({}));
+    let volume = volume();
+    let full: Arc<dyn Launcher> = Arc::new(FullWhileWriting { site: Arc::clone(&site), volume });
+    let config = RbdConfig { command_timeout: Duration::from_secs(4), ..site.lab.config() };
+    let impatient = RbdBackend::new(config, Arc::clone(&full));
+    let patient = site.lab.backend();
+    // all of it takes 84 s: the cluster notices in time that the pool is full
+    site.lab.admin("rbd config pool set volumes rbd_qos_write_bps_limit 524288");
+    // a client that has lost its lock on the image waits until it can have it again
+    let images = site.images_by(full, Limits { time_limit: Duration::from_secs(200), ..Limits::default() });
+    let failure = images.create_volume(&impatient, &pool(), volume, ONE, image).await.unwrap_err();
+    assert!(failure.message.starts_with("the volume could not be filled"), "{failure}");
+    site.make_room();
+    site.lab.admin("rbd config pool remove volumes rbd_qos_write_bps_limit");
+    site.images.create_volume(&patient, &pool(), volume, ONE, image).await.unwrap();
+    assert!(site.content(volume, disk.len()) == disk);
+    delete_everything(&site.lab, &patient).await;
 }

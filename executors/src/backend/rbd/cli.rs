@@ -14,7 +14,8 @@ use super::RbdConfig;
 use super::failure::{Refusal, refusal};
 use super::plan::CloneFormat;
 use super::report::{Extent, Fsid, Image, Listed, Monitors, PoolDetail, Snapshot, Status, Trashed, Usage};
-use crate::process::{Launcher, Program};
+use crate::copy::DIFFERENT;
+use crate::process::{Launcher, ProcessError, Program};
 
 /// What a command that moves data may take at most: as long as the cluster answers, it goes on.
 pub(super) const DATA_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -225,14 +226,26 @@ impl Cli {
         self.act("trash rm", with_image(self.long("trash rm", pool), Of::Id(id))).await
     }
 
-    /// One object's data over another, with zeroes where the first is empty or ends.
+    /// One object's data over another, with zeroes where the first is empty or ends. Without a cache,
+    /// because nobody hears whether its last flush failed, and compared afterwards.
     pub async fn copy_over(&self, pool: &str, source: (&str, Option<&str>), target: &str) -> Done {
         let (image, snapshot) = source;
-        let from = self.qemu_name(pool, image, snapshot);
-        let program = Program::new("qemu-img", DATA_LIMIT)
-            .args(["convert", "-n", "-f", "raw", "-O", "raw"])
-            .args([from, self.qemu_name(pool, target, None)]);
-        self.act("convert", program).await
+        let ends = [self.qemu_name(pool, image, snapshot), self.qemu_name(pool, target, None)];
+        let convert = Program::new("qemu-img", DATA_LIMIT)
+            .args(["convert", "-n", "-t", "none", "-f", "raw", "-O", "raw"])
+            .args(ends.clone());
+        self.act("convert", convert).await?;
+        let compare = Program::new("qemu-img", DATA_LIMIT)
+            .args(["compare", "-q", "-T", "none", "-f", "raw", "-F", "raw"])
+            .args(ends);
+        match self.launcher.launch(compare).await {
+            Ok(_) => Ok(()),
+            Err(ProcessError::Failed { code: Some(DIFFERENT), .. }) => Err(Refusal::Failed(Failure::new(
+                FailureKind::BackendError,
+                format!("{target} does not hold what was copied into it"),
+            ))),
+            Err(error) => Err(refusal("compare", error)),
+        }
     }
 
     /// `rbd:pool/image@snapshot:option=value`, where `\` escapes.
@@ -344,7 +357,7 @@ fn escaped(text: &str) -> String {
 
 /// Whether a command changes anything, for tests that die after each that does.
 pub fn changes(argv: &[OsString]) -> bool {
-    let looks = ["info", "ls", "status", "diff", "df", "get-require-min-compat-client"];
+    let looks = ["info", "ls", "status", "diff", "df", "get-require-min-compat-client", "compare"];
     let words: Vec<_> = argv.iter().filter_map(|word| word.to_str()).collect();
     // `ceph` only looks; its questions are on its standard input
     words.first() != Some(&"ceph") && !words.iter().any(|word| looks.contains(word))
@@ -367,5 +380,6 @@ mod tests {
         assert!(!changes(&argv(&["ceph", "--id", "cinder"])));
         assert!(changes(&argv(&["rbd", "--id", "cinder", "snap", "create"])));
         assert!(changes(&argv(&["qemu-img", "convert"])));
+        assert!(!changes(&argv(&["qemu-img", "compare"])));
     }
 }

@@ -2,6 +2,7 @@
 
 use tephra_domain::effect::{Failure, FailureKind};
 
+use crate::image::convert::kind_of;
 use crate::process::ProcessError;
 
 /// Exit codes are errno values.
@@ -98,6 +99,10 @@ fn ended(program: &str, command: &str, code: Option<i32>, stderr: &str) -> Refus
     if says("Deferment time has not expired") {
         return Refusal::NotExpired;
     }
+    // whose codes are no errno values: it says in words what it was
+    if let (Some(code), "qemu-img") = (code, program) {
+        return failed(kind_of(stderr), &format!("failed with exit code {code}"));
+    }
     match code {
         Some(errno::ENOENT) => Refusal::Missing,
         Some(errno::EEXIST) => Refusal::Exists,
@@ -183,5 +188,20 @@ mod tests {
         assert_eq!(kind(28, ""), FailureKind::NoSpace);
         assert_eq!(kind(1, "rbd: error"), FailureKind::BackendError);
         assert_eq!(kind(5, "rbd: I/O error"), FailureKind::BackendError);
+    }
+
+    #[test]
+    fn qemu_img_says_in_words_that_the_cluster_does_not_answer() {
+        for (why, kind) in [
+            ("Connection timed out", FailureKind::TimedOut),
+            ("No space left on device", FailureKind::NoSpace),
+            ("Input/output error", FailureKind::BackendError),
+        ] {
+            let stderr_tail = format!("qemu-img: error while writing at byte 0: {why}");
+            let program = "qemu-img".to_owned();
+            let refused = refusal("convert", ProcessError::Failed { program, code: Some(1), stderr_tail });
+            let Refusal::Failed(failure) = refused else { panic!("{refused:?}") };
+            assert_eq!(failure.kind, kind, "{failure}");
+        }
     }
 }
