@@ -10,7 +10,6 @@
 //!   version 1 otherwise, as Ceph itself decides. Deleting looks at what is there, not at that.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,10 +17,11 @@ use async_trait::async_trait;
 use tephra_domain::backend::{BackendDescription, ExportProtocol};
 use tephra_domain::drift::{FoundKind, FoundObject};
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
-use tephra_domain::ids::{BackendName, PoolName, ZoneName};
+use tephra_domain::ids::{BackendName, PoolName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::{SizeGib, Timestamp};
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use self::cli::{Cli, Of, Origin};
 use self::failure::Refusal;
@@ -37,6 +37,7 @@ use crate::process::Launcher;
 use crate::runner::limits::EffectLimits;
 
 mod cli;
+mod config;
 mod failure;
 mod image;
 mod names;
@@ -45,99 +46,16 @@ mod removal;
 mod report;
 
 pub use self::cli::changes;
-
-/// A Ceph cluster as a backend.
-#[derive(Clone, Debug)]
-pub struct RbdConfig {
-    /// Unique in the deployment.
-    pub name: BackendName,
-    /// The host part of Cinder's `host@backend#pool`.
-    pub host: String,
-    /// Ceph's pools, each one of the backend's.
-    pub pools: Vec<PoolName>,
-    /// Ceph's user, without `client.`.
-    pub user: String,
-    /// Ceph's configuration.
-    pub ceph_conf: PathBuf,
-    /// The user's keyring, if the configuration does not say where it is.
-    pub keyring: Option<PathBuf>,
-    /// The cluster's name, if it has one.
-    pub cluster: Option<String>,
-    /// The zone that its volumes are in.
-    pub availability_zone: ZoneName,
-    /// How much more than a pool's size may be provisioned (Cinder's default: 20).
-    pub max_over_subscription_ratio: f64,
-    /// Per cent of a pool that is never given away.
-    pub reserved_percentage: u8,
-    /// Whether the ledger may use `RevertToSnapshot` (a rollback); without, it copies.
-    pub native_revert: bool,
-    /// How many ancestors a clone may have before it gets data of its own (Cinder's default: 5).
-    /// 0 gives every clone its own.
-    pub max_clone_depth: u32,
-    /// Whether a volume made from a snapshot gets data of its own at once.
-    pub flatten_volume_from_snapshot: bool,
-    /// What libvirt knows the user's key by, on hosts that attach (Cinder's `rbd_secret_uuid`).
-    pub secret_uuid: Option<String>,
-    /// Which clones are made; nothing to do as the cluster does.
-    pub clone_format: Option<CloneFormat>,
-    /// How long deleted volumes stay in the trash, from where an operator can restore them.
-    pub deferred_deletion: Duration,
-    /// How long the cluster may not answer.
-    pub command_timeout: Duration,
-    /// How long a delete waits for somebody who has the image open. A client that crashed is
-    /// forgotten by the cluster after 30 seconds.
-    pub watcher_wait: Duration,
-    /// Between searches for what crashes left behind, and for what may leave the trash.
-    pub sweep_interval: Duration,
-}
-
-impl RbdConfig {
-    /// One pool with every setting at its default: user `cinder`, `/etc/ceph/ceph.conf`, clones up
-    /// to five deep, nothing deferred, 30 s for a command.
-    pub fn new(name: BackendName, host: impl Into<String>, pool: PoolName) -> Self {
-        Self {
-            name,
-            host: host.into(),
-            pools: vec![pool],
-            user: "cinder".to_owned(),
-            ceph_conf: PathBuf::from("/etc/ceph/ceph.conf"),
-            keyring: None,
-            cluster: None,
-            availability_zone: ZoneName::new("nova"),
-            max_over_subscription_ratio: 20.0,
-            reserved_percentage: 0,
-            native_revert: true,
-            max_clone_depth: 5,
-            flatten_volume_from_snapshot: false,
-            secret_uuid: None,
-            clone_format: None,
-            deferred_deletion: Duration::ZERO,
-            command_timeout: Duration::from_secs(30),
-            watcher_wait: Duration::from_secs(35),
-            sweep_interval: Duration::from_secs(10 * 60),
-        }
-    }
-
-    /// Every command has a time limit of its own, at which its effect fails. An effect may take as
-    /// long as all of its commands together, and as it waits for whoever has the image open. Of any
-    /// kind: what a killed attempt has left may have to be removed first.
-    pub fn limits(&self) -> EffectLimits {
-        let quick = cli::quick_limit(self).saturating_mul(MOST_COMMANDS);
-        let long = cli::DATA_LIMIT.saturating_mul(MOST_PASSES);
-        let all = quick.saturating_add(long).saturating_add(self.watcher_wait);
-        EffectLimits { metadata: all, resize: all, remove: all, copy: all, ..EffectLimits::default() }
-    }
-}
-
-/// More quick commands than any effect needs: the longest chain of ancestors, twice over.
-const MOST_COMMANDS: u32 = 128;
-
-/// How often an effect may touch all data of an image: a clone grows and gets data of its own, and
-/// what a deleted one was made from is freed with it.
-const MOST_PASSES: u32 = 4;
+pub use self::config::RbdConfig;
 
 /// How often somebody who has an image open is looked for while waiting.
 const WATCHER_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often an effect is planned anew because a name was taken that nothing had when it was looked at.
+const MOST_PLANS: u32 = 3;
+
+/// How often a name that has nothing behind it is looked at while waiting.
+const NAME_PAUSE: Duration = Duration::from_secs(1);
 
 /// The backend.
 pub struct RbdBackend {
@@ -146,6 +64,26 @@ pub struct RbdBackend {
     sweeper: Sweeper,
     /// Hosts and ports, as the cluster last said them.
     monitors: Mutex<Vec<(String, String)>>,
+}
+
+/// Why a step was not done.
+enum Stop {
+    /// What it was to make has a name that is taken, where nothing was seen under it.
+    NameTaken,
+    /// It failed.
+    Failed(Failure),
+}
+
+impl Stop {
+    fn of(command: &str, refusal: Refusal) -> Self {
+        if refusal == Refusal::Exists { Self::NameTaken } else { Self::Failed(refusal.into_failure(command)) }
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 /// What effects are performed with.
@@ -221,14 +159,47 @@ impl Cluster {
         } else {
             None
         };
-        let observed = self.observe(pool, effect).await?;
-        let format = self.format_for(effect, &observed).await?;
-        let steps = plan(effect, &observed, self.config.flatten_volume_from_snapshot, format)?;
-        let target = effect.target();
+        for _ in 0..MOST_PLANS {
+            let observed = self.observe(pool, effect).await?;
+            let format = self.format_for(effect, &observed).await?;
+            let steps = plan(effect, &observed, self.config.flatten_volume_from_snapshot, format)?;
+            match self.act_all(pool, effect.target(), steps).await {
+                Ok(()) => return Ok(()),
+                Err(Stop::NameTaken) => self.settle_name(pool, &Place::of(effect.target()).image).await?,
+                Err(Stop::Failed(failure)) => return Err(failure),
+            }
+        }
+        let message = format!("something else is making {} all the time", effect.target());
+        Err(Failure::new(FailureKind::Busy, message))
+    }
+
+    async fn act_all(&self, pool: &str, target: BackendObject, steps: Vec<Step>) -> Result<(), Stop> {
         for step in steps {
             self.act(pool, target, step).await?;
         }
         Ok(())
+    }
+
+    /// An image was to be made under a name that nothing had, and the name is taken. Either somebody
+    /// else has made the image meanwhile: then there is data in it that may be a user's, and it is for
+    /// a new plan to say what is to be done. Or an attempt died in the middle of making or removing it
+    /// and left a name without an image, which is removed; but only after as long as a command that is
+    /// making it just now could take, and right after a look.
+    async fn settle_name(&self, pool: &str, name: &str) -> Result<(), Failure> {
+        let longest = cli::quick_limit(&self.config);
+        let began = Instant::now();
+        loop {
+            let looked = Instant::now();
+            let asked = self.cli.info(pool, Of::Name(name), None).await;
+            if asked.map_err(|refusal| refusal.into_failure("info"))?.is_some() {
+                return Ok(());
+            }
+            // a look that is older has been overtaken while we were held still
+            if began.elapsed() >= longest && looked.elapsed() < longest {
+                return self.remove_remains(pool, name).await;
+            }
+            tokio::time::sleep(NAME_PAUSE).await;
+        }
     }
 
     async fn observe(&self, pool: &str, effect: &Effect) -> Result<Observed, Failure> {
@@ -307,26 +278,21 @@ impl Cluster {
         asked.copied().map_err(|refusal| refusal.into_failure("osd get-require-min-compat-client"))
     }
 
-    async fn act(&self, pool: &str, target: BackendObject, step: Step) -> Result<(), Failure> {
+    async fn act(&self, pool: &str, target: BackendObject, step: Step) -> Result<(), Stop> {
         let name = Place::of(target).image;
         let cli = &self.cli;
-        match step {
-            Step::Create { bytes } => match cli.create(pool, &name, bytes).await {
-                // it was not there when we looked: an attempt died in the middle of making it
-                Err(Refusal::Exists) => {
-                    self.remove_remains(pool, &name).await?;
-                    cli.create(pool, &name, bytes).await
-                }
-                told => told,
+        let acted = match step {
+            Step::Create { bytes } => {
+                return cli.create(pool, &name, bytes).await.map_err(|refusal| Stop::of("create", refusal));
             }
-            .map_err(|refusal| refusal.into_failure("create")),
             Step::Clone { from } => {
                 let origin = Origin { pool, image: &from.image, snapshot: from.name() };
-                self.clone_from(origin, pool, &name).await.map_err(|refusal| refusal.into_failure("clone"))
+                let told = self.clone_from(origin, pool, &name).await;
+                return told.map_err(|refusal| Stop::of("clone", refusal));
             }
             Step::CloneImage { from } => {
                 let told = self.clone_from(from.origin(), pool, &name).await;
-                told.map_err(|refusal| refusal.into_failure("clone"))
+                return told.map_err(|refusal| Stop::of("clone", refusal));
             }
             Step::Snapshot { at } => match cli.snap_create(pool, &at.image, at.name()).await {
                 Ok(()) | Err(Refusal::Exists) => Ok(()),
@@ -365,19 +331,13 @@ impl Cluster {
                 cli.copy_over(pool, source, &name).await.map_err(|refusal| refusal.into_failure("convert"))
             }
             Step::Rename { from, to } => self.rename(pool, &from, &to).await,
-        }
+        };
+        Ok(acted?)
     }
 
     async fn clone_from(&self, from: Origin<'_>, pool: &str, name: &str) -> Result<(), Refusal> {
         let format = self.clone_format.get().copied().unwrap_or(CloneFormat::V2);
-        match self.cli.clone(from, pool, name, format).await {
-            // it was not there when we looked: an attempt died in the middle of making it
-            Err(Refusal::Exists) => {
-                self.remove_remains(pool, name).await.map_err(Refusal::Failed)?;
-                self.cli.clone(from, pool, name, format).await
-            }
-            told => told,
-        }
+        self.cli.clone(from, pool, name, format).await
     }
 
     /// What is cut off must be zeroes. Data that was written and zeroed again counts as data: only
@@ -408,7 +368,7 @@ impl Cluster {
 
     /// Waits until nobody has the image open, within bounds.
     async fn unwatched(&self, pool: &str, name: &str) -> Result<(), Failure> {
-        let waiting = tokio::time::Instant::now();
+        let waiting = Instant::now();
         loop {
             let watchers = match self.cli.watchers(pool, name).await {
                 Ok(watchers) => watchers,
@@ -563,23 +523,4 @@ fn gib(bytes: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn an_effect_may_take_as_long_as_its_commands() {
-        let config = RbdConfig {
-            command_timeout: Duration::from_secs(50),
-            watcher_wait: Duration::from_secs(600),
-            ..RbdConfig::new(BackendName::new("rbd"), "host", PoolName::new("volumes"))
-        };
-        let limits = config.limits();
-        let quick = cli::quick_limit(&config);
-        // a create that finds the remains of another: look, make, remove, make
-        assert!(limits.metadata >= cli::DATA_LIMIT + quick * 3);
-        assert!(limits.remove >= cli::DATA_LIMIT + config.watcher_wait + quick * 4);
-        assert!(limits.resize >= cli::DATA_LIMIT + quick && limits.copy >= cli::DATA_LIMIT * 2);
-    }
-}
+mod tests;

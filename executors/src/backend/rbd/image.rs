@@ -8,12 +8,12 @@ use percent_encoding::percent_decode_str;
 use tephra_domain::effect::{BackendObject, Failure, FailureKind};
 use tephra_domain::units::SizeGib;
 
-use super::Cluster;
 use super::cli::{Of, Origin};
 use super::failure::Refusal;
 use super::names::{self, Place};
 use super::plan::{CloneFormat, Step};
 use super::report::Image;
+use super::{Cluster, Stop};
 
 /// Where an image is in a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +99,8 @@ fn is_clone_of(volume: &Image, from: &Location) -> bool {
 enum Obstacle {
     /// It cannot be. It can be filled in another way.
     No(String),
+    /// Something has the volume's name, and was not seen before.
+    NameTaken,
     /// The cluster did not answer: whatever else is tried meets the same.
     Failed(Failure),
 }
@@ -131,10 +133,19 @@ impl Cluster {
         locations: &[String],
     ) -> Result<bool, Failure> {
         for from in locations.iter().filter_map(|location| Location::parse(location)) {
-            match self.clone_from_location(pool, volume, size, &from).await {
+            let mut told = self.clone_from_location(pool, volume, size, &from).await;
+            if matches!(told, Err(Obstacle::NameTaken)) {
+                self.settle_name(pool, &Place::of(volume).image).await?;
+                told = self.clone_from_location(pool, volume, size, &from).await;
+            }
+            match told {
                 Ok(()) => return Ok(true),
                 Err(Obstacle::No(reason)) => {
                     tracing::info!(%volume, image = from.image, reason, "the image is copied, not cloned");
+                }
+                Err(Obstacle::NameTaken) => {
+                    let message = format!("something else is making {volume} all the time");
+                    return Err(Failure::new(FailureKind::Busy, message));
                 }
                 Err(Obstacle::Failed(failure)) => return Err(failure),
             }
@@ -169,9 +180,15 @@ impl Cluster {
         for step in steps {
             if let Step::CloneImage { from } = &step {
                 let told = self.clone_from(from.origin(), pool, &Place::of(volume).image).await;
-                told.map_err(|refusal| Obstacle::of("clone", refusal))?;
+                told.map_err(|refusal| match Stop::of("clone", refusal) {
+                    Stop::NameTaken => Obstacle::NameTaken,
+                    Stop::Failed(failure) => Obstacle::of("clone", Refusal::Failed(failure)),
+                })?;
             } else {
-                self.act(pool, volume, step).await.map_err(Obstacle::Failed)?;
+                self.act(pool, volume, step).await.map_err(|stop| match stop {
+                    Stop::NameTaken => Obstacle::NameTaken,
+                    Stop::Failed(failure) => Obstacle::Failed(failure),
+                })?;
             }
         }
         Ok(())

@@ -222,7 +222,7 @@ async fn a_clone_that_is_refused_is_no_clone() {
     assert_eq!(cloned(fake, 2, &golden()).await, (Ok(false), vec![the_clone()]));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_an_attempt_left_under_the_name_is_removed_first() {
     let fake = Fake { clone: Mutex::new(vec![(17, "File exists")]), ..Fake::default() };
     let removed = format!("rm volumes/{}", volume());

@@ -1,0 +1,148 @@
+//! The backend against clusters that are answered for by tables.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use tephra_domain::ids::VolumeId;
+use uuid::Uuid;
+
+use super::*;
+use crate::process::{Output, ProcessError, Program};
+
+const GIB: u64 = 1 << 30;
+
+fn volume(n: u128) -> BackendObject {
+    BackendObject::Volume(VolumeId::from_uuid(Uuid::from_u128(n)))
+}
+
+fn one() -> SizeGib {
+    SizeGib::new(1).unwrap()
+}
+
+fn pool() -> PoolName {
+    PoolName::new("volumes")
+}
+
+fn refused(code: i32) -> ProcessError {
+    ProcessError::Failed { program: "rbd".to_owned(), code: Some(code), stderr_tail: String::new() }
+}
+
+/// What is under the name of volume 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Under {
+    Nothing,
+    /// A name without an image: somebody died in the middle of making it, or is at it.
+    Name,
+    /// An image, a clone of volume 2 if it is one.
+    Image {
+        is_clone: bool,
+    },
+}
+
+/// A pool in which other executors are at work.
+struct Contended {
+    name: Mutex<Under>,
+    /// What others have made of the name each time before it is looked at, or anything is made of it.
+    meanwhile: Mutex<VecDeque<Under>>,
+    /// What was to change something.
+    ran: Mutex<Vec<&'static str>>,
+}
+
+impl Contended {
+    fn new(at_first: Under, meanwhile: impl IntoIterator<Item = Under>) -> Arc<Self> {
+        let meanwhile = Mutex::new(meanwhile.into_iter().collect());
+        Arc::new(Self { name: Mutex::new(at_first), meanwhile, ran: Mutex::default() })
+    }
+
+    async fn perform(self: &Arc<Self>, effect: &Effect) -> Result<(), Failure> {
+        let config = RbdConfig {
+            clone_format: Some(CloneFormat::V2),
+            ..RbdConfig::new(BackendName::new("rbd"), "host", pool())
+        };
+        RbdBackend::new(config, Arc::clone(self) as Arc<dyn Launcher>).perform(&pool(), effect).await
+    }
+
+    fn ran(&self) -> Vec<&'static str> {
+        self.ran.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Launcher for Contended {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        let line: Vec<_> = program.argv().iter().map(|word| word.to_string_lossy()).collect();
+        let line = line.join(" ");
+        let commands = ["info", "snap create", "snap rm", "create", "clone", "rm"];
+        let command = commands.into_iter().find(|command| line.contains(&format!(" {command} "))).unwrap();
+        let mut name = self.name.lock().unwrap();
+        let is_about_it =
+            line.contains(&format!("={} ", volume(1))) || line.ends_with(&volume(1).to_string());
+        if is_about_it && ["info", "create", "clone"].contains(&command) {
+            *name = self.meanwhile.lock().unwrap().pop_front().unwrap_or(*name);
+        }
+        if command != "info" {
+            self.ran.lock().unwrap().push(command);
+        }
+        let mut stdout = String::new();
+        match (command, *name) {
+            ("info", _) if !is_about_it => stdout = format!(r#"{{"id":"2","size":{GIB}}}"#),
+            ("info", Under::Image { is_clone: false }) => stdout = format!(r#"{{"id":"1","size":{GIB}}}"#),
+            ("info", Under::Image { is_clone: true }) => {
+                let (image, snapshot) = (volume(2), names::clone_snapshot(volume(1)));
+                let parent =
+                    format!(r#"{{"pool":"volumes","image":"{image}","id":"2","snapshot":"{snapshot}"}}"#);
+                stdout = format!(r#"{{"id":"1","size":{GIB},"parent":{parent}}}"#);
+            }
+            ("info", Under::Nothing | Under::Name) => return Err(refused(2)),
+            ("create" | "clone", Under::Nothing) => *name = Under::Image { is_clone: command == "clone" },
+            ("create" | "clone", Under::Name | Under::Image { .. }) => return Err(refused(17)),
+            ("rm", _) => *name = Under::Nothing,
+            _ => {}
+        }
+        Ok(Output { stdout: stdout.into_bytes(), stderr_tail: String::new() })
+    }
+}
+
+fn create() -> Effect {
+    Effect::CreateVolume { volume: volume(1), size: one() }
+}
+
+fn clone() -> Effect {
+    Effect::CloneVolume { volume: volume(1), size: one(), source: volume(2) }
+}
+
+/// An executor that was held still between looking and making must not remove what another one has made
+/// meanwhile: a user may have written into it since.
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_another_executor_has_made_meanwhile_is_never_removed() {
+    for (effect, is_clone) in [(create(), false), (clone(), true)] {
+        let cluster = Contended::new(Under::Nothing, [Under::Nothing, Under::Image { is_clone }]);
+        assert_eq!(cluster.perform(&effect).await, Ok(()));
+        assert!(!cluster.ran().contains(&"rm"), "{:?}", cluster.ran());
+        assert_eq!(*cluster.name.lock().unwrap(), Under::Image { is_clone });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_another_executor_is_making_just_now_is_left_to_it() {
+    for (effect, is_clone) in [(create(), false), (clone(), true)] {
+        let made = Under::Image { is_clone };
+        let cluster = Contended::new(Under::Nothing, [Under::Nothing, Under::Name, Under::Name, made]);
+        assert_eq!(cluster.perform(&effect).await, Ok(()));
+        assert!(!cluster.ran().contains(&"rm"), "{:?}", cluster.ran());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_without_an_image_is_removed_when_nobody_can_be_making_it_any_more() {
+    for (effect, is_clone) in [(create(), false), (clone(), true)] {
+        let cluster = Contended::new(Under::Name, []);
+        let began = Instant::now();
+        assert_eq!(cluster.perform(&effect).await, Ok(()));
+        let longest = cli::quick_limit(&RbdConfig::new(BackendName::new("rbd"), "host", pool()));
+        assert!(began.elapsed() >= longest, "by the clock of the test");
+        assert_eq!(cluster.ran().iter().filter(|command| **command == "rm").count(), 1);
+        assert_eq!(*cluster.name.lock().unwrap(), Under::Image { is_clone });
+    }
+}
