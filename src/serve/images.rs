@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
+use reqwest::ClientBuilder;
 use serde_json::Value;
 use tephra_api::images::{CatalogError, ImageCatalog};
 use tephra_domain::actor::{Actor, Role};
@@ -14,6 +15,7 @@ use tephra_domain::image::ImageFacts;
 use tephra_executors::image::convert::Limits;
 use tephra_executors::image::glance::GlanceStore;
 use tephra_executors::image::plain::{DirectoryStore, HttpsStore};
+use tephra_executors::image::upload::Uploads;
 use tephra_executors::image::{Image, ImageError, ImageStore, Images, ImagesConfig};
 use tephra_executors::process::Spawner;
 use uuid::Uuid;
@@ -21,9 +23,22 @@ use uuid::Uuid;
 use crate::config::{Config, ImagesSection, StoreKind};
 use crate::failure::{CommandResult, Exit, WithExit as _};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a store may say nothing while a file arrives.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a store may take.
+#[derive(Clone, Copy, Debug)]
+struct Timeouts {
+    /// To let us in.
+    connect: Duration,
+    /// To say anything, or to take anything of a file.
+    idle: Duration,
+    /// To answer once it has a file: its own storage may have to put parts together.
+    answer: Duration,
+}
+
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(10),
+    idle: Duration::from_secs(60),
+    answer: Duration::from_secs(10 * 60),
+};
 
 /// What Glance says of every image; all else are properties of this one.
 const NO_PROPERTIES: &[&str] = &[
@@ -48,16 +63,27 @@ const NO_PROPERTIES: &[&str] = &[
 /// # Errors
 /// If its certificate or its address cannot be used.
 pub fn open_store(config: &Config) -> CommandResult<Option<Arc<dyn ImageStore>>> {
+    open_store_within(TIMEOUTS, config)
+}
+
+fn open_store_within(timeouts: Timeouts, config: &Config) -> CommandResult<Option<Arc<dyn ImageStore>>> {
     let section = &config.images;
     Ok(match section.store {
         None => None,
         Some(StoreKind::Directory) => {
             Some(Arc::new(DirectoryStore::new(section.directory.clone().unwrap_or_default())))
         }
-        Some(StoreKind::Https) => Some(Arc::new(HttpsStore::new(client(section)?, address(section)?))),
+        Some(StoreKind::Https) => {
+            Some(Arc::new(HttpsStore::new(asking(timeouts, section)?, address(section)?)))
+        }
         Some(StoreKind::Glance) => {
-            let token_file = section.token_file.clone();
-            Some(Arc::new(GlanceStore::new(client(section)?, address(section)?, token_file)))
+            let uploads = Uploads {
+                client: built(client(timeouts, section)?)?,
+                idle_limit: timeouts.idle,
+                answer_limit: timeouts.answer,
+            };
+            let (client, token_file) = (asking(timeouts, section)?, section.token_file.clone());
+            Some(Arc::new(GlanceStore::new(client, uploads, address(section)?, token_file)))
         }
     })
 }
@@ -66,8 +92,17 @@ fn address(section: &ImagesSection) -> CommandResult<reqwest::Url> {
     section.url.as_deref().unwrap_or_default().parse().context("images.url is no address").exit(Exit::Usage)
 }
 
-fn client(section: &ImagesSection) -> CommandResult<reqwest::Client> {
-    let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT);
+/// For requests whose answer is what takes time.
+fn asking(timeouts: Timeouts, section: &ImagesSection) -> CommandResult<reqwest::Client> {
+    built(client(timeouts, section)?.read_timeout(timeouts.idle))
+}
+
+fn built(client: ClientBuilder) -> CommandResult<reqwest::Client> {
+    client.build().context("cannot speak to the image store").exit(Exit::Usage)
+}
+
+fn client(timeouts: Timeouts, section: &ImagesSection) -> CommandResult<ClientBuilder> {
+    let mut builder = reqwest::Client::builder().connect_timeout(timeouts.connect);
     if let Some(file) = &section.ca_file {
         let pem = std::fs::read(file)
             .with_context(|| format!("cannot read images.ca_file {}", file.display()))
@@ -77,7 +112,7 @@ fn client(section: &ImagesSection) -> CommandResult<reqwest::Client> {
             .exit(Exit::Usage)?;
         builder = builder.add_root_certificate(certificate);
     }
-    builder.build().context("cannot speak to the image store").exit(Exit::Usage)
+    Ok(builder)
 }
 
 /// What executors do with images.

@@ -1,16 +1,19 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tephra_domain::ids::{ImageId, ProjectId};
+use tephra_domain::image::NewImage;
 use tephra_executors::image::ImageError;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use uuid::Uuid;
 
-use super::open_store;
+use super::{Timeouts, open_store, open_store_within};
 use crate::config::{Config, ImagesSection, StoreKind};
 
 const DISK: &str = "disk";
@@ -92,4 +95,84 @@ async fn an_https_store_is_believed_if_the_certificate_in_ca_file_vouches_for_it
     )
     .unwrap();
     assert!(store(Some(folder.path().join("nonsense"))).is_err());
+}
+
+const SLOW_FILE_BYTES: usize = 24 << 20;
+
+/// One request to a Glance that takes a file slowly; says how long the file was.
+async fn answer_slowly(connection: TcpStream) -> std::io::Result<usize> {
+    let mut connection = BufReader::new(connection);
+    let mut asked = String::new();
+    connection.read_line(&mut asked).await?;
+    let (mut line, mut announced) = (String::new(), 0);
+    while connection.read_line(&mut line).await? > 2 {
+        if let Some(length) = line.to_lowercase().strip_prefix("content-length:") {
+            announced = length.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    let (mut length, mut since_pause) = (0, 0);
+    let (status, body) = match asked.split(' ').next() {
+        Some("PUT") => {
+            loop {
+                line.clear();
+                connection.read_line(&mut line).await?;
+                let piece = usize::from_str_radix(line.trim(), 16).unwrap();
+                let mut bytes = vec![0; piece + 2];
+                connection.read_exact(&mut bytes).await?;
+                if piece == 0 {
+                    break;
+                }
+                length += piece;
+                since_pause += piece;
+                if since_pause >= 1 << 20 {
+                    since_pause = 0;
+                    // no wait for anything: this is how slow the store is
+                    tokio::time::sleep(Duration::from_millis(150)).await;
+                }
+            }
+            ("204 No Content", String::new())
+        }
+        Some("POST") => {
+            connection.read_exact(&mut vec![0; announced]).await?;
+            ("201 Created", serde_json::json!({"id": id(), "status": "queued"}).to_string())
+        }
+        _ => ("404 Not Found", String::new()),
+    };
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    connection.write_all(format!("{head}{body}").as_bytes()).await?;
+    connection.shutdown().await?;
+    Ok(length)
+}
+
+#[tokio::test]
+async fn a_file_that_takes_longer_than_a_store_may_be_silent_is_uploaded() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Some(format!("http://{}", listener.local_addr().unwrap()));
+    let served = tokio::spawn(async move {
+        let mut lengths = Vec::new();
+        for _ in 0..3 {
+            lengths.push(answer_slowly(listener.accept().await.unwrap().0).await.unwrap());
+        }
+        lengths
+    });
+    let images = ImagesSection { store: Some(StoreKind::Glance), url, ..ImagesSection::default() };
+    // 24 pauses of 150 ms are more than it may be silent, and each is much less
+    let idle = Duration::from_secs(2);
+    let timeouts = Timeouts { connect: idle, idle, answer: Duration::from_secs(60) };
+    let store = open_store_within(timeouts, &Config { images, ..Config::default() }).unwrap().unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(SLOW_FILE_BYTES as u64).unwrap();
+    let image = NewImage {
+        id: ImageId::from_uuid(id()),
+        owner: ProjectId::new("project"),
+        name: "copy".into(),
+        disk_format: "raw".into(),
+        container_format: "bare".into(),
+        visibility: None,
+        protected: false,
+        properties: [].into(),
+    };
+    store.publish(&image, file.path()).await.unwrap();
+    assert_eq!(served.await.unwrap(), [0, 0, SLOW_FILE_BYTES]);
 }

@@ -13,10 +13,15 @@ use uuid::Uuid;
 use super::download::{Expected, save};
 use super::plain::{unanswered, whole};
 use super::store::{Image, ImageError, ImageStore};
+use super::upload::Uploads;
+
+/// What a file is cut into on its way: so much must be taken within [`Uploads::idle_limit`].
+const PIECE_BYTES: usize = 64 << 10;
 
 /// A Glance.
 pub struct GlanceStore {
     client: Client,
+    uploads: Uploads,
     endpoint: Url,
     /// Holds the token that we show; read each time, so that it can be replaced while we run.
     token_file: Option<PathBuf>,
@@ -24,18 +29,27 @@ pub struct GlanceStore {
 
 impl GlanceStore {
     /// The Glance at an endpoint, which is the address before `/v2`.
-    pub const fn new(client: Client, endpoint: Url, token_file: Option<PathBuf>) -> Self {
-        Self { client, endpoint, token_file }
+    pub const fn new(client: Client, uploads: Uploads, endpoint: Url, token_file: Option<PathBuf>) -> Self {
+        Self { client, uploads, endpoint, token_file }
     }
 
     async fn request(&self, method: Method, parts: &[&str]) -> Result<RequestBuilder, ImageError> {
+        self.request_by(&self.client, method, parts).await
+    }
+
+    async fn request_by(
+        &self,
+        client: &Client,
+        method: Method,
+        parts: &[&str],
+    ) -> Result<RequestBuilder, ImageError> {
         let mut url = self.endpoint.clone();
         let Ok(mut path) = url.path_segments_mut() else {
             return Err(ImageError::Unavailable("its address has no path".to_owned()));
         };
         path.pop_if_empty().extend(["v2", "images"]).extend(parts);
         drop(path);
-        let mut request = self.client.request(method, url);
+        let mut request = client.request(method, url);
         if let Some(file) = &self.token_file {
             let token = tokio::fs::read_to_string(file).await;
             let token = token.map_err(|error| ImageError::local("the token file cannot be read", error))?;
@@ -79,10 +93,15 @@ impl GlanceStore {
     async fn publish_data(&self, id: Uuid, from: &Path) -> Result<(), ImageError> {
         let file = tokio::fs::File::open(from).await;
         let file = file.map_err(|error| ImageError::local("the image's file cannot be read", error))?;
-        let body = reqwest::Body::wrap_stream(ReaderStream::with_capacity(file, 1 << 20));
-        let request = self.request(Method::PUT, &[&id.to_string(), "file"]).await?;
-        let request = request.header(header::CONTENT_TYPE, "application/octet-stream").body(body);
-        checked(id, request.send().await.map_err(unanswered)?).map(drop)
+        let (bytes, stopped) = self.uploads.watched(ReaderStream::with_capacity(file, PIECE_BYTES));
+        let place = [&*id.to_string(), "file"];
+        let request = self.request_by(&self.uploads.client, Method::PUT, &place).await?;
+        let request = request.header(header::CONTENT_TYPE, "application/octet-stream");
+        let sent = request.body(reqwest::Body::wrap_stream(bytes)).send();
+        tokio::select! {
+            answer = sent => checked(id, answer.map_err(unanswered)?).map(drop),
+            error = stopped => Err(error),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! * [`store`]: where images are. [`glance`]: a Glance v2 endpoint. [`plain`]: a directory, or files
 //!   behind an https address.
+//! * [`upload`]: a file on its way to a Glance, which may take long but must go on.
 //! * [`header`]: what an image file says of itself, read by us and not by a library that follows
 //!   what it reads. [`convert`]: `qemu-img`, bounded.
 //! * [`work`]: an image into a volume and back, so that doing it twice equals doing it once.
@@ -16,6 +17,7 @@ pub mod glance;
 pub mod header;
 pub mod plain;
 pub mod store;
+pub mod upload;
 pub mod work;
 
 mod vdi;
