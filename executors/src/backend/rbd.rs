@@ -123,7 +123,7 @@ impl RbdBackend {
     /// now. Happens by itself too, see [`RbdConfig::sweep_interval`].
     ///
     /// # Errors
-    /// If a pool cannot be looked at.
+    /// If anything could not be looked at or not be removed, which held up nothing else.
     pub async fn sweep(&self) -> Result<(), Failure> {
         self.cluster.sweep().await
     }

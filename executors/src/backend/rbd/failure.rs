@@ -12,6 +12,7 @@ mod errno {
     pub const EACCES: i32 = 13;
     pub const EBUSY: i32 = 16;
     pub const EEXIST: i32 = 17;
+    pub const EINVAL: i32 = 22;
     pub const ENOSPC: i32 = 28;
     pub const EROFS: i32 = 30;
     pub const ENOTEMPTY: i32 = 39;
@@ -32,6 +33,8 @@ pub enum Refusal {
     HasSnapshots,
     /// It may not leave the trash yet.
     NotExpired,
+    /// The snapshot that was to lose its protection has none.
+    NotProtected,
     /// Anything else.
     Failed(Failure),
 }
@@ -46,6 +49,7 @@ impl Refusal {
             Self::Busy => (FailureKind::Busy, "somebody uses the image"),
             Self::HasSnapshots => (FailureKind::Busy, "the image got snapshots meanwhile"),
             Self::NotExpired => (FailureKind::BackendError, "it may not leave the trash yet"),
+            Self::NotProtected => (FailureKind::BackendError, "it is not protected"),
         };
         Failure::new(kind, format!("rbd {command}: {what}"))
     }
@@ -109,6 +113,7 @@ fn ended(program: &str, command: &str, code: Option<i32>, stderr: &str) -> Refus
         // read-only is what an image is to us while somebody else holds its lock
         Some(errno::EBUSY | errno::EROFS) => Refusal::Busy,
         Some(errno::ENOTEMPTY) => Refusal::HasSnapshots,
+        Some(errno::EINVAL) if command == "snap unprotect" => Refusal::NotProtected,
         Some(errno::ENOSPC | errno::EDQUOT) => failed(FailureKind::NoSpace, "the pool is full"),
         Some(errno::ETIMEDOUT) => failed(FailureKind::TimedOut, "the cluster did not answer in time"),
         Some(errno::EPERM | errno::EACCES) => {

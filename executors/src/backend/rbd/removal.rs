@@ -92,13 +92,15 @@ impl Cluster {
     ) -> Result<(), Failure> {
         match self.cli.snap_remove(pool, image, snapshot).await {
             Ok(()) | Err(Refusal::Missing) => return Ok(()),
-            // protected
+            // protected, most likely
             Err(Refusal::Busy) => {}
             Err(refusal) => return Err(refusal.into_failure("snap rm")),
         }
         match self.cli.snap_unprotect(pool, image, snapshot).await {
             Ok(()) => {}
             Err(Refusal::Missing) => return Ok(()),
+            // it never was: somebody uses the image
+            Err(Refusal::NotProtected) => return Err(Refusal::Busy.into_failure("snap rm")),
             Err(Refusal::Busy) => {
                 let Some(image) = hide_in.filter(|_| !is_own(snapshot)) else { return Ok(()) };
                 let told = self.cli.snap_rename(pool, image, snapshot, &names::hidden(snapshot)).await;
@@ -175,9 +177,12 @@ impl Cluster {
     /// needed until the clone is there, which holds on to it then. Which of ours are at that the
     /// locks say; an executor that has been overtaken may be at it elsewhere, so one that has only
     /// just been seen is left alone, too.
-    async fn sweep_snapshots(&self, pool: &str) -> Result<(), Failure> {
+    async fn sweep_snapshots(&self, pool: &str, missed: &mut Missed) {
         let began = Instant::now();
-        let listed = self.cli.list(pool).await.map_err(|refusal| refusal.into_failure("ls"))?;
+        let listed = match self.cli.list(pool).await {
+            Ok(listed) => listed,
+            Err(refusal) => return missed.note(pool, "snapshots", refusal.into_failure("ls")),
+        };
         let own: Vec<Own> = listed
             .into_iter()
             .filter_map(|listed| Some(Own { image: listed.image, snapshot: listed.snapshot? }))
@@ -194,23 +199,57 @@ impl Cluster {
                     Some(alone)
                 }
             };
-            self.drop_snapshot(pool, Of::Name(&own.image), &own.snapshot, None).await?;
+            let dropped = self.drop_snapshot(pool, Of::Name(&own.image), &own.snapshot, None).await;
+            missed.note_of(pool, &own.image, dropped);
         }
-        Ok(())
     }
 
-    /// See [`super::RbdBackend::sweep`].
-    pub(super) async fn sweep(&self) -> Result<(), Failure> {
-        for pool in &self.config.pools {
-            let pool = pool.as_str();
-            self.sweep_snapshots(pool).await?;
-            let trash = self.cli.trash(pool).await.map_err(|refusal| refusal.into_failure("trash ls"))?;
-            for entry in trash.iter().filter(|entry| is_volume_of_ours(&entry.name)) {
-                let parent = self.take_out_of_trash(pool, &entry.id).await?;
+    async fn sweep_trash(&self, pool: &str, missed: &mut Missed) {
+        let trash = match self.cli.trash(pool).await {
+            Ok(trash) => trash,
+            Err(refusal) => return missed.note(pool, "trash", refusal.into_failure("trash ls")),
+        };
+        for entry in trash.iter().filter(|entry| is_volume_of_ours(&entry.name)) {
+            let taken = self.take_out_of_trash(pool, &entry.id).await;
+            if let Some(parent) = missed.note_of(pool, &entry.name, taken) {
                 self.release(parent).await;
             }
         }
-        Ok(())
+    }
+
+    /// See [`super::RbdBackend::sweep`]. Whatever fails holds up nothing else, on no pool.
+    pub(super) async fn sweep(&self) -> Result<(), Failure> {
+        let mut missed = Missed::default();
+        for pool in &self.config.pools {
+            self.sweep_snapshots(pool.as_str(), &mut missed).await;
+            self.sweep_trash(pool.as_str(), &mut missed).await;
+        }
+        missed.told()
+    }
+}
+
+/// What a sweep could not do.
+#[derive(Default)]
+struct Missed {
+    count: usize,
+    first: Option<Failure>,
+}
+
+impl Missed {
+    fn note(&mut self, pool: &str, what: &str, failure: Failure) {
+        tracing::warn!(pool, what, %failure, "not swept");
+        self.count = self.count.saturating_add(1);
+        self.first.get_or_insert(failure);
+    }
+
+    fn note_of<T>(&mut self, pool: &str, what: &str, swept: Result<T, Failure>) -> Option<T> {
+        swept.map_err(|failure| self.note(pool, what, failure)).ok()
+    }
+
+    fn told(self) -> Result<(), Failure> {
+        let Some(first) = self.first else { return Ok(()) };
+        let message = format!("{} could not be swept, the first because of: {}", self.count, first.message);
+        Err(Failure::new(first.kind, message))
     }
 }
 

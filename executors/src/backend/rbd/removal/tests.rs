@@ -141,3 +141,98 @@ fn what_has_been_seen_for_long_is_what_was_there_all_the_time() {
     assert_eq!(old(&[own(2)], hour + hour / 2), []);
     assert_eq!(old(&[own(1), own(2)], hour * 2), [own(2)], "the first went away and came back");
 }
+
+/// Two pools, with own snapshots and trash, some of which cannot be removed.
+#[derive(Default)]
+struct Stubborn {
+    /// Answers to commands, by a part of their line.
+    refusals: Vec<(String, i32)>,
+    done: Mutex<Vec<String>>,
+}
+
+impl Stubborn {
+    fn answer(&self, line: &str) -> Result<String, i32> {
+        if let Some((_, code)) = self.refusals.iter().find(|(part, _)| line.contains(part)) {
+            return Err(*code);
+        }
+        let pool = line.split("--pool=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        let on = |n: u128| if pool == POOL { n } else { n + 10 };
+        let [first, second] = [1, 2].map(|n| volume(on(n)));
+        Ok(if line.contains(" ls --long ") {
+            let own = |image| format!(r#"{{"image":"{image}","snapshot":"tephra.deleted.s","size":1}}"#);
+            format!("[{},{}]", own(first), own(second))
+        } else if line.contains(" trash ls ") {
+            let entry = |image| format!(r#"{{"id":"id-of-{image}","name":"{image}"}}"#);
+            format!("[{},{}]", entry(first), entry(second))
+        } else if line.contains(" info ") {
+            r#"{"id":"1","size":1073741824}"#.to_owned()
+        } else {
+            String::new()
+        })
+    }
+}
+
+#[async_trait]
+impl Launcher for Stubborn {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        let words: Vec<_> = program.argv().iter().map(|word| word.to_string_lossy()).collect();
+        let line = words.join(" ");
+        match self.answer(&line) {
+            Ok(stdout) => {
+                self.done.lock().unwrap().push(line);
+                Ok(Output { stdout: stdout.into_bytes(), stderr_tail: String::new() })
+            }
+            Err(code) => Err(ProcessError::Failed {
+                program: "rbd".to_owned(),
+                code: Some(code),
+                stderr_tail: String::new(),
+            }),
+        }
+    }
+}
+
+/// What a sweep of both pools came to, and the volumes whose snapshots and which themselves went.
+async fn swept(refusals: &[(String, i32)]) -> (Result<(), Failure>, Vec<BackendObject>, Vec<BackendObject>) {
+    let cluster = Arc::new(Stubborn { refusals: refusals.to_vec(), ..Stubborn::default() });
+    let mut config = RbdConfig::new(BackendName::new("rbd"), "host", PoolName::new(POOL));
+    config.pools.push(PoolName::new("more"));
+    let told = RbdBackend::new(config, Arc::clone(&cluster) as Arc<dyn Launcher>).sweep().await;
+    let done = cluster.done.lock().unwrap();
+    let went = |command: &str, option: &str| {
+        let all = [1, 2, 11, 12].map(volume).into_iter();
+        all.filter(|it| {
+            let option = format!("{option}{it}");
+            done.iter().any(|line| line.contains(command) && line.split(' ').any(|word| word == option))
+        })
+        .collect()
+    };
+    (told, went(" snap rm ", "--image="), went(" trash rm ", "--image-id=id-of-"))
+}
+
+#[tokio::test]
+async fn what_cannot_be_swept_holds_up_nothing_else_and_is_told_in_the_end() {
+    let all = [1, 2, 11, 12].map(volume).to_vec();
+    let others = all[1..].to_vec();
+    assert_eq!(swept(&[]).await, (Ok(()), all.clone(), all.clone()));
+
+    // somebody has the image open: its snapshot was never protected
+    let (first, in_use) = (volume(1), 16);
+    let used = [
+        (format!(" snap rm --pool=volumes --no-progress --image={first}"), in_use),
+        (format!(" snap unprotect --pool=volumes --image={first}"), 22),
+    ];
+    let (told, snapshots, trash) = swept(&used).await;
+    assert_eq!(told.map_err(|failure| failure.kind), Err(FailureKind::Busy));
+    assert_eq!((snapshots, trash), (others.clone(), all.clone()));
+
+    let damaged = [(format!(" --image-id=id-of-{first}"), 5)];
+    let (told, snapshots, trash) = swept(&damaged).await;
+    assert_eq!(told.map_err(|failure| failure.kind), Err(FailureKind::BackendError));
+    assert_eq!((snapshots, trash), (all.clone(), others));
+
+    for listing in [" ls --long --pool=volumes", " trash ls --pool=volumes"] {
+        let (told, snapshots, trash) = swept(&[(listing.to_owned(), 110)]).await;
+        assert_eq!(told.map_err(|failure| failure.kind), Err(FailureKind::TimedOut));
+        assert_eq!([snapshots, trash].concat().len(), 6, "{listing}");
+    }
+}
