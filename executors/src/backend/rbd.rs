@@ -9,7 +9,7 @@
 //! * Clones are of version 2 where the cluster lets no client in that is older than Mimic, and of
 //!   version 1 otherwise, as Ceph itself decides. Deleting looks at what is there, not at that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub struct RbdBackend {
     sweeper: Sweeper,
     /// Hosts and ports, as the cluster last said them.
     monitors: Mutex<Vec<(String, String)>>,
+    /// Pools that the cluster did not have when it was last asked.
+    missing: Mutex<BTreeSet<PoolName>>,
 }
 
 /// Why a step was not done.
@@ -111,7 +113,7 @@ impl RbdBackend {
             seen: Seen::default(),
             fsid: OnceCell::new(),
         });
-        Self { config, cluster, sweeper: Sweeper::default(), monitors: Mutex::default() }
+        Self { config, cluster, sweeper: Sweeper::default(), monitors: Mutex::default(), missing: Mutex::default() }
     }
 
     /// The settings that it was made with.
@@ -142,6 +144,19 @@ impl RbdBackend {
         ];
         capabilities.extend(export::capabilities(ExportProtocol::Rbd, facts.into_iter().flatten()));
         capabilities
+    }
+
+    /// Says in the log which pools are down for that reason, when it changes.
+    fn tell_missing(&self, missing: BTreeSet<PoolName>) {
+        let mut known = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let backend = &self.config.name;
+        for pool in missing.difference(&known) {
+            tracing::warn!(%backend, %pool, "the pool is down: the cluster has no such pool");
+        }
+        for pool in known.difference(&missing) {
+            tracing::info!(%backend, %pool, "the cluster has the pool again");
+        }
+        *known = missing;
     }
 
     fn known(&self, pool: &PoolName) -> Result<(), Failure> {
@@ -430,19 +445,19 @@ impl Backend for RbdBackend {
             return Err(Failure::new(FailureKind::BackendUnavailable, message));
         }
         let mut pools = Vec::new();
+        let mut missing = BTreeSet::new();
         for pool in &self.config.pools {
             let figures = usage.pools.iter().find(|usage| usage.name == pool.as_str());
             let detail = details.iter().find(|detail| detail.pool_name == pool.as_str());
-            let (Some(figures), Some(detail)) = (figures, detail) else {
-                let message = format!("the cluster has no pool {pool}");
-                return Err(Failure::new(FailureKind::BackendUnavailable, message));
-            };
-            let capacity = capacity(figures.stats, detail);
+            let capacity = figures.zip(detail).map(|(figures, detail)| capacity(figures.stats, detail));
+            if capacity.is_none() {
+                missing.insert(pool.clone());
+            }
             pools.push(PoolStats {
                 pool: super::pool_id(&self.config.name, pool),
-                is_up: true,
-                total_gib: gib(capacity.total),
-                free_gib: gib(capacity.free),
+                is_up: capacity.is_some(),
+                total_gib: gib(capacity.map_or(0, |capacity| capacity.total)),
+                free_gib: gib(capacity.map_or(0, |capacity| capacity.free)),
                 provisioned_gib: 0.0,
                 max_over_subscription_ratio: self.config.max_over_subscription_ratio,
                 reserved_percentage: self.config.reserved_percentage,
@@ -450,6 +465,11 @@ impl Backend for RbdBackend {
                 capabilities: super::capabilities(&self.config.name, "ceph"),
                 reported_at: now,
             });
+        }
+        self.tell_missing(missing);
+        if pools.iter().all(|pool| !pool.is_up) {
+            let message = "the cluster has none of the backend's pools";
+            return Err(Failure::new(FailureKind::BackendUnavailable, message));
         }
         self.sweeper.sweep_in_time(&self.cluster);
         Ok(pools)

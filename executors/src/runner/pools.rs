@@ -48,6 +48,7 @@ impl PoolReporter {
                 known = Some(stats);
             }
             for pool in known.iter().flatten() {
+                let is_up = is_up && pool.is_up;
                 self.show(PoolStats { is_up, reported_at: self.clock.now(), ..pool.clone() });
             }
             let pause = STATS_PAUSE.min(self.interval);
@@ -94,5 +95,63 @@ pub fn make_way(backend: &dyn Backend, cancel: &CancellationToken) {
     if !cancel.is_cancelled() {
         tracing::error!(backend = %backend.name(), "another process has taken the storage over; this one stops");
         cancel.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tephra_domain::backend::BackendDescription;
+    use tephra_domain::effect::Effect;
+    use tephra_domain::ids::{BackendName, PoolName};
+    use tephra_domain::units::Timestamp;
+    use tephra_journal::clock::ManualClock;
+
+    use super::*;
+    use crate::backend::memory::{MemoryBackend, MemoryConfig};
+
+    /// Answers, but one of its pools is not there.
+    struct HalfThere(MemoryBackend);
+
+    #[async_trait]
+    impl Backend for HalfThere {
+        fn name(&self) -> &BackendName {
+            self.0.name()
+        }
+
+        fn description(&self) -> BackendDescription {
+            self.0.description()
+        }
+
+        async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure> {
+            let mut stats = self.0.stats(now).await?;
+            let mut gone = stats[0].clone();
+            (gone.pool.pool, gone.is_up) = (PoolName::new("gone"), false);
+            stats.push(gone);
+            Ok(stats)
+        }
+
+        async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
+            self.0.perform(pool, effect).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_that_its_backend_says_is_down_is_shown_down() {
+        let board = PoolBoard::default();
+        let reporter = PoolReporter {
+            backend: Arc::new(HalfThere(MemoryBackend::new(MemoryConfig::new("disk")))),
+            board: board.clone(),
+            clock: Arc::new(ManualClock::default()),
+            changed: Arc::default(),
+            interval: Duration::from_secs(10),
+            cancel: CancellationToken::new(),
+        };
+        let reporting = tokio::spawn(reporter.run());
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        reporting.abort();
+        let shown = board.read(Timestamp(0));
+        let shown: Vec<_> = shown.iter().map(|pool| (pool.pool.pool.as_str(), pool.is_up)).collect();
+        assert_eq!(shown, [("disk", true), ("gone", false)]);
     }
 }

@@ -146,3 +146,30 @@ async fn a_name_without_an_image_is_removed_when_nobody_can_be_making_it_any_mor
         assert_eq!(*cluster.name.lock().unwrap(), Under::Image { is_clone });
     }
 }
+
+/// A cluster that has the pool `volumes`, and no other.
+struct OnePool;
+
+#[async_trait]
+impl Launcher for OnePool {
+    async fn launch(&self, _: Program) -> Result<Output, ProcessError> {
+        let stdout = [include_str!("recorded/df.json"), include_str!("recorded/pool-ls-detail.json")].concat();
+        Ok(Output { stdout: stdout.into_bytes(), stderr_tail: String::new() })
+    }
+}
+
+async fn up(pools: &[&str]) -> Result<Vec<bool>, FailureKind> {
+    let mut config = RbdConfig::new(BackendName::new("rbd"), "host", pool());
+    config.pools = pools.iter().map(|pool| PoolName::new(*pool)).collect();
+    let told = RbdBackend::new(config, Arc::new(OnePool)).stats(Timestamp(0)).await;
+    let told = told.map_err(|failure| failure.kind)?;
+    assert!(told.iter().all(|stats| (stats.total_gib > 0.0) == stats.is_up), "{told:?}");
+    Ok(told.into_iter().map(|stats| stats.is_up).collect())
+}
+
+#[tokio::test]
+async fn a_pool_that_is_not_there_takes_no_other_with_it() {
+    assert_eq!(up(&["volumes"]).await, Ok(vec![true]));
+    assert_eq!(up(&["nowhere", "volumes", "gone"]).await, Ok(vec![false, true, false]));
+    assert_eq!(up(&["nowhere"]).await, Err(FailureKind::BackendUnavailable));
+}
