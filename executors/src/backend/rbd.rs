@@ -1,4 +1,4 @@
-//! Volumes as images of a Ceph cluster: the `rbd` backend, by the command lines of `rbd` and `ceph`.
+//! Volumes as images of a Ceph cluster: the `rbd` backend, by the command lines of `rbd`, `ceph` and `rados`.
 //!
 //! * Everything is done as one restricted user (`profile rbd` on the pools is enough), with a time
 //!   limit on every command: a dead cluster fails one effect and stalls nothing else.
@@ -28,7 +28,7 @@ use self::failure::Refusal;
 use self::names::Place;
 pub use self::plan::CloneFormat;
 use self::plan::{Observed, Step, plan};
-use self::removal::{Seen, Sweeper};
+use self::removal::{Own, Seen, Sweeper};
 use self::report::{Image, capacity};
 use super::{Backend, Content};
 use crate::export;
@@ -95,7 +95,9 @@ struct Cluster {
     clone_format: OnceCell<CloneFormat>,
     /// Held by whoever makes a clone, or removes the snapshot that one was to be made from.
     cloning: VolumeLocks,
-    seen: Seen,
+    seen: Seen<Own>,
+    /// Marks of images that are not in the trash.
+    idle_marks: Seen<String>,
     fsid: OnceCell<String>,
 }
 
@@ -111,9 +113,16 @@ impl RbdBackend {
             clone_format,
             cloning: VolumeLocks::default(),
             seen: Seen::default(),
+            idle_marks: Seen::default(),
             fsid: OnceCell::new(),
         });
-        Self { config, cluster, sweeper: Sweeper::default(), monitors: Mutex::default(), missing: Mutex::default() }
+        Self {
+            config,
+            cluster,
+            sweeper: Sweeper::default(),
+            monitors: Mutex::default(),
+            missing: Mutex::default(),
+        }
     }
 
     /// The settings that it was made with.

@@ -134,6 +134,14 @@ async fn what_others_put_there_is_left_alone() {
     lab.admin("rbd create --size 64M volumes/golden");
     lab.admin("rbd create --size 64M volumes/thrown-away");
     lab.admin("rbd trash mv volumes/thrown-away");
+    // a volume of ours, and a source of one of ours, that an operator wants to have out of the way
+    let [aside, source, clone] = [volume(), volume(), volume()];
+    done(&backend, create(aside)).await;
+    done(&backend, create(source)).await;
+    done(&backend, Effect::CloneVolume { volume: clone, size: ONE, source }).await;
+    lab.admin(&format!("rbd trash mv {}", spec(aside)));
+    lab.admin(&format!("rbd trash mv {}", spec(source)));
+    done(&backend, Effect::DeleteVolume { volume: clone }).await;
     let volume = volume();
     done(&backend, create(volume)).await;
     lab.admin(&format!("rbd snap create {}@before-upgrade", spec(volume)));
@@ -141,7 +149,9 @@ async fn what_others_put_there_is_left_alone() {
     assert_eq!(refused.kind, FailureKind::Mismatch);
     assert!(refused.message.contains("before-upgrade"), "{refused}");
     backend.sweep().await.unwrap();
-    assert!(lab.admin("rbd trash ls --pool volumes").contains("thrown-away"));
+    let trash = lab.admin("rbd trash ls --pool volumes");
+    assert!(trash.contains("thrown-away"));
+    assert!(trash.contains(&aside.to_string()) && trash.contains(&source.to_string()), "{trash}");
     assert!(lab.admin("rbd ls --pool volumes").contains("golden"));
 }
 

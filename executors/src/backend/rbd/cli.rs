@@ -1,8 +1,9 @@
-//! The commands: every `rbd`, `ceph` and `qemu-img` that is ever run, one function each.
+//! The commands: every `rbd`, `ceph`, `rados` and `qemu-img` that is ever run, one function each.
 //!
 //! Names are given as options of their own, never as `pool/image@snapshot`: whatever a name holds,
 //! it names one thing.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,10 @@ const GRACE: Duration = Duration::from_secs(3);
 pub(super) const fn quick_limit(config: &RbdConfig) -> Duration {
     config.command_timeout.saturating_add(GRACE)
 }
+
+/// The object in each pool that has as keys the ids of images that we put into the trash. An image in
+/// the trash has no name of its own any more, and no metadata that `rbd` would show.
+const TRASH_MARKS: &str = "tephra.trash";
 
 /// What the differences of an image may take in JSON: 64 bytes for each of the 2 Mi objects of 8 TiB.
 const DIFF_LIMIT_BYTES: usize = 128 << 20;
@@ -222,6 +227,30 @@ impl Cli {
         self.act("trash mv", program).await
     }
 
+    fn marks(&self, command: &str, pool: &str) -> Program {
+        Program::new("rados", quick_limit(&self.config))
+            .args(self.connection())
+            .arg(format!("--pool={pool}"))
+            .args([command, TRASH_MARKS])
+    }
+
+    /// Which images in the trash are ours: their ids. Also of some that are not in the trash.
+    pub async fn trash_marks(&self, pool: &str) -> Done<BTreeSet<String>> {
+        let listed = self.run("listomapkeys", self.marks("listomapkeys", pool)).await;
+        let printed = present(listed)?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&printed).lines().map(ToOwned::to_owned).collect())
+    }
+
+    /// An image that is ours goes to the trash.
+    pub async fn mark_as_trash(&self, pool: &str, id: &str, name: &str) -> Done {
+        self.act("setomapval", self.marks("setomapval", pool).args([id, name])).await
+    }
+
+    /// An image is not in the trash any more, or for somebody else to take out of it.
+    pub async fn unmark_as_trash(&self, pool: &str, id: &str) -> Done {
+        self.act("rmomapkey", self.marks("rmomapkey", pool).arg(id)).await
+    }
+
     pub async fn trash_remove(&self, pool: &str, id: &str) -> Done {
         self.act("trash rm", with_image(self.long("trash rm", pool), Of::Id(id))).await
     }
@@ -357,7 +386,8 @@ fn escaped(text: &str) -> String {
 
 /// Whether a command changes anything, for tests that die after each that does.
 pub fn changes(argv: &[OsString]) -> bool {
-    let looks = ["info", "ls", "status", "diff", "df", "get-require-min-compat-client", "compare"];
+    let looks =
+        ["info", "ls", "status", "diff", "df", "get-require-min-compat-client", "compare", "listomapkeys"];
     let words: Vec<_> = argv.iter().filter_map(|word| word.to_str()).collect();
     // `ceph` only looks; its questions are on its standard input
     words.first() != Some(&"ceph") && !words.iter().any(|word| looks.contains(word))
@@ -380,6 +410,8 @@ mod tests {
         assert!(!changes(&argv(&["ceph", "--id", "cinder"])));
         assert!(changes(&argv(&["rbd", "--id", "cinder", "snap", "create"])));
         assert!(changes(&argv(&["qemu-img", "convert"])));
+        assert!(changes(&argv(&["rados", "--id", "cinder", "setomapval", "tephra.trash"])));
+        assert!(!changes(&argv(&["rados", "--id", "cinder", "listomapkeys", "tephra.trash"])));
         assert!(!changes(&argv(&["qemu-img", "compare"])));
     }
 }

@@ -84,7 +84,11 @@ fn ended(program: &str, command: &str, code: Option<i32>, stderr: &str) -> Refus
         };
         Refusal::Failed(Failure::new(kind, message))
     };
-    if says("couldn't connect to the cluster") || says("error connecting to the cluster") {
+    let code = if program == "rados" { said_code(stderr).or(code) } else { code };
+    if says("couldn't connect to the cluster")
+        || says("couldn't connect to cluster")
+        || says("error connecting to the cluster")
+    {
         let what = match code {
             Some(errno::ETIMEDOUT) => "no monitor of the cluster answers",
             _ if says("timed out") => "no monitor of the cluster answers",
@@ -122,6 +126,12 @@ fn ended(program: &str, command: &str, code: Option<i32>, stderr: &str) -> Refus
         Some(code) => failed(FailureKind::BackendError, &format!("failed with exit code {code}")),
         None => failed(FailureKind::BackendError, "was ended by a signal"),
     }
+}
+
+/// The errno value that `rados` says as `(2)` where it ends with 1 whatever it was.
+fn said_code(stderr: &str) -> Option<i32> {
+    let (_, rest) = stderr.rsplit_once(": (")?;
+    rest.split_once(')')?.0.trim_start_matches('-').parse().ok()
 }
 
 /// The last thing said, without the time, the thread and the place in Ceph's sources.
@@ -193,6 +203,35 @@ mod tests {
         assert_eq!(kind(28, ""), FailureKind::NoSpace);
         assert_eq!(kind(1, "rbd: error"), FailureKind::BackendError);
         assert_eq!(kind(5, "rbd: I/O error"), FailureKind::BackendError);
+    }
+
+    #[test]
+    fn rados_says_in_brackets_what_it_was() {
+        for (said, expected) in [
+            (
+                "error getting omap key set volumes/tephra.trash: (2) No such file or directory",
+                Refusal::Missing,
+            ),
+            ("error: (16) Device or resource busy", Refusal::Busy),
+        ] {
+            let program = "rados".to_owned();
+            let error = ProcessError::Failed { program, code: Some(1), stderr_tail: said.to_owned() };
+            assert_eq!(refusal("listomapkeys", error), expected);
+        }
+        for (said, kind) in [
+            (
+                "error setting omap value volumes/tephra.trash: (110) Connection timed out",
+                FailureKind::TimedOut,
+            ),
+            ("couldn't connect to cluster: (110) Connection timed out", FailureKind::BackendUnavailable),
+            ("error opening pool volumes: (2) No such file or directory", FailureKind::BackendUnavailable),
+            ("what it never said before", FailureKind::BackendError),
+        ] {
+            let program = "rados".to_owned();
+            let error = ProcessError::Failed { program, code: Some(22), stderr_tail: said.to_owned() };
+            let Refusal::Failed(failure) = refusal("setomapval", error) else { panic!("{said}") };
+            assert_eq!(failure.kind, kind, "{said}");
+        }
     }
 
     #[test]

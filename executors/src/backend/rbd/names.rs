@@ -79,7 +79,7 @@ pub fn goes_with_its_volume(snapshot: &str) -> bool {
     is_own(snapshot) || has_id(snapshot, "safety-")
 }
 
-/// Whether an image in the trash is one that we put there.
+/// Whether an image has a name as we give them.
 pub fn is_volume_of_ours(image: &str) -> bool {
     has_id(image, "volume-") || has_id(image, "temporary-")
 }

@@ -1,7 +1,8 @@
 //! Taking away what clones may still need, and what crashes left on that way.
 //!
 //! An image with clones goes to the trash under its name's protection: it can be found there by its
-//! id, which its clones know. When a clone has gone, its ancestors in the trash are tried, one after
+//! id, which its clones know. Before that its id is noted in an object of the pool: an operator may put
+//! a volume into the trash, too, and what is not noted is for the operator to take out. When a clone has gone, its ancestors in the trash are tried, one after
 //! the other. With clones of version 2 Ceph itself removes a snapshot in the snapshots' trash when
 //! its last clone goes; with version 1 we hide the snapshot under a name of ours, and remove it when
 //! it can be unprotected.
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use super::Cluster;
 use super::cli::Of;
 use super::failure::Refusal;
-use super::names::{self, goes_with_its_volume, is_own, is_volume_of_ours, volume_cloned_from};
+use super::names::{self, goes_with_its_volume, is_own, volume_cloned_from};
 use super::report::{Image, Parent, Snapshot};
 
 /// A chain of clones is never longer, whatever the settings were when it was made.
@@ -31,16 +32,16 @@ impl Cluster {
             self.drop_snapshots_of(pool, name).await?;
         }
         if !self.config.deferred_deletion.is_zero() {
-            return self.put_into_trash(pool, name).await;
+            return self.put_into_trash(pool, name, image).await;
         }
         match self.cli.remove(pool, name).await {
             Ok(()) | Err(Refusal::Missing) => {}
-            Err(Refusal::HasSnapshots) => return self.put_into_trash(pool, name).await,
+            Err(Refusal::HasSnapshots) => return self.put_into_trash(pool, name, image).await,
             Err(Refusal::Busy) => {
                 self.unwatched(pool, name).await?;
                 match self.cli.remove(pool, name).await {
                     Ok(()) | Err(Refusal::Missing) => {}
-                    Err(Refusal::HasSnapshots) => return self.put_into_trash(pool, name).await,
+                    Err(Refusal::HasSnapshots) => return self.put_into_trash(pool, name, image).await,
                     Err(refusal) => return Err(refusal.into_failure("rm")),
                 }
             }
@@ -72,9 +73,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Nobody who has it open is stopped by the trash, so that is looked at first.
-    async fn put_into_trash(&self, pool: &str, name: &str) -> Result<(), Failure> {
+    /// Nobody who has it open is stopped by the trash, so that is looked at first. A crash after the
+    /// mark leaves an image as it was, whose delete comes again, or a mark of an image that is kept,
+    /// which is swept up.
+    async fn put_into_trash(&self, pool: &str, name: &str, image: &Image) -> Result<(), Failure> {
         self.unwatched(pool, name).await?;
+        let marked = self.cli.mark_as_trash(pool, &image.id, name).await;
+        marked.map_err(|refusal| refusal.into_failure("setomapval"))?;
         match self.cli.trash_move(pool, name, self.config.deferred_deletion).await {
             Ok(()) | Err(Refusal::Missing) => Ok(()),
             Err(refusal) => Err(refusal.into_failure("trash mv")),
@@ -135,6 +140,10 @@ impl Cluster {
             return Ok(None);
         }
         if ancestor.trash {
+            let marks = self.cli.trash_marks(&ancestor.pool).await;
+            if !marks.map_err(|refusal| refusal.into_failure("listomapkeys"))?.contains(&ancestor.id) {
+                return Ok(None);
+            }
             return self.take_out_of_trash(&ancestor.pool, &ancestor.id).await;
         }
         if is_own(&ancestor.snapshot) {
@@ -151,7 +160,13 @@ impl Cluster {
             self.drop_unneeded_snapshots(pool, id).await?;
         }
         match self.cli.trash_remove(pool, id).await {
-            Ok(()) | Err(Refusal::Missing) => Ok(image.and_then(|image| image.parent)),
+            Ok(()) | Err(Refusal::Missing) => {
+                if let Err(refusal) = self.cli.unmark_as_trash(pool, id).await {
+                    let failure = refusal.into_failure("rmomapkey");
+                    tracing::warn!(pool, id, %failure, "the mark of what left the trash stays for now");
+                }
+                Ok(image.and_then(|image| image.parent))
+            }
             Err(Refusal::HasSnapshots | Refusal::NotExpired | Refusal::Busy) => Ok(None),
             Err(refusal) => Err(refusal.into_failure("trash rm")),
         }
@@ -204,16 +219,29 @@ impl Cluster {
         }
     }
 
+    /// Takes out what we have put in. A mark without its image is forgotten once it has been seen so for
+    /// long: somebody may be about to put the image in.
     async fn sweep_trash(&self, pool: &str, missed: &mut Missed) {
+        let began = Instant::now();
+        let marks = match self.cli.trash_marks(pool).await {
+            Ok(marks) => marks,
+            Err(refusal) => return missed.note(pool, "trash", refusal.into_failure("listomapkeys")),
+        };
         let trash = match self.cli.trash(pool).await {
             Ok(trash) => trash,
             Err(refusal) => return missed.note(pool, "trash", refusal.into_failure("trash ls")),
         };
-        for entry in trash.iter().filter(|entry| is_volume_of_ours(&entry.name)) {
+        for entry in trash.iter().filter(|entry| marks.contains(&entry.id)) {
             let taken = self.take_out_of_trash(pool, &entry.id).await;
             if let Some(parent) = missed.note_of(pool, &entry.name, taken) {
                 self.release(parent).await;
             }
+        }
+        let is_in_trash = |id: &&String| trash.iter().any(|entry| entry.id == **id);
+        let idle: Vec<String> = marks.iter().filter(|id| !is_in_trash(id)).cloned().collect();
+        for id in self.idle_marks.for_long(pool, &idle, began, self.config.sweep_interval) {
+            let unmarked = self.cli.unmark_as_trash(pool, &id).await;
+            missed.note_of(pool, &id, unmarked.map_err(|refusal| refusal.into_failure("rmomapkey")));
         }
     }
 
@@ -262,24 +290,29 @@ fn sort(snapshots: &[Snapshot]) -> (Vec<&str>, Vec<&str>) {
 
 /// A snapshot of the backend's own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Own {
+pub(super) struct Own {
     image: String,
     snapshot: String,
 }
 
-/// The backend's own snapshots on each pool, and since when they have been seen.
-#[derive(Default)]
-pub(super) struct Seen {
-    since: Mutex<BTreeMap<String, BTreeMap<Own, Instant>>>,
+/// What of the backend's own is on each pool, and since when it has been seen.
+pub(super) struct Seen<T> {
+    since: Mutex<BTreeMap<String, BTreeMap<T, Instant>>>,
 }
 
-impl Seen {
+impl<T> Default for Seen<T> {
+    fn default() -> Self {
+        Self { since: Mutex::default() }
+    }
+}
+
+impl<T: Clone + Ord> Seen<T> {
     /// Those that have been there for so long. What is not there any more is forgotten.
-    fn for_long(&self, pool: &str, own: &[Own], now: Instant, age: Duration) -> BTreeSet<Own> {
+    fn for_long(&self, pool: &str, own: &[T], now: Instant, age: Duration) -> BTreeSet<T> {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         let before = since.remove(pool).unwrap_or_default();
         let after = own.iter().map(|own| (own.clone(), before.get(own).copied().unwrap_or(now)));
-        let after: BTreeMap<Own, Instant> = after.collect();
+        let after: BTreeMap<T, Instant> = after.collect();
         let old = after.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= age);
         let old = old.map(|(own, _)| own.clone()).collect();
         since.insert(pool.to_owned(), after);

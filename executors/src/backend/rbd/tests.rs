@@ -153,7 +153,8 @@ struct OnePool;
 #[async_trait]
 impl Launcher for OnePool {
     async fn launch(&self, _: Program) -> Result<Output, ProcessError> {
-        let stdout = [include_str!("recorded/df.json"), include_str!("recorded/pool-ls-detail.json")].concat();
+        let stdout =
+            [include_str!("recorded/df.json"), include_str!("recorded/pool-ls-detail.json")].concat();
         Ok(Output { stdout: stdout.into_bytes(), stderr_tail: String::new() })
     }
 }

@@ -147,6 +147,8 @@ fn what_has_been_seen_for_long_is_what_was_there_all_the_time() {
 struct Stubborn {
     /// Answers to commands, by a part of their line.
     refusals: Vec<(String, i32)>,
+    /// A volume that somebody else has put into the trash.
+    unmarked: Option<u128>,
     done: Mutex<Vec<String>>,
 }
 
@@ -164,6 +166,11 @@ impl Stubborn {
         } else if line.contains(" trash ls ") {
             let entry = |image| format!(r#"{{"id":"id-of-{image}","name":"{image}"}}"#);
             format!("[{},{}]", entry(first), entry(second))
+        } else if line.contains(" listomapkeys ") {
+            let unmarked = self.unmarked.map(volume);
+            let marked = [first, second].into_iter().filter(|it| Some(*it) != unmarked);
+            let marked: String = marked.map(|it| format!("id-of-{it}\n")).collect();
+            format!("{marked}restored\n")
         } else if line.contains(" info ") {
             r#"{"id":"1","size":1073741824}"#.to_owned()
         } else {
@@ -234,5 +241,25 @@ async fn what_cannot_be_swept_holds_up_nothing_else_and_is_told_in_the_end() {
         let (told, snapshots, trash) = swept(&[(listing.to_owned(), 110)]).await;
         assert_eq!(told.map_err(|failure| failure.kind), Err(FailureKind::TimedOut));
         assert_eq!([snapshots, trash].concat().len(), 6, "{listing}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_operator_put_into_the_trash_is_for_the_operator_to_take_out() {
+    for (sweep_interval, forgets) in [(Duration::ZERO, true), (Duration::from_secs(3600), false)] {
+        let cluster = Arc::new(Stubborn { unmarked: Some(1), ..Stubborn::default() });
+        let config = RbdConfig {
+            sweep_interval,
+            ..RbdConfig::new(BackendName::new("rbd"), "host", PoolName::new(POOL))
+        };
+        RbdBackend::new(config, Arc::clone(&cluster) as Arc<dyn Launcher>).sweep().await.unwrap();
+        let done = cluster.done.lock().unwrap();
+        let ran =
+            |command: &str, id: &str| done.iter().any(|line| line.contains(command) && line.ends_with(id));
+        let [theirs, ours] = [1, 2].map(|n| format!("id-of-{}", volume(n)));
+        assert!(!done.iter().any(|line| line.contains(" trash rm ") && line.contains(&theirs)), "{done:?}");
+        assert!(ran(" trash rm ", &ours) && ran(" rmomapkey ", &ours), "{done:?}");
+        // the mark of an image that was restored, or that somebody is about to put in
+        assert_eq!(ran(" rmomapkey ", "restored"), forgets, "{done:?}");
     }
 }
