@@ -186,7 +186,7 @@ impl Cluster {
         for _ in 0..MOST_PLANS {
             let observed = self.observe(pool, effect).await?;
             let format = self.format_for(effect, &observed).await?;
-            let steps = plan(effect, &observed, self.config.flatten_volume_from_snapshot, format)?;
+            let steps = plan(pool, effect, &observed, self.config.flatten_volume_from_snapshot, format)?;
             match self.act_all(pool, effect.target(), steps).await {
                 Ok(()) => return Ok(()),
                 Err(Stop::NameTaken) => self.settle_name(pool, &Place::of(effect.target()).image).await?,

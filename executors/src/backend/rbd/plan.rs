@@ -6,10 +6,11 @@
 
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::units::SizeGib;
+use uuid::Uuid;
 
 use super::image::Location;
 use super::names::Place;
-use super::report::Image;
+use super::report::{Image, Parent};
 
 /// How clones hold on to their parents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,7 @@ pub enum Step {
 /// `ObjectMissing` if an object that is needed is not there, `Mismatch` if what is there is not
 /// what the ledger says.
 pub fn plan(
+    pool: &str,
     effect: &Effect,
     observed: &Observed,
     flatten_from_snapshot: bool,
@@ -107,7 +109,7 @@ pub fn plan(
         Effect::CopyVolume { .. } => Err(super::super::needs_neighbours(effect)),
         Effect::CreateVolumeFromSnapshot { size, snapshot, .. } => {
             let from = Place::of(*snapshot);
-            let made = making_clone(target, *snapshot, &from, *size, observed)?;
+            let made = making_clone(target, *snapshot, (pool, &from), *size, observed)?;
             let mut steps = Vec::new();
             if matches!(made, Made::Nothing { .. }) {
                 if format == CloneFormat::V1
@@ -120,7 +122,9 @@ pub fn plan(
             steps.extend(made.rest(*size, observed.is_deep || flatten_from_snapshot));
             Ok(steps)
         }
-        Effect::CloneVolume { size, source, .. } => clone_volume(target, *source, *size, observed, format),
+        Effect::CloneVolume { size, source, .. } => {
+            clone_volume(pool, target, *source, *size, observed, format)
+        }
         Effect::CreateSnapshot { .. } => Ok(create_snapshot(target, observed)),
         Effect::DeleteVolume { .. } => Ok(vec![match &observed.target {
             Some(image) => Step::Remove { image: image.clone() },
@@ -169,6 +173,7 @@ pub fn plan(
 }
 
 fn clone_volume(
+    pool: &str,
     target: BackendObject,
     source: BackendObject,
     size: SizeGib,
@@ -176,7 +181,7 @@ fn clone_volume(
     format: CloneFormat,
 ) -> Result<Vec<Step>, Failure> {
     let from = Place::of(source).with_snapshot(super::names::clone_snapshot(target));
-    let made = making_clone(target, source, &from, size, observed)?;
+    let made = making_clone(target, source, (pool, &from), size, observed)?;
     let mut steps = Vec::new();
     if matches!(made, Made::Nothing { .. }) {
         steps.push(Step::Snapshot { at: from.clone() });
@@ -227,7 +232,7 @@ impl Made {
 fn making_clone(
     target: BackendObject,
     source: BackendObject,
-    from: &Place,
+    from: (&str, &Place),
     size: SizeGib,
     observed: &Observed,
 ) -> Result<Made, Failure> {
@@ -236,12 +241,20 @@ fn making_clone(
         fits(source, bytes, target, size.bytes())?;
         return Ok(Made::Nothing { bytes });
     };
-    let is_of_source = found.parent.as_ref().is_some_and(|parent| parent.image == from.image);
-    if is_of_source && found.size < size.bytes() {
+    if found.parent.as_ref().is_some_and(|parent| is_in(parent, from)) && found.size < size.bytes() {
         return Ok(Made::Small { bytes: found.size });
     }
     has_size(target, found.size, size)?;
     Ok(Made::Sized { is_clone: found.parent.is_some() })
+}
+
+/// Whether a clone is of this snapshot in this pool. A snapshot that was removed since has a UUID for a
+/// name, in the snapshots' trash, where its clones keep it.
+fn is_in(parent: &Parent, (pool, place): (&str, &Place)) -> bool {
+    let is_removed = Uuid::try_parse(&parent.snapshot).is_ok();
+    parent.pool == pool
+        && parent.image == place.image
+        && (is_removed || place.snapshot.as_ref() == Some(&parent.snapshot))
 }
 
 fn adopt(

@@ -3,6 +3,7 @@
 use tephra_domain::ids::{OperationId, SnapshotId, VolumeId};
 use uuid::Uuid;
 
+use super::super::names::clone_snapshot;
 use super::*;
 
 const GIB: u64 = 1 << 30;
@@ -28,12 +29,16 @@ fn image(bytes: u64) -> Image {
 }
 
 fn clone_of(parent: BackendObject, bytes: u64) -> Image {
-    let parent = format!(r#"{{"pool":"volumes","image":"{parent}","id":"10aa","snapshot":"s"}}"#);
+    clone_at("volumes", parent, &clone_snapshot(volume(2)), bytes)
+}
+
+fn clone_at(pool: &str, parent: BackendObject, snapshot: &str, bytes: u64) -> Image {
+    let parent = format!(r#"{{"pool":"{pool}","image":"{parent}","id":"10aa","snapshot":"{snapshot}"}}"#);
     serde_json::from_str(&format!(r#"{{"id":"10ab","size":{bytes},"parent":{parent}}}"#)).unwrap()
 }
 
 fn planned(effect: &Effect, observed: &Observed) -> Result<Vec<Step>, FailureKind> {
-    plan(effect, observed, false, CloneFormat::V2).map_err(|failure| failure.kind)
+    plan("volumes", effect, observed, false, CloneFormat::V2).map_err(|failure| failure.kind)
 }
 
 fn seen(target: Option<Image>, source: Option<Image>) -> Observed {
@@ -71,8 +76,22 @@ fn a_clone_goes_on_where_an_earlier_attempt_died() {
     assert_eq!(planned(&effect, &seen(Some(image(2 * GIB)), None)), Ok(vec![drop]));
     // what is not a clone of the source is none of ours to grow
     assert_eq!(planned(&effect, &seen(Some(image(GIB)), source())), Err(FailureKind::Mismatch));
-    let strange = seen(Some(clone_of(volume(9), GIB)), source());
-    assert_eq!(planned(&effect, &strange), Err(FailureKind::Mismatch));
+    let ours = clone_snapshot(volume(2));
+    for (pool, image, snapshot) in [
+        ("volumes", volume(9), &*ours),
+        ("elsewhere", volume(1), &*ours),
+        ("volumes", volume(1), "snapshot-of-somebody"),
+    ] {
+        let strange = seen(Some(clone_at(pool, image, snapshot, GIB)), source());
+        assert_eq!(planned(&effect, &strange), Err(FailureKind::Mismatch), "{pool} {image} {snapshot}");
+    }
+    // a sweep may have removed the snapshot, which the clone keeps in the snapshots' trash
+    let removed = clone_at("volumes", volume(1), "1da87fa0-70f5-452e-9192-e1a73bdb75fb", GIB);
+    let rest = vec![
+        Step::Grow { bytes: 2 * GIB },
+        Step::DropSnapshot { at: Place::of(volume(1)).with_snapshot(ours) },
+    ];
+    assert_eq!(planned(&effect, &seen(Some(removed), source())), Ok(rest));
     assert_eq!(planned(&effect, &seen(None, None)), Err(FailureKind::ObjectMissing));
     assert_eq!(planned(&effect, &seen(None, Some(image(3 * GIB)))), Err(FailureKind::Mismatch));
 }
@@ -80,17 +99,18 @@ fn a_clone_goes_on_where_an_earlier_attempt_died() {
 #[test]
 fn clones_of_version_1_are_made_from_protected_snapshots() {
     let effect = Effect::CloneVolume { volume: volume(2), size: size(1), source: volume(1) };
-    let steps = plan(&effect, &seen(None, Some(image(GIB))), false, CloneFormat::V1).unwrap();
+    let steps = plan("volumes", &effect, &seen(None, Some(image(GIB))), false, CloneFormat::V1).unwrap();
     let protect = steps.iter().position(|step| matches!(step, Step::Protect { .. })).unwrap();
     let clone = steps.iter().position(|step| matches!(step, Step::Clone { .. })).unwrap();
     assert!(protect < clone);
     let effect = Effect::CreateVolumeFromSnapshot { volume: volume(2), size: size(1), snapshot: snapshot() };
-    let protected = plan(&effect, &seen(None, Some(image(GIB))), false, CloneFormat::V1).unwrap();
+    let protected = plan("volumes", &effect, &seen(None, Some(image(GIB))), false, CloneFormat::V1).unwrap();
     assert_eq!(protected, [Step::Clone { from: Place::of(snapshot()) }]);
     let unprotected =
-        plan(&effect, &seen(None, Some(clone_of(volume(8), GIB))), false, CloneFormat::V1).unwrap();
+        plan("volumes", &effect, &seen(None, Some(clone_of(volume(8), GIB))), false, CloneFormat::V1)
+            .unwrap();
     assert!(matches!(unprotected[..], [Step::Protect { .. }, Step::Clone { .. }]));
-    let flattened = plan(&effect, &seen(None, Some(image(GIB))), true, CloneFormat::V2).unwrap();
+    let flattened = plan("volumes", &effect, &seen(None, Some(image(GIB))), true, CloneFormat::V2).unwrap();
     assert_eq!(flattened.last(), Some(&Step::Flatten));
 }
 
