@@ -193,6 +193,10 @@ impl Backend for FaultyBackend {
         self.inner.new_volumes_hold_zeroes()
     }
 
+    async fn zero_beyond(&self, pool: &PoolName, volume: BackendObject, bytes: u64) -> Result<(), Failure> {
+        self.inner.zero_beyond(pool, volume, bytes).await
+    }
+
     async fn clone_image(
         &self,
         pool: &PoolName,

@@ -448,6 +448,15 @@ impl Backend for LvmBackend {
         self.is_thin()
     }
 
+    async fn zero_beyond(&self, pool: &PoolName, volume: BackendObject, bytes: u64) -> Result<(), Failure> {
+        self.has(pool)?;
+        let lvs = self.lvs(Some(format!("lv_name=\"{}\"", name::of(volume)))).await?;
+        for step in plan::zeroed_beyond(volume, bytes, &Observed { lvs, ..Observed::default() })? {
+            self.take(&step).await?;
+        }
+        Ok(())
+    }
+
     async fn list(&self, pool: &PoolName) -> Result<Vec<FoundObject>, Failure> {
         self.has(pool)?;
         self.vg().await?;

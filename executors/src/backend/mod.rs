@@ -84,6 +84,16 @@ pub trait Backend: Send + Sync {
         false
     }
 
+    /// A volume that it has made holds zeroes from this byte to its end, durably, whatever its space held.
+    /// Whoever asks fills the rest.
+    async fn zero_beyond(&self, _pool: &PoolName, volume: BackendObject, _bytes: u64) -> Result<(), Failure> {
+        if self.new_volumes_hold_zeroes() {
+            return Ok(());
+        }
+        let message = format!("{} cannot zero what is beyond the data of {volume}", self.name());
+        Err(Failure::new(FailureKind::Unsupported, message))
+    }
+
     /// Makes a volume of this size of an image that is in this storage already, zeroes beyond, without
     /// copying it. `locations` are what the image store says of where the image is. `false` if none of
     /// them can be used so: the volume is then to be made blank, and to be filled. Idempotent, also

@@ -169,6 +169,10 @@ impl Backend for Exporting {
         self.backend.new_volumes_hold_zeroes()
     }
 
+    async fn zero_beyond(&self, pool: &PoolName, volume: BackendObject, bytes: u64) -> Result<(), Failure> {
+        self.backend.zero_beyond(pool, volume, bytes).await
+    }
+
     async fn clone_image(
         &self,
         pool: &PoolName,

@@ -108,6 +108,7 @@ impl Images {
             return Err(ImageError::unacceptable(image.id, reason).into());
         }
         backend.perform(pool, &Effect::CreateVolume { volume, size }).await?;
+        backend.zero_beyond(pool, volume, disk_bytes).await?;
         let content = backend.content(pool, volume).await?;
         self.qemu_img.into_volume(image.id, format, &file.0, disk_bytes, &content).await?;
         Ok(())

@@ -1,6 +1,7 @@
 //! What goes wrong under a backend, and what it says then.
 
 mod clearing;
+mod images;
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};

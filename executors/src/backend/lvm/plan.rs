@@ -32,6 +32,9 @@ mod revert;
 #[cfg(test)]
 mod tests;
 
+/// The unit in which devices are written.
+const SECTOR_BYTES: u64 = 512;
+
 /// How the pool is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -151,6 +154,20 @@ pub fn readable(object: BackendObject, observed: &Observed) -> Result<Vec<Step>,
     let lv = world.whole(object)?;
     let steps = resize::half_grown(lv);
     Ok(if steps.is_empty() { activated(lv) } else { steps })
+}
+
+/// What zeroes a volume from a byte on, where its space may hold anything.
+///
+/// # Errors
+/// As [`readable`].
+pub fn zeroed_beyond(volume: BackendObject, bytes: u64, observed: &Observed) -> Result<Vec<Step>, Failure> {
+    let mut steps = readable(volume, observed)?;
+    let from = bytes.next_multiple_of(SECTOR_BYTES);
+    if let Some(lv) = observed.get(&name::of(volume)).filter(|lv| !lv.is_thin() && from < lv.bytes) {
+        steps.push(Step::Zero { lv: lv.name.clone(), from, to: lv.bytes });
+        steps.push(Step::Sync { lv: lv.name.clone() });
+    }
+    Ok(steps)
 }
 
 /// What plans are made from.

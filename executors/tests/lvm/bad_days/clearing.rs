@@ -150,7 +150,7 @@ async fn what_a_volume_held_once_is_nowhere_when_all_is_deleted_that_a_merge_was
 }
 
 /// What the space of a group holds that others have used before: this, in each of its extents.
-fn leave_in_all_free_space(group: &Group, content: &[u8]) {
+pub fn leave_in_all_free_space(group: &Group, content: &[u8]) {
     run(["lvcreate", "-y", "-Wn", "-Zn", "-l", "100%FREE", "-n", "somebody-elses", &group.name]);
     let path = format!("/dev/{}/somebody-elses", group.name);
     let mut device = OpenOptions::new().write(true).open(path).unwrap();

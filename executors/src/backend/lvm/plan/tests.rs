@@ -544,6 +544,22 @@ fn what_is_taken_over_keeps_its_data_and_what_is_given_up_takes_nobodys_name() {
 }
 
 #[test]
+fn beyond_an_image_a_thick_volume_is_zeroed_and_a_thin_one_is_zeroes() {
+    let steps = |lv: Lv, bytes| {
+        let observed = Observed { lvs: vec![lv], ..Observed::default() };
+        zeroed_beyond(volume(), bytes, &observed).map_err(|failure| failure.kind)
+    };
+    let lv = name::of(volume());
+    let zeroed = |from| vec![Step::Zero { lv: lv.clone(), from, to: 2 * GIB }, Step::Sync { lv: lv.clone() }];
+    assert_eq!(steps(plain(volume(), 2), GIB), Ok(zeroed(GIB)));
+    assert_eq!(steps(plain(volume(), 2), 1000), Ok(zeroed(1024)));
+    assert_eq!(steps(plain(volume(), 2), 2 * GIB), Ok(vec![]));
+    assert_eq!(steps(in_pool(name::of(volume()), 2), GIB), Ok(vec![]));
+    let half = tagged(plain(volume(), 2), name::INCOMPLETE);
+    assert_eq!(steps(half, GIB), Err(FailureKind::Mismatch));
+}
+
+#[test]
 fn what_is_read_has_its_device_and_is_whole() {
     let steps = |lv: Lv| {
         readable(snapshot(), &Observed { lvs: vec![lv], ..Observed::default() })
