@@ -16,8 +16,8 @@ use tephra_journal::gateway::CommandGateway;
 use tephra_journal::inventory::Inventory;
 use tephra_journal::jetstream::{
     GatewayConfig, JetStreamEvents, JetStreamLog, JetStreamQueue, Leadership, LeadershipConfig, NatsConfig,
-    NatsError, NatsGateway, NatsInventory, QueueConfig, Speaker, connect, follow_pools, publish_pools,
-    serve_inventory,
+    NatsError, NatsGateway, NatsInventory, QueueConfig, Speaker, Warning, connect, follow_pools,
+    publish_pools, serve_inventory,
 };
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
@@ -66,7 +66,7 @@ struct Worker {
 struct Ledger {
     log: Arc<dyn Log>,
     views: Views,
-    warning: Option<String>,
+    warning: Warning,
 }
 
 impl<'a> NatsStage<'a> {
@@ -133,6 +133,8 @@ impl<'a> NatsStage<'a> {
             let gateway = self.gateway(&Speaker::Api);
             let told = gateway.clone();
             self.board.add_warning(move || told.warning());
+            let warning = Arc::clone(&ledger.warning);
+            self.board.add_warning(move || warning());
             let parts = ApiParts {
                 gateway: Arc::new(gateway),
                 views: ledger.views,
@@ -141,7 +143,7 @@ impl<'a> NatsStage<'a> {
                 inventory: Arc::new(NatsInventory::new(self.client.clone(), self.nats.cell.clone())),
                 clock: Arc::clone(&self.clock),
                 auth,
-                warning: ledger.warning,
+                warning: None,
                 images: catalog(open_store(self.config)?),
                 key: master_key(self.config)?,
                 board: self.board.clone(),
@@ -152,17 +154,18 @@ impl<'a> NatsStage<'a> {
     }
 
     /// The log, and what is to be said about its servers.
-    async fn open_log(&self) -> CommandResult<(Arc<dyn Log>, Option<String>)> {
+    async fn open_log(&self) -> CommandResult<(Arc<dyn Log>, Warning)> {
         let log = if self.config.has(RoleKind::Sequencer) {
             patiently(async || JetStreamLog::open(&self.client, &self.nats).await).await?
         } else {
             // The first sequencer makes the ledger: processes may be started in any order.
             patiently(async || JetStreamLog::open_to_read(&self.client, &self.nats).await).await?
         };
+        let (asked, allow_unsynced) = (log.clone(), self.config.nats.allow_unsynced);
         let unsynced = "started with --allow-unsynced: acknowledged commands may be lost on power loss";
         let warning =
-            log.health().warning().or_else(|| self.config.nats.allow_unsynced.then(|| unsynced.to_owned()));
-        Ok((Arc::new(log), warning))
+            move || asked.health().warning().or_else(|| allow_unsynced.then(|| unsynced.to_owned()));
+        Ok((Arc::new(log), Arc::new(warning)))
     }
 
     /// Publishes events when it is this process's turn to. Nobody waits for it.
@@ -219,7 +222,7 @@ impl<'a> NatsStage<'a> {
             queue: Arc::new(queue),
             pools,
             turn: SequencerTurn::shown_on(&self.board),
-            warning: ledger.warning.clone(),
+            warning: Arc::clone(&ledger.warning),
         };
         let turns = tokio::spawn(take_turns(candidate, stop.clone()));
         roles.add(RoleKind::Sequencer, stop, async move {

@@ -13,7 +13,7 @@ use tephra_journal::clock::SystemClock;
 use tephra_journal::feed::Feed;
 use tephra_journal::gateway::DecidingGateway;
 use tephra_journal::ids::RandomIds;
-use tephra_journal::jetstream::{JetStreamQueue, Leadership, NatsConfig, Term, serve_commands};
+use tephra_journal::jetstream::{JetStreamQueue, Leadership, NatsConfig, Term, Warning, serve_commands};
 use tephra_journal::log::{Log, LogError};
 use tephra_journal::pool_board::PoolBoard;
 use tephra_journal::sequencer::{
@@ -61,7 +61,7 @@ pub(super) struct Candidate {
     pub(super) pools: PoolBoard,
     pub(super) turn: SequencerTurn,
     /// What operators have to know of the log's servers, wherever they ask.
-    pub(super) warning: Option<String>,
+    pub(super) warning: Warning,
 }
 
 /// Takes turns until `stop`.
@@ -213,7 +213,7 @@ impl Candidate {
         tracing::info!(term = term.number(), "deciding commands");
         self.turn.is(Ok(format!("deciding commands in term {}", term.number())));
         let gateway: Arc<dyn DecidingGateway> = Arc::new(sequencer.clone());
-        let (term, warning) = (Arc::clone(term), self.warning.as_deref());
+        let (term, warning) = (Arc::clone(term), Arc::clone(&self.warning));
         let serving =
             serve_commands(&self.client, &self.nats.cell, gateway, term, warning, stop.child_token());
         tokio::select! {

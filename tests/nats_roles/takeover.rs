@@ -42,8 +42,7 @@ impl Leases {
         let context = jetstream::new(deployment.client().await?);
         let bucket = context.get_key_value("TEPHRA_LEASE_main").await?;
         let written = bucket.watch_all().await?;
-        let mut leases =
-            Self { bucket, written, holder: String::new(), renewed_last: 0, others: Vec::new() };
+        let mut leases = Self { bucket, written, holder: String::new(), renewed_last: 0, others: Vec::new() };
         while leases.holder.is_empty() {
             leases.next().await?;
         }
@@ -87,7 +86,9 @@ impl Leases {
 
     async fn is_taken_over_in_time(&mut self, way: &str, api: &Api) -> Result<()> {
         let (lease, answer) = self.count(api, way).await?;
-        println!("{way}: taken over after {lease} renewals of another lease, a command answered after {answer}");
+        println!(
+            "{way}: taken over after {lease} renewals of another lease, a command answered after {answer}"
+        );
         ensure!(lease > 0, "{way}: nothing was counted");
         let most = 2 * RENEWALS_A_LEASE;
         ensure!(lease <= most, "{way}: taken over after {lease} renewals of another");

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{
@@ -37,6 +38,9 @@ const QUESTIONS: usize = 4;
 
 /// The pause before they are asked again.
 const QUESTION_PAUSE: Duration = Duration::from_millis(500);
+
+/// The pause before those are asked again that have not said yet that they sync.
+const ASKED_AGAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// A server or a stream that would lose what it acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,10 +71,13 @@ pub enum DurabilityProof {
     Verified {
         /// By name.
         servers: Vec<String>,
+        /// Those of the others that have said nothing yet: down, as a rule. They are asked again.
+        silent: Vec<String>,
     },
     /// The operator said so.
     Stated,
-    /// These servers said that they do not sync; only with `allow_unsynced`.
+    /// These servers said that they do not sync. At a start only with `allow_unsynced`; later it is said
+    /// loudly, because to stop would lose more than that: a sequencer that is started anew refuses them.
     Unsynced {
         /// By name.
         servers: Vec<String>,
@@ -99,6 +106,11 @@ impl LogHealth {
     /// What is not as it should be, in words; nothing if all is well.
     pub fn warning(&self) -> Option<String> {
         match &self.durability {
+            DurabilityProof::Verified { silent, .. } if !silent.is_empty() => Some(format!(
+                "acknowledged commands may be lost if all servers lose power: it is not known yet whether these \
+                 NATS servers sync before they acknowledge: {}",
+                silent.join(", ")
+            )),
             DurabilityProof::Verified { .. } | DurabilityProof::Stated | DurabilityProof::NotAsked => None,
             DurabilityProof::Unsynced { servers } => Some(format!(
                 "acknowledged commands may be lost on power loss: {} acknowledge before they sync",
@@ -281,32 +293,78 @@ fn durability_remedy() -> String {
     )
 }
 
-/// Finds out whether the servers of a stream sync before they acknowledge.
+/// The servers of a stream, and what they have said so far.
+pub(super) struct Inquiry {
+    asker: Client,
+    peers: BTreeSet<String>,
+    answers: BTreeMap<String, Answer>,
+    stated: bool,
+}
+
+impl Inquiry {
+    async fn begin(client: &Client, config: &NatsConfig, info: &Info) -> Result<Self, NatsError> {
+        let asker = match &config.durability {
+            DurabilityClaim::Stated | DurabilityClaim::Ask => client.clone(),
+            DurabilityClaim::AskAs(auth) => connect_as(config, auth, "tephra: is everything synced?").await?,
+        };
+        let stated = config.durability == DurabilityClaim::Stated;
+        Ok(Self { asker, peers: stream_servers(client, info), answers: BTreeMap::new(), stated })
+    }
+
+    /// Asks once. A later answer of a server counts in place of an earlier one.
+    async fn ask(&mut self) -> DurabilityProof {
+        self.answers.extend(ask(&self.asker, &self.peers).await);
+        judge(&self.answers, &self.peers, self.stated)
+    }
+
+    /// Asks for as long as a server has not said that it syncs, and keeps `health` up with the answers.
+    pub(super) async fn go_on(mut self, health: Arc<Mutex<LogHealth>>) {
+        let current = || health.lock().unwrap_or_else(PoisonError::into_inner).durability.clone();
+        while is_open(&current()) {
+            tokio::time::sleep(ASKED_AGAIN_EVERY).await;
+            let proof = self.ask().await;
+            if proof == current() {
+                continue;
+            }
+            let warning = {
+                let mut health = health.lock().unwrap_or_else(PoisonError::into_inner);
+                health.durability = proof;
+                health.warning()
+            };
+            match warning {
+                Some(warning) => tracing::error!(warning, "NATS servers that may lose commands"),
+                None => tracing::info!("every NATS server of the ledger syncs before it acknowledges"),
+            }
+        }
+    }
+}
+
+/// Whether there is a server that may yet say something else.
+fn is_open(proof: &DurabilityProof) -> bool {
+    match proof {
+        DurabilityProof::Verified { silent, .. } => !silent.is_empty(),
+        DurabilityProof::Unsynced { .. } | DurabilityProof::Unknown { .. } => true,
+        DurabilityProof::Stated | DurabilityProof::NotAsked => false,
+    }
+}
+
+/// Finds out whether the servers of a stream sync before they acknowledge. Who has not said so can be
+/// asked further.
 pub(super) async fn check_durability(
     client: &Client,
     config: &NatsConfig,
     info: &Info,
-) -> Result<DurabilityProof, NatsError> {
-    let peers = stream_servers(client, info);
-    let system;
-    let asker = match &config.durability {
-        DurabilityClaim::Stated | DurabilityClaim::Ask => client,
-        DurabilityClaim::AskAs(auth) => {
-            system = connect_as(config, auth, "tephra: is everything synced?").await?;
-            &system
-        }
-    };
-    let stated = config.durability == DurabilityClaim::Stated;
-    let mut answers = ask(asker, &peers).await;
-    let mut proof = judge(&answers, &peers, stated);
+) -> Result<(DurabilityProof, Inquiry), NatsError> {
+    let mut inquiry = Inquiry::begin(client, config, info).await?;
+    let mut proof = inquiry.ask().await;
     for _ in 1..QUESTIONS {
         if !matches!(proof, DurabilityProof::Unknown { .. }) {
             break;
         }
         tokio::time::sleep(QUESTION_PAUSE).await;
-        answers.extend(ask(asker, &peers).await);
-        proof = judge(&answers, &peers, stated);
+        proof = inquiry.ask().await;
     }
+    let Inquiry { answers, peers, .. } = &inquiry;
     let mut problems: Vec<String> = answers
         .iter()
         .filter(|(server, _)| peers.contains(*server))
@@ -316,9 +374,14 @@ pub(super) async fn check_durability(
         return Err(RefusedServer { problems, remedy: server_remedy() }.into());
     }
     match &proof {
-        DurabilityProof::Verified { .. } | DurabilityProof::Stated | DurabilityProof::NotAsked => {
-            return Ok(proof);
+        DurabilityProof::Verified { silent, .. } => {
+            if !silent.is_empty() {
+                // One of three may be down: that must not keep a sequencer from starting.
+                tracing::warn!(servers = ?silent, "these servers did not say whether they sync before they acknowledge; they are asked again");
+            }
+            return Ok((proof, inquiry));
         }
+        DurabilityProof::Stated | DurabilityProof::NotAsked => return Ok((proof, inquiry)),
         DurabilityProof::Unsynced { servers } => {
             for server in servers {
                 problems.push(format!(
@@ -340,7 +403,7 @@ pub(super) async fn check_durability(
     for problem in problems {
         tracing::error!(%problem, "ACKNOWLEDGED COMMANDS MAY BE LOST: going on because of --allow-unsynced");
     }
-    Ok(proof)
+    Ok((proof, inquiry))
 }
 
 fn judge(answers: &BTreeMap<String, Answer>, peers: &BTreeSet<String>, stated: bool) -> DurabilityProof {
@@ -356,11 +419,7 @@ fn judge(answers: &BTreeMap<String, Answer>, peers: &BTreeSet<String>, stated: b
     if synced.len() <= peers.len() / 2 {
         return if stated { DurabilityProof::Stated } else { DurabilityProof::Unknown { silent } };
     }
-    if !silent.is_empty() {
-        // One of three may be down: that must not keep a sequencer from starting.
-        tracing::warn!(servers = ?silent, "these servers did not say whether they sync before they acknowledge");
-    }
-    DurabilityProof::Verified { servers: names(synced) }
+    DurabilityProof::Verified { servers: names(synced), silent }
 }
 
 /// The servers that a stream is kept on.
@@ -467,7 +526,8 @@ mod tests {
 
     #[test]
     fn a_server_that_does_not_hold_the_stream_does_not_matter() {
-        let verified = DurabilityProof::Verified { servers: vec!["a".into(), "b".into()] };
+        let (servers, silent) = (vec!["a".into(), "b".into()], vec!["c".into()]);
+        let verified = DurabilityProof::Verified { servers, silent };
         assert_eq!(verdict(&[("a", true), ("b", true), ("x", false)], false), verified);
     }
 
@@ -480,7 +540,8 @@ mod tests {
 
     #[test]
     fn one_of_three_may_be_silent_and_two_may_not() {
-        let two = DurabilityProof::Verified { servers: vec!["a".into(), "c".into()] };
+        let (servers, silent) = (vec!["a".into(), "c".into()], vec!["b".into()]);
+        let two = DurabilityProof::Verified { servers, silent };
         assert_eq!(verdict(&[("a", true), ("c", true)], false), two);
         let silent = vec!["b".to_owned(), "c".to_owned()];
         assert_eq!(verdict(&[("a", true)], false), DurabilityProof::Unknown { silent });

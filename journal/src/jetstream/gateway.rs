@@ -179,8 +179,19 @@ fn header_value(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_graphic()).take(128).collect()
 }
 
+/// What operators have to know just now, if there is something. The answer is at hand.
+pub type Warning = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
+fn warning_headers(text: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let fits = |c: &char| c.is_ascii_graphic() || *c == ' ';
+    let text: String = text.chars().filter(fits).take(WARNING_CHARACTERS).collect();
+    headers.insert(WARNING_HEADER, text.as_str());
+    headers
+}
+
 /// Answers commands for as long as the term lasts, or until `stop`; then those under way are still
-/// answered. `gateway` is the sequencer's handle; `warning` is what operators have to know of the log, which
+/// answered. `gateway` is the sequencer's handle; `warning` says what operators have to know of the log, and
 /// goes out with every answer.
 ///
 /// # Errors
@@ -190,7 +201,7 @@ pub async fn serve_commands(
     cell: &Cell,
     gateway: Arc<dyn DecidingGateway>,
     term: Arc<Term>,
-    warning: Option<&str>,
+    warning: Warning,
     stop: CancellationToken,
 ) -> Result<(), NatsError> {
     let listen = async |subject: String| {
@@ -204,13 +215,6 @@ pub async fn serve_commands(
     let over = term.over();
     let served = TaskTracker::new();
     let places = Arc::new(Semaphore::new(SERVED_AT_A_TIME));
-    let warning = warning.map(|text| {
-        let mut headers = HeaderMap::new();
-        let fits = |c: &char| c.is_ascii_graphic() || *c == ' ';
-        let text: String = text.chars().filter(fits).take(WARNING_CHARACTERS).collect();
-        headers.insert(WARNING_HEADER, text.as_str());
-        headers
-    });
     let server = Arc::new(Server { client: client.clone(), cell: cell.clone(), gateway, term, warning });
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
@@ -256,7 +260,7 @@ struct Server {
     gateway: Arc<dyn DecidingGateway>,
     term: Arc<Term>,
     /// What goes out with every answer.
-    warning: Option<HeaderMap>,
+    warning: Warning,
 }
 
 impl Server {
@@ -283,9 +287,11 @@ impl Server {
             // The commit is in the log, at this position: that much fits.
             payload = encode_answer(&Ok(Receipt::Repeated { position: receipt.position() }));
         }
-        let sent = match &self.warning {
+        let sent = match (self.warning)() {
             None => self.client.publish(reply, payload.into()).await,
-            Some(headers) => self.client.publish_with_headers(reply, headers.clone(), payload.into()).await,
+            Some(warning) => {
+                self.client.publish_with_headers(reply, warning_headers(&warning), payload.into()).await
+            }
         };
         if let Err(error) = sent {
             tracing::warn!(%error, "an answer was not sent");

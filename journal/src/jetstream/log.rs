@@ -12,7 +12,7 @@
 //! Reads are complete up to the head that the stream's leader names: a replica that lags may answer,
 //! so a read waits for what it knows to be there.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
@@ -67,7 +67,7 @@ struct Shared {
     /// Where whoever appends tells of it.
     news_subject: String,
     may_append: bool,
-    health: LogHealth,
+    health: Arc<Mutex<LogHealth>>,
     tail: Arc<Tail>,
     past: Arc<Past>,
     stop: CancellationToken,
@@ -109,8 +109,11 @@ impl JetStreamLog {
         let info = get_or_create(&context, &wanted).await?;
         check_stream(&info, &wanted)?;
         warn_if_elsewhere(&info, &wanted);
-        let durability = check_durability(client, config, &info).await?;
-        Self::over(client, context, &info, durability, config).await
+        let (durability, inquiry) = check_durability(client, config, &info).await?;
+        let log = Self::over(client, context, &info, durability, config).await?;
+        let (health, stop) = (Arc::clone(&log.shared.health), log.shared.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(inquiry.go_on(health)).await });
+        Ok(log)
     }
 
     /// Opens the log to read it, for roles that may do no more than that.
@@ -159,7 +162,7 @@ impl JetStreamLog {
             subject: config.cell.ledger_subject(),
             news_subject: config.cell.block_subject(),
             may_append,
-            health,
+            health: Arc::new(Mutex::new(health)),
             tail: Arc::new(Tail::new(BlockNumber(info.state.last_sequence))),
             past: Arc::new(Past { client: client.clone(), stream, direct_subject }),
             _stop_with_log: stop.clone().drop_guard(),
@@ -168,9 +171,9 @@ impl JetStreamLog {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// What is known about the servers.
-    pub fn health(&self) -> &LogHealth {
-        &self.shared.health
+    /// What is known about the servers now: those that had nothing to say at the start are asked again.
+    pub fn health(&self) -> LogHealth {
+        self.shared.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -27,7 +27,7 @@ pub mod work_queue;
 pub use checks::{DurabilityProof, LogHealth, RefusedServer};
 pub use connect::{DurabilityClaim, NatsAuth, NatsConfig, NatsError, NatsTls, USUAL_API, connect};
 pub use events::JetStreamEvents;
-pub use gateway::{GatewayConfig, NatsGateway, Speaker, serve_commands};
+pub use gateway::{GatewayConfig, NatsGateway, Speaker, Warning, serve_commands};
 pub use inventory::{NatsInventory, serve_inventory};
 pub use leadership::{Leadership, LeadershipConfig, Term};
 pub use log::{JetStreamLog, MAX_BLOCK_BYTES};

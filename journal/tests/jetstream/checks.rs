@@ -11,6 +11,7 @@ use tephra_journal::log::{BlockNumber, Log};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, Options};
+use crate::until;
 
 async fn refusal(cluster: &Cluster, config: &NatsConfig) -> String {
     match JetStreamLog::open(&tephra_journal::jetstream::connect(config, "test").await.unwrap(), config).await
@@ -70,7 +71,8 @@ async fn servers_that_sync_are_known_by_the_export_or_by_a_system_user() {
         let cluster = Cluster::with(options);
         let log = open(&as_tephra(&cluster, claim)).await;
         let expected = (1..=servers).map(|number| format!("n{number}")).collect();
-        assert_eq!(log.health().durability, DurabilityProof::Verified { servers: expected });
+        let verified = DurabilityProof::Verified { servers: expected, silent: Vec::new() };
+        assert_eq!(log.health().durability, verified);
         assert_eq!(log.health().warning(), None);
         assert_eq!(log.health().replicas, servers);
     }
@@ -87,6 +89,37 @@ async fn servers_that_do_not_sync_are_refused_even_if_the_operator_says_they_do(
     let laptop = NatsConfig { allow_unsynced: true, ..as_tephra(&cluster, DurabilityClaim::Ask) };
     let log = open(&laptop).await;
     assert_says(&log.health().warning().unwrap(), &["n1, n2, n3", "may be lost on power loss"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_down_at_the_start_is_a_warning_and_is_asked_when_it_comes() {
+    let cluster = Cluster::with(Options { servers: 3, include: Some(accounts(true)), ..Options::default() });
+    let config = as_tephra(&cluster, DurabilityClaim::Ask);
+    drop(open(&config).await);
+    cluster.kill(3);
+    let client = tephra_journal::jetstream::connect(&config, "test").await.unwrap();
+    let mut opened = None;
+    until("the others have elected whom they need", async || {
+        opened = JetStreamLog::open(&client, &config).await.ok();
+        opened.is_some()
+    })
+    .await;
+    let log = opened.unwrap();
+    let [servers, silent] =
+        [vec!["n1", "n2"], vec!["n3"]].map(|names| names.into_iter().map(str::to_owned).collect());
+    assert_eq!(log.health().durability, DurabilityProof::Verified { servers, silent });
+    assert_says(&log.health().warning().unwrap(), &["n3", "not known yet"]);
+    // It comes back without the setting: that is said, and nothing ends; then with it.
+    let synced = cluster.change(3, |text| text.replace("sync_interval: always", ""));
+    cluster.resume(3);
+    until("it is known", async || matches!(log.health().durability, DurabilityProof::Unsynced { .. })).await;
+    assert_says(&log.health().warning().unwrap(), &["n3 acknowledge before they sync"]);
+    cluster.kill(3);
+    cluster.change(3, |_| synced);
+    cluster.resume(3);
+    until("there is nothing to warn of", async || log.health().warning().is_none()).await;
+    let all = ["n1", "n2", "n3"].map(str::to_owned).to_vec();
+    assert_eq!(log.health().durability, DurabilityProof::Verified { servers: all, silent: Vec::new() });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -90,6 +90,14 @@ impl Cluster {
         self.act("pause", number);
     }
 
+    /// Changes the configuration of a server that is not running. Returns what it was.
+    pub fn change(&self, number: usize, change: impl FnOnce(String) -> String) -> String {
+        let file = self.directory.join(format!("n{number}.conf"));
+        let before = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(file, change(before.clone())).unwrap();
+        before
+    }
+
     pub fn config(&self) -> NatsConfig {
         NatsConfig {
             servers: self.servers.clone(),

@@ -65,7 +65,11 @@ impl Served {
         let serving = tokio::spawn({
             let (client, cell) = (cluster.client().await, cluster.config().cell);
             let (term, stop) = (Arc::clone(&term), stop.clone());
-            async move { serve_commands(&client, &cell, gateway, term, Some(WARNING), stop).await.unwrap() }
+            async move {
+                serve_commands(&client, &cell, gateway, term, Arc::new(|| Some(WARNING.to_owned())), stop)
+                    .await
+                    .unwrap()
+            }
         });
         Self { running, term, stop, serving }
     }

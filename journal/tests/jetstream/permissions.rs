@@ -112,7 +112,10 @@ async fn every_role_can_do_its_work() {
     let sequencer = roles.client("sequencer").await;
     let config = roles.config("sequencer");
     let log = JetStreamLog::open(&sequencer, &config).await.unwrap();
-    assert_eq!(log.health().durability, DurabilityProof::Verified { servers: vec!["n1".into()] });
+    assert_eq!(
+        log.health().durability,
+        DurabilityProof::Verified { servers: vec!["n1".into()], silent: Vec::new() }
+    );
     let leadership =
         Leadership::open(&sequencer, &config, LeadershipConfig::named("sequencer")).await.unwrap();
     let term = Arc::new(soon("the turn", leadership.campaign()).await);
@@ -121,7 +124,7 @@ async fn every_role_can_do_its_work() {
     let serving = tokio::spawn({
         let (cell, term, stop) = (config.cell.clone(), Arc::clone(&term), stop.clone());
         let handle = Arc::new(running.handle.clone());
-        async move { serve_commands(&sequencer, &cell, handle, term, None, stop).await.unwrap() }
+        async move { serve_commands(&sequencer, &cell, handle, term, Arc::new(|| None), stop).await.unwrap() }
     });
 
     let api = roles.client("api").await;

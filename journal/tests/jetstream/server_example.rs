@@ -164,7 +164,7 @@ async fn the_ledger_is_safe_on_servers_that_are_run_as_the_example_says() {
     .await;
     let log = opened.unwrap();
     let all = (1..=SERVERS).map(|number| format!("nats-{number}")).collect();
-    assert_eq!(log.health().durability, DurabilityProof::Verified { servers: all });
+    assert_eq!(log.health().durability, DurabilityProof::Verified { servers: all, silent: Vec::new() });
     assert_eq!(log.health().replicas, SERVERS);
     let block = crate::support::small_block(1, [0; 32]).bytes;
     log.append(BlockNumber(0), block.clone()).await;
