@@ -394,6 +394,7 @@ mod tests {
         refused("[nats]\nlease_ms = 1", "nats.lease_ms");
         refused("[nats]\ncredentials_file = \"a\"\nnkey_file = \"b\"", "nats.nkey_file");
         refused("[nats]\ntls_cert_file = \"a\"", "nats.tls_key_file");
+        refused("[nats]\nsystem_nkey_file = \"a\"\nservers_sync = true", "nats.system_nkey_file");
         let backend = "[[backends]]\nname = \"a\"\ndriver = \"directory\"\n";
         refused(&format!("{backend}{backend}"), "backends[1].name");
         refused(&format!("{backend}[[backends]]\nname=\"b\"\ndriver=\"directory\""), "backends[1].directory");

@@ -17,7 +17,8 @@ ask() {
 
 send 'CONNECT {"verbose":false,"headers":true,"no_responders":true}' "SUB _INBOX.$consumer.$$ 1"
 ask
-while [ "$left" != 0 ] && IFS= read -r line <&3; do
+while [ "$left" != 0 ]; do
+    IFS= read -r line <&3 || { echo 'the server has closed the connection' >&2; exit 1; }
     case $line in
         PING*) send PONG ;;
         -ERR*) echo "$line" >&2; exit 1 ;;
@@ -39,4 +40,4 @@ while [ "$left" != 0 ] && IFS= read -r line <&3; do
     esac
 done
 send PING   # the answer says that the last acknowledgement has arrived
-while [ "$left" = 0 ] && IFS= read -r line <&3 && [[ $line != PONG* ]]; do :; done
+until [[ $line == PONG* ]]; do IFS= read -r line <&3; done

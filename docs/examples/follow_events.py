@@ -1,17 +1,18 @@
-"""Prints public events and acknowledges each that it has printed. Needs `pip install nats-py`.
+"""Prints public events and acknowledges each that it has printed. Needs `pip install nats-py[nkeys]`.
 
-follow_events.py nats://HOST:PORT CONSUMER [COUNT]
+follow_events.py nats://HOST:PORT CONSUMER [COUNT] [--creds FILE | --nkey FILE] [--ca FILE]
 """
 
+import argparse
 import asyncio
 import json
-import sys
+import ssl
 
 import nats
 
 
-async def follow(url, consumer, count=None):
-    connection = await nats.connect(url)
+async def follow(url, consumer, count=None, **identity):
+    connection = await nats.connect(url, **identity)
     events = await connection.jetstream().pull_subscribe_bind(durable=consumer, stream="TEPHRA_EVENTS")
     seen = 0
     while count is None or seen < count:
@@ -28,4 +29,15 @@ async def follow(url, consumer, count=None):
 
 
 if __name__ == "__main__":
-    asyncio.run(follow(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("consumer")
+    parser.add_argument("count", type=int, nargs="?")
+    parser.add_argument("--creds", help="a .creds file: a JWT and its seed")
+    parser.add_argument("--nkey", help="a file with the seed of an NKey")
+    parser.add_argument("--ca", help="whom to trust with TLS, PEM")
+    args = parser.parse_args()
+    identity = {"user_credentials": args.creds, "nkeys_seed": args.nkey}
+    if args.ca:
+        identity["tls"] = ssl.create_default_context(cafile=args.ca)
+    asyncio.run(follow(args.url, args.consumer, args.count, **identity))

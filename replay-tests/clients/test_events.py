@@ -1,15 +1,25 @@
 """Public events from end to end: real NATS servers, processes that are killed, and the documents' own examples."""
 
+import asyncio
+import datetime
+import ipaddress
 import json
 import os
 import pathlib
 import random
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 
+import nats
+import nkeys
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tephra_server import ROOT, Rest, Server, binary, unique, until
 
@@ -20,9 +30,9 @@ STREAM = "TEPHRA_EVENTS"
 class Nats:
     """A real server with JetStream."""
 
-    def __init__(self, directory: pathlib.Path):
+    def __init__(self, directory: pathlib.Path, *options: str):
         self.directory = directory
-        said = self.lab("start", "--servers", "1", "--while", str(os.getpid()))
+        said = self.lab("start", "--servers", "1", "--while", str(os.getpid()), *options)
         self.url = next(line.removeprefix("NATS_URL=") for line in said.splitlines() if line.startswith("NATS_URL="))
 
     def lab(self, action: str, *arguments: str) -> str:
@@ -201,3 +211,78 @@ def test_a_rebuild_gives_the_same_events_while_others_publish(deployment):
     deployment.events("consumer", "after")
     assert read_with_bash(deployment, "after", count) == before
     assert deployment.published()["events"] == len(deployment.ledger())
+
+
+def test_the_example_in_bash_fails_when_the_server_ends_the_connection():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        command = [EXAMPLES / "follow-events.sh", host, str(port), "any"]
+        following = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"INFO {}\r\n")
+            # What it asks is read, so that the end is an orderly one.
+            asked = b""
+            while b"MSG.NEXT" not in asked:
+                asked += connection.recv(4096)
+    _, said = following.communicate(timeout=60)
+    assert following.returncode != 0
+    assert "has closed the connection" in said
+
+
+def own_certificate(directory: pathlib.Path) -> str:
+    """Writes `server.pem` and its key, which vouches for itself. Returns what a server is told of them."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a server")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - datetime.timedelta(days=1))
+    builder = builder.not_valid_after(now + datetime.timedelta(days=1))
+    builder = builder.add_extension(address, critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    certificate = builder.sign(key, hashes.SHA256())
+    (directory / "server.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (directory / "server-key.pem").write_bytes(private)
+    return f'tls {{ cert_file: "{directory}/server.pem", key_file: "{directory}/server-key.pem" }}\n'
+
+
+def test_the_example_in_python_says_who_it_is_and_asks_who_the_server_is(tmp_path):
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    (tmp_path / "seed").write_bytes(seed)
+    key = nkeys.from_seed(bytearray(seed)).public_key.decode()
+    include = tmp_path / "include.conf"
+    include.write_text(own_certificate(tmp_path) + f"authorization {{ users: [ {{ nkey: {key} }} ] }}\n")
+    server = Nats(tmp_path / "nats", "--include", str(include))
+    url = server.url.replace("nats://", "tls://")
+
+    async def publish():
+        tls = ssl.create_default_context(cafile=tmp_path / "server.pem")
+        connection = await nats.connect(url, nkeys_seed=str(tmp_path / "seed"), tls=tls)
+        stream = connection.jetstream()
+        await stream.add_stream(name=STREAM, subjects=["tephra.event.>"])
+        await stream.add_consumer(STREAM, durable_name="one", ack_policy="explicit")
+        event = {"sequence": "1", "id": "1-0", "time": "now", "type": "t", "subject": "s"}
+        await stream.publish("tephra.event.a", json.dumps(event).encode())
+        await connection.close()
+
+    def follow(*options: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, EXAMPLES / "follow_events.py", url, "one", "1", *options]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, timeout=20)
+        except subprocess.TimeoutExpired as endless:
+            # nats-py tries a server again that it does not believe.
+            return subprocess.CompletedProcess(command, 1, "", (endless.stderr or b"").decode())
+
+    try:
+        asyncio.run(publish())
+        authority, identity = ("--ca", str(tmp_path / "server.pem")), ("--nkey", str(tmp_path / "seed"))
+        assert follow(*authority).returncode != 0
+        assert follow(*identity).returncode != 0
+        done = follow(*authority, *identity)
+        assert done.stdout.split()[:2] == ["1", "1-0"], done.stderr
+    finally:
+        server.lab("destroy")

@@ -127,7 +127,11 @@ impl NatsSection {
             (None, Some(_)) => return Err(refuse("nats.tls_cert_file", "the key needs its certificate")),
         };
         let durability = match (&self.system_nkey_file, self.servers_sync) {
-            (_, true) => DurabilityClaim::Stated,
+            (Some(_), true) => {
+                let reason = "there is servers_sync = true: either the servers are asked, or it is stated";
+                return Err(refuse("nats.system_nkey_file", reason));
+            }
+            (None, true) => DurabilityClaim::Stated,
             (Some(file), false) => DurabilityClaim::AskAs(NatsAuth::NkeyFile(file.clone())),
             (None, false) => DurabilityClaim::Ask,
         };

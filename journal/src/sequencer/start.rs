@@ -1,6 +1,7 @@
 //! How a sequencer begins: the state at the log's end, and the first commit of a new ledger.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tephra_domain::actor::Actor;
 use tephra_domain::command::{Command, CreateVolumeType};
@@ -145,6 +146,9 @@ impl CaughtUp {
 /// state that another sequencer has changed.
 const BOOTSTRAP_TRIES: u32 = 5;
 
+/// The pause before it is asked again: what it stumbled over is still under way.
+const BOOTSTRAP_PAUSE: Duration = Duration::from_millis(100);
+
 /// Blocks that are read at once to remember them.
 const REMEMBERED_BLOCKS: usize = 256;
 
@@ -199,7 +203,7 @@ pub async fn bootstrap(gateway: &dyn CommandGateway) -> Result<(), SubmitError> 
         tries = tries.saturating_sub(1);
         match gateway.submit(submission.clone()).await {
             Ok(_) | Err(SubmitError::Rejected(Rejection::VolumeTypeExists { .. })) => return Ok(()),
-            Err(SubmitError::Unavailable { .. }) if tries > 0 => {}
+            Err(SubmitError::Unavailable { .. }) if tries > 0 => tokio::time::sleep(BOOTSTRAP_PAUSE).await,
             Err(error) => return Err(error),
         }
     }
