@@ -60,6 +60,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What the server writes about itself.
     pub log: LogConfig,
+    /// Where a process shows how it is doing, whether it is an api or not.
+    pub monitor: MonitorConfig,
     /// Where the journal is, if it is not a file of this machine.
     pub nats: NatsSection,
     /// Where images are.
@@ -81,6 +83,7 @@ impl Default for Config {
             auth: AuthConfig::default(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
+            monitor: MonitorConfig::default(),
             nats: NatsSection::default(),
             images: ImagesSection::default(),
             secrets: SecretsConfig::default(),
@@ -169,6 +172,15 @@ impl Default for LimitsConfig {
             service_down_time_s: 60,
         }
     }
+}
+
+/// `[monitor]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MonitorConfig {
+    /// The address of `/healthz`, `/readyz` and `/metrics`. Anybody who reaches it may read them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
 }
 
 /// `[log]`.
@@ -479,6 +491,7 @@ mod tests {
             host: Some(String::new()),
             public_endpoint: Some(String::new()),
             auth: AuthConfig { token_file: Some(PathBuf::new()), ..AuthConfig::default() },
+            monitor: MonitorConfig { listen: Some(SocketAddr::from(([127, 0, 0, 1], 8777))) },
             secrets: SecretsConfig { master_key_file: Some(PathBuf::new()) },
             nats: NatsSection {
                 credentials_file: Some(PathBuf::new()),

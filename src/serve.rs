@@ -3,6 +3,7 @@
 mod backends;
 mod events;
 mod images;
+mod monitor;
 mod nats;
 mod turns;
 
@@ -52,6 +53,7 @@ use crate::output::Output;
 use crate::roles::{RoleDied, RoleKind, Roles};
 use crate::secrets::master_key;
 use crate::serve::backends::open_backends;
+use crate::serve::monitor::start_monitor;
 use crate::serve::nats::NatsStage;
 
 /// How long the backends may take to say how full they are before the server is ready without them.
@@ -136,10 +138,31 @@ async fn start_roles(
     roles: &mut Roles,
     output: Output,
 ) -> CommandResult<Option<ChainHead>> {
-    if config.nats.is_used() {
-        NatsStage::connect(config).await?.start(api, roles, output).await?;
-        return Ok(None);
+    let board = RoleBoard::default();
+    let monitor = match config.monitor.listen {
+        Some(address) => Some(start_monitor(config, address, &board, roles).await?),
+        None => None,
+    };
+    let verified = if config.nats.is_used() {
+        NatsStage::connect(config, board).await?.start(api, roles, output).await?;
+        None
+    } else {
+        Some(start_on_one_machine(config, api, roles, output, board).await?)
+    };
+    if let Some(monitor) = monitor {
+        monitor.started();
     }
+    Ok(verified)
+}
+
+/// Starts all roles on the journal of this machine. Returns where that ended when it was verified.
+async fn start_on_one_machine(
+    config: &Config,
+    api: Option<(TcpListener, Authenticator)>,
+    roles: &mut Roles,
+    output: Output,
+    board: RoleBoard,
+) -> CommandResult<ChainHead> {
     let log: Arc<dyn Log> =
         Arc::new(EmbeddedLog::open(&journal_file(&config.data_dir)).map_err(journal_error)?);
     let verifying = tokio::spawn(verify_journal_hashes(Arc::clone(&log), output));
@@ -151,8 +174,8 @@ async fn start_roles(
     let pools = PoolBoard::with_down_after(config.limits.service_down_time());
     let (desk, key) = (InventoryDesk::default(), master_key(config)?);
     let stage = Stage { clock, log, views, feed: Feed::new(), pools, desk, key };
-    stage.start(config, state, api, roles).await?;
-    Ok(Some(verified))
+    stage.start(config, state, api, roles, board).await?;
+    Ok(verified)
 }
 
 /// What the roles share where one process has all of them.
@@ -173,6 +196,7 @@ impl Stage {
         state: CaughtUp,
         api: Option<(TcpListener, Authenticator)>,
         roles: &mut Roles,
+        board: RoleBoard,
     ) -> CommandResult {
         let queue = InProcessQueue::new(Arc::clone(&self.clock));
         let sequencer = self.start_sequencer(state, Arc::new(queue.clone()), roles);
@@ -181,7 +205,6 @@ impl Stage {
         bootstrap(gateway.as_ref()).await?;
         let store = images::open_store(config)?;
         let images = store.clone().map(|store| images::open_worker(config, store)).transpose()?;
-        let board = RoleBoard::default();
         let (opened, neighbours) = open_backends(config, self.key.as_ref()).await?;
         for (backend, opened) in config.backends.iter().zip(opened) {
             let images = images.clone();
@@ -372,13 +395,7 @@ fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mu
             roles: board,
         },
     });
-    let limits = ServerLimits {
-        connections: config.limits.connections,
-        head_timeout: Duration::from_secs(config.limits.header_timeout_s),
-        request_timeout: Duration::from_secs(config.limits.request_timeout_s),
-        drain_timeout: Duration::from_secs(config.limits.drain_timeout_s),
-    };
-    let cancel = CancellationToken::new();
+    let (limits, cancel) = (server_limits(config), CancellationToken::new());
     let serving = tokio::spawn(tephra_api::server::serve(listener, router(state), limits, cancel.clone()));
     roles.add(RoleKind::Api, cancel, async move {
         match serving.await {
@@ -386,6 +403,15 @@ fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mu
             Err(panic) => Err(panic.to_string()),
         }
     });
+}
+
+const fn server_limits(config: &Config) -> ServerLimits {
+    ServerLimits {
+        connections: config.limits.connections,
+        head_timeout: Duration::from_secs(config.limits.header_timeout_s),
+        request_timeout: Duration::from_secs(config.limits.request_timeout_s),
+        drain_timeout: Duration::from_secs(config.limits.drain_timeout_s),
+    }
 }
 
 /// The views, and the state at the end of the journal.

@@ -30,8 +30,8 @@ pub type Condition = Result<String, String>;
 type Ask = Arc<dyn Fn() -> Condition + Send + Sync>;
 type AskWarning = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
-/// The other roles of the api's process, which `/readyz` asks how they are doing, and what others have
-/// told it. Whether requests can be served does not depend on it.
+/// The roles of a process besides the api, which `/readyz` asks how they are doing, and what others have
+/// told it. Whether an api serves requests does not depend on it.
 #[derive(Clone, Default)]
 pub struct RoleBoard(Arc<Mutex<BTreeMap<String, Ask>>>, Arc<Mutex<Vec<AskWarning>>>);
 
@@ -46,11 +46,11 @@ impl RoleBoard {
         self.1.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(ask));
     }
 
-    fn warning(&self) -> Option<String> {
+    pub(crate) fn warning(&self) -> Option<String> {
         self.1.lock().unwrap_or_else(PoisonError::into_inner).iter().find_map(|ask| ask())
     }
 
-    fn read(&self) -> BTreeMap<String, Check> {
+    pub(crate) fn read(&self) -> BTreeMap<String, Check> {
         let roles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         roles.iter().map(|(role, ask)| (role.clone(), Check::of(ask()))).collect()
     }
@@ -104,8 +104,8 @@ struct Checks {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-struct Check {
-    ok: bool,
+pub(crate) struct Check {
+    pub(crate) ok: bool,
     /// What was seen, or what is wrong.
     detail: String,
 }

@@ -23,6 +23,7 @@ pub mod ledger_v1;
 pub mod lookup;
 pub mod metrics;
 pub mod microversion;
+pub mod monitor;
 pub mod openapi;
 pub mod request;
 pub mod server;

@@ -42,6 +42,9 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// Open operations that are counted, at most: a scrape has a bounded cost.
 const MAX_COUNTED: usize = 10_000;
 
+/// Of what [`rendered`] returns.
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// `/metrics`
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(scrape))
@@ -138,10 +141,14 @@ fn method_name(request: &Request) -> &'static str {
     responses((status = 200, content_type = "text/plain", body = String), (status = 503))
 )]
 async fn scrape(State(state): State<AppState>) -> Result<Response, Fault> {
-    let recorder = recorder().ok_or_else(|| Fault::unavailable("Metrics are not recorded here."))?;
     measure(&state).await?;
-    let text = recorder.render();
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], rendered()?).into_response())
+}
+
+/// Everything that was recorded, as Prometheus reads it.
+pub(crate) fn rendered() -> Result<String, Fault> {
+    let recorder = recorder().ok_or_else(|| Fault::unavailable("Metrics are not recorded here."))?;
+    Ok(recorder.render())
 }
 
 /// Takes the figures that are states rather than happenings.

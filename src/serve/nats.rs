@@ -74,7 +74,7 @@ impl<'a> NatsStage<'a> {
     ///
     /// # Errors
     /// If none lets us in.
-    pub(super) async fn connect(config: &'a Config) -> CommandResult<Self> {
+    pub(super) async fn connect(config: &'a Config, board: RoleBoard) -> CommandResult<Self> {
         let nats = config.nats.adapter()?;
         let roles: Vec<&str> = config.roles.iter().map(|role| role.as_str()).collect();
         let name = format!("tephra {} on {}", roles.join("+"), config.host());
@@ -85,7 +85,7 @@ impl<'a> NatsStage<'a> {
                 "--allow-unsynced: NATS servers are taken even if they lose acknowledged commands on power loss"
             );
         }
-        let (clock, board) = (Arc::new(SystemClock::default()), RoleBoard::default());
+        let clock = Arc::new(SystemClock::default());
         Ok(Self { config, nats, client, clock, board })
     }
 

@@ -30,6 +30,7 @@ mod secured;
 mod takeover;
 mod tls;
 mod too_large;
+mod troubled;
 mod unavailable;
 
 use std::time::Instant;
