@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tempfile::TempDir;
-use tephra_domain::effect::{BackendObject, Effect, Failure};
+use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::ImageId;
 use tephra_executors::backend::lvm::{Clear, LvmBackend, LvmConfig, Provisioning};
 use tephra_executors::image::convert::Limits;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::SOME;
 use super::clearing::leave_in_all_free_space;
-use crate::support::{Group, ONE, done, run, try_run, volume};
+use crate::support::{Group, ONE, done, refused, run, try_run, volume};
 
 const MIB: usize = 1 << 20;
 
@@ -86,4 +86,26 @@ async fn a_volume_holds_its_image_and_zeroes_beyond_thick_and_thin() {
         done(&backend, Effect::DeleteVolume { volume: poured }).await;
         assert_eq!(group.lvs(), [""; 0]);
     }
+}
+
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn an_image_that_a_thin_pool_has_no_room_for_leaves_no_volume() {
+    let group = Group::new("tephra-narrow", 1);
+    // so that the pool is small that is made of the rest
+    run(["lvcreate", "-y", "-L", "800m", "-n", "somebody-elses", &group.name]);
+    let backend = group.open(Provisioning::Thin).await;
+    let pourer = Pourer::new("raw", &some_disk(384 * MIB));
+    let poured = volume();
+    for time in ["first", "second"] {
+        let failure = pourer.pour(&backend, poured).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::NoSpace, "the {time} time: {failure}");
+    }
+    done(&backend, Effect::DeleteVolume { volume: poured }).await;
+    let missing = Effect::Verify { object: poured, size: ONE };
+    refused(&backend, missing, FailureKind::ObjectMissing).await;
+    assert_eq!(group.lvs(), ["somebody-elses"]);
+    // and with room again, all is as before
+    let small = Pourer::new("raw", &some_disk(8 * MIB));
+    assert_eq!(small.pour(&backend, poured).await, Ok(()));
 }
