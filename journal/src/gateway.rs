@@ -59,7 +59,7 @@ impl Receipt {
 }
 
 /// Why there is no receipt.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum SubmitError {
     /// The business says no. Nothing has changed.
     #[error(transparent)]

@@ -2,7 +2,7 @@
 //!
 //! Only the sequencer whose term it is listens, and only it answers. An asker that gets no answer
 //! asks again with the same command id, which the sequencer remembers: however often a command
-//! arrives, it happens once. After [`GatewayConfig::total`] the asker is told that the ledger is
+//! arrives, it happens once, and all attempts that reach one sequencer get one answer. After [`GatewayConfig::total`] the asker is told that the ledger is
 //! not available, which does not say whether the command happened.
 //!
 //! Executors speak on subjects of their own, one a backend, on which only what an executor has to
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use super::attempts::Attempts;
 use super::connect::NatsError;
 use super::leadership::Term;
 use crate::gateway::{CommandGateway, DecidingGateway, Receipt, Submission, SubmitError};
@@ -62,7 +63,7 @@ const RETRY_MAX: Duration = Duration::from_millis(500);
 const ENVELOPE_BYTES: usize = 1 << 10;
 
 /// Who speaks to the sequencer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Speaker {
     /// An api: anything.
     Api,
@@ -215,7 +216,8 @@ pub async fn serve_commands(
     let over = term.over();
     let served = TaskTracker::new();
     let places = Arc::new(Semaphore::new(SERVED_AT_A_TIME));
-    let server = Arc::new(Server { client: client.clone(), cell: cell.clone(), gateway, term, warning });
+    let (client, cell, attempts) = (client.clone(), cell.clone(), Attempts::default());
+    let server = Arc::new(Server { client, cell, gateway, term, warning, attempts });
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
         let message = tokio::select! {
@@ -261,6 +263,7 @@ struct Server {
     term: Arc<Term>,
     /// What goes out with every answer.
     warning: Warning,
+    attempts: Attempts,
 }
 
 impl Server {
@@ -304,22 +307,28 @@ impl Server {
             SubmitError::Unavailable { reason: format!("the sequencer cannot read the command: {reason}") }
         })?;
         let span = tracing::debug_span!("command", request = %submission.request, id = %submission.id);
-        let submitted = if message.subject.as_str() == self.cell.command_subject() {
-            self.gateway.submit(submission)
+        let id = submission.id;
+        let (speaker, submitted) = if message.subject.as_str() == self.cell.command_subject() {
+            (Speaker::Api, self.gateway.submit(submission))
         } else {
             let speaker = self.cell.reporting_backend(&message.subject);
             match speaker.filter(|backend| may_report(backend, &submission)) {
-                Some(backend) => self.gateway.submit_of_executor(backend, submission),
+                Some(backend) => {
+                    (Speaker::Executor(backend.clone()), self.gateway.submit_of_executor(backend, submission))
+                }
                 None => {
                     tracing::warn!(subject = %message.subject, command = ?submission.command, "an executor asks for more than it may");
                     return Err(Rejection::PolicyNotAuthorized { action: "executor:report" }.into());
                 }
             }
         };
-        let served = tokio::time::timeout_at(until, submitted.instrument(span));
-        served.await.unwrap_or_else(|_elapsed| {
-            Err(SubmitError::Unavailable { reason: "the ledger does not answer in time".to_owned() })
-        })
+        let decided = async {
+            let served = tokio::time::timeout_at(until, submitted.instrument(span)).await;
+            served.unwrap_or_else(|_elapsed| {
+                Err(SubmitError::Unavailable { reason: "the ledger does not answer in time".to_owned() })
+            })
+        };
+        self.attempts.answer(speaker, id, decided).await
     }
 }
 

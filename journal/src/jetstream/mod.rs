@@ -5,12 +5,14 @@
 //!   blocks. [`checks`]: whether a server would lose what it acknowledged.
 //!   `placement`: which servers keep the streams.
 //! * [`work_queue`]: work orders on a stream.
-//! * [`gateway`]: commands by request and reply. [`leadership`]: whose turn it is to decide them.
+//! * [`gateway`]: commands by request and reply. `attempts`: one answer for all attempts at one.
+//!   [`leadership`]: whose turn it is to decide them.
 //! * [`events`]: public events on a stream.
 //! * [`pools`]: how full the pools of other hosts are. [`inventory`]: what is on them.
 //!
 //! Names of streams and subjects are in [`crate::subjects`].
 
+mod attempts;
 pub mod checks;
 pub mod connect;
 pub mod events;

@@ -174,6 +174,52 @@ async fn a_command_whose_answers_are_lost_is_asked_again_and_happens_once() {
     served.serving.abort();
 }
 
+/// Refuses once, and decides from then on: what the state refused a moment ago it would take now.
+struct RefusesFirst {
+    inner: Arc<dyn DecidingGateway>,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl CommandGateway for RefusesFirst {
+    async fn submit(&self, submission: Submission) -> Result<Receipt, SubmitError> {
+        if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {
+            return Err(Rejection::PolicyNotAuthorized { action: "at first" }.into());
+        }
+        self.inner.submit(submission).await
+    }
+}
+
+#[async_trait]
+impl DecidingGateway for RefusesFirst {
+    async fn submit_of_executor(
+        &self,
+        backend: BackendName,
+        submission: Submission,
+    ) -> Result<Receipt, SubmitError> {
+        self.inner.submit_of_executor(backend, submission).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_was_refused_is_not_done_by_its_other_attempt() {
+    let cluster = Cluster::start(1);
+    let term = term(&cluster, "one").await;
+    let log = JetStreamLog::open(&cluster.client().await, &cluster.config()).await.unwrap();
+    let running = Running::ready_again(Arc::new(log)).await;
+    let fickle = RefusesFirst { inner: Arc::new(running.handle.clone()), asked: AtomicUsize::new(0) };
+    let served = Served::serve(&cluster, Arc::new(fickle), term, running).await;
+    let api = gateway(&cluster, &Speaker::Api).await;
+    let refused = create_volume(1);
+    for attempt in ["first", "second"] {
+        let answer = soon("an answer", api.submit(refused.clone())).await;
+        assert!(matches!(answer, Err(SubmitError::Rejected(_))), "the {attempt} attempt: {answer:?}");
+    }
+    assert!(soon("an answer", api.submit(create_volume(1))).await.is_ok(), "another command");
+    assert_eq!(replayed(&*served.running.log).await.ledger.volumes.len(), 1);
+    served.serving.abort();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_sequencer_the_ledger_is_unavailable_after_a_while() {
     let cluster = Cluster::start(1);
