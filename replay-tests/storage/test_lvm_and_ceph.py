@@ -5,6 +5,8 @@ In the order of the file: the last test insists that nothing is left anywhere.
 
 import signal
 import subprocess
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -108,12 +110,25 @@ def test_a_frozen_backend_keeps_what_it_has(deployment, user):
     user.deleted(("volume", volume))
 
 
-@pytest.mark.brief
-def test_a_volume_is_made_of_an_image_attached_snapshot_grown_and_uploaded(deployment, user, tmp_path):
-    disk = tmp_path / "disk.qcow2"
+def golden_image(deployment, directory) -> str:
+    disk = directory / "disk.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
     subprocess.run(["qemu-io", "-f", "qcow2", disk, "-c", f"write -P {FIRST} 1M 64k"], check=True, stdout=subprocess.DEVNULL)
-    image = deployment.glance.add(disk, "qcow2", name="golden")
+    return deployment.glance.add(disk, "qcow2", name="golden")
+
+
+def uploaded_holds(deployment, name: str, byte: int) -> None:
+    [uploaded] = [it for it in deployment.glance.images.values() if it["name"] == name]
+    assert uploaded["status"] == "active", uploaded
+    read = subprocess.run(
+        ["qemu-io", "-f", "qcow2", deployment.glance.path(uploaded["id"]), "-c", f"read -P {byte} 1M 64k"],
+        capture_output=True, text=True, check=True)
+    assert "failed" not in read.stdout, read.stdout
+
+
+@pytest.mark.brief
+def test_a_volume_is_made_of_an_image_attached_snapshot_grown_and_uploaded(deployment, user, tmp_path):
+    image = golden_image(deployment, tmp_path)
 
     def lives(backend: str) -> None:
         volume = user.cinder.properties("create", 1, "--image-id", image, "--volume-type", backend)["id"]
@@ -121,12 +136,12 @@ def test_a_volume_is_made_of_an_image_attached_snapshot_grown_and_uploaded(deplo
         deployment.holds(backend, volume, FIRST)
         attachment, connection = user.attached(volume, INITIATOR)
         used = deployment.connected(backend, volume, connection)
-        used.io(f"read -P {FIRST} 1M 64k", f"write -P {SECOND} 2M 64k")
+        used.io(f"read -P {FIRST} 1M 64k", f"write -P {SECOND} 1M 64k")
         refused = user.openstack.refused("volume delete", volume)
         assert "attached" in refused or "in-use" in refused, refused
 
         snapshot = user.taken(volume, "--force")
-        used.io(f"write -P {THIRD} 2M 64k")
+        used.io(f"write -P {THIRD} 1M 64k")
         if backend != "thick":  # lvm2 resizes what has thick snapshots only while its device is away
             user.cinder("extend", volume, 2)
             until("it has grown", lambda: (it := user.shown("volume", volume))["size"] == 2 and it["status"] == "in-use")
@@ -137,16 +152,11 @@ def test_a_volume_is_made_of_an_image_attached_snapshot_grown_and_uploaded(deplo
         user.settled("volume", volume)
 
         made = user.made("--snapshot", snapshot)
-        deployment.io(backend, made, f"read -P {SECOND} 2M 64k")
+        deployment.holds(backend, made, SECOND)
         name = f"upload-of-{backend}"
         user.cinder("upload-to-image", made, name, "--disk-format", "qcow2")
         user.settled("volume", made)
-        [uploaded] = [it for it in deployment.glance.images.values() if it["name"] == name]
-        assert uploaded["status"] == "active", uploaded
-        read = subprocess.run(
-            ["qemu-io", "-f", "qcow2", deployment.glance.path(uploaded["id"]), "-c", f"read -P {SECOND} 2M 64k"],
-            capture_output=True, text=True, check=True)
-        assert "failed" not in read.stdout, read.stdout
+        uploaded_holds(deployment, name, SECOND)
         user.deleted(("volume", made), ("snapshot", snapshot), ("volume", volume))
         is_empty(deployment, backend)
 
@@ -196,8 +206,8 @@ class Interrupted:
     """Executors that are killed while a program of theirs changes something, and started again."""
 
     PROGRAMS = {
-        "lvm": "lvcreate|lvremove|lvconvert|lvextend|lvchange|lvrename|qemu-img|blkdiscard",
-        "ceph": "rbd",
+        "lvm": "lvcreate|lvremove|lvconvert|lvextend|lvchange|lvrename|qemu-img|blkdiscard|tgtadm",
+        "ceph": "rbd|qemu-img",
     }
 
     def __init__(self, deployment):
@@ -225,12 +235,13 @@ class Interrupted:
         return False
 
 
-def test_an_executor_that_is_killed_in_the_middle_of_each_operation_goes_on(deployment, user):
+def test_an_executor_that_is_killed_in_the_middle_of_each_operation_goes_on(deployment, user, tmp_path):
     interrupted = Interrupted(deployment)
+    image = golden_image(deployment, tmp_path)
 
     def survives(executor: str) -> None:
         backends = [backend for backend in BLOCK_STORAGE if (backend == "ceph") == (executor == "ceph")]
-        got = {}
+        got, volumes = {}, ("volume", "clone", "made", "image")
 
         def step(name: str, ask, wait) -> None:
             """One operation on every backend of the executor at once, which is killed meanwhile."""
@@ -243,6 +254,18 @@ def test_an_executor_that_is_killed_in_the_middle_of_each_operation_goes_on(depl
         def available(kind: str):
             return lambda _, id: user.settled(kind, id)
 
+        step(
+            "image", lambda it: user.cinder.properties("create", 1, "--image-id", image, "--volume-type", it)["id"],
+            available("volume"),
+        )
+        for it in backends:
+            deployment.holds(it, got[it, "image"], FIRST)
+        step(
+            "upload", lambda it: user.cinder("upload-to-image", got[it, "image"], f"saved-{it}", "--disk-format", "qcow2"),
+            lambda it, _: user.settled("volume", got[it, "image"]),
+        )
+        for it in backends:
+            uploaded_holds(deployment, f"saved-{it}", FIRST)
         step("volume", lambda it: user.volume("--type", it), available("volume"))
         for it in backends:
             deployment.write(it, got[it, "volume"], FIRST)
@@ -270,8 +293,8 @@ def test_an_executor_that_is_killed_in_the_middle_of_each_operation_goes_on(depl
             lambda it, _: user.gone("snapshot", got[it, "snapshot"]),
         )
         step(
-            "delete", lambda it: user.openstack("volume delete", got[it, "volume"], got[it, "clone"], got[it, "made"]),
-            lambda it, _: [user.gone("volume", got[it, which]) for which in ("volume", "clone", "made")],
+            "delete", lambda it: user.openstack("volume delete", *(got[it, which] for which in volumes)),
+            lambda it, _: [user.gone("volume", got[it, which]) for which in volumes],
         )
         for it in backends:
             is_empty(deployment, it)
@@ -279,6 +302,28 @@ def test_an_executor_that_is_killed_in_the_middle_of_each_operation_goes_on(depl
     at_once(survives, ("lvm", "ceph"))
     assert all(times >= 3 for times in interrupted.killed.values()), interrupted.killed
     assert user.drift() == []
+
+
+def test_an_executor_that_is_killed_while_it_connects_and_lets_go_finishes_both(deployment, user):
+    interrupted = Interrupted(deployment)
+    volume = user.made("--type", "thin")
+    user.cinder("attachment-create", volume, uuid.uuid4())
+    [attachment] = [row["ID"] for row in user.cinder.rows("attachment-list", "--volume-id", volume)]
+    path = f"/attachments/{attachment}"
+    connector = {"host": "guest", "ip": "127.0.0.1", "initiator": INITIATOR}
+    with ThreadPoolExecutor(2) as asking:
+        # the answers wait for the executor, which dies meanwhile
+        interrupted.during("lvm", lambda: asking.submit(user.rest.call, "PUT", path, {"attachment": {"connector": connector}}))
+        connection = until("it is connected", lambda: user.rest.get(path)["attachment"]["connection_info"])
+        user.cinder("attachment-complete", attachment)
+        used = deployment.connected("thin", volume, connection)
+        used.io(f"write -P {FIRST} 1M 64k")
+        used.disconnect()
+        interrupted.during("lvm", lambda: asking.submit(user.rest.call, "DELETE", path))
+    user.settled("volume", volume)
+    assert deployment.targets() == ""
+    deployment.holds("thin", volume, FIRST)
+    user.deleted(("volume", volume))
 
 
 def test_a_stalled_cluster_holds_up_its_own_volumes_and_no_others(deployment, user):
