@@ -130,25 +130,47 @@ async fn answers_from_afar_are_those_of_the_sequencer() {
     served.end().await;
 }
 
-/// Decides commands, but loses the answers of the first attempts.
-struct LosesAnswers {
-    inner: Arc<dyn DecidingGateway>,
-    lost: AtomicUsize,
+/// What becomes of the first attempts at commands.
+#[derive(Clone, Copy)]
+enum Mishap {
+    /// They are decided, and the answers are lost.
+    LosesAnswers,
+    /// They are refused: what the state refused a moment ago it would take now.
+    Refuses,
 }
 
-#[async_trait]
-impl CommandGateway for LosesAnswers {
-    async fn submit(&self, submission: Submission) -> Result<Receipt, SubmitError> {
-        let answer = self.inner.submit(submission).await;
-        if self.lost.fetch_add(1, Ordering::SeqCst) < 2 {
-            std::future::pending::<()>().await;
-        }
-        answer
+/// Decides commands, once so many attempts have met with a mishap.
+struct Fickle {
+    inner: Arc<dyn DecidingGateway>,
+    mishap: Mishap,
+    times: usize,
+    asked: AtomicUsize,
+}
+
+impl Fickle {
+    fn over(running: &Running, mishap: Mishap, times: usize) -> Arc<Self> {
+        Arc::new(Self { inner: Arc::new(running.handle.clone()), mishap, times, asked: AtomicUsize::new(0) })
     }
 }
 
 #[async_trait]
-impl DecidingGateway for LosesAnswers {
+impl CommandGateway for Fickle {
+    async fn submit(&self, submission: Submission) -> Result<Receipt, SubmitError> {
+        if self.asked.fetch_add(1, Ordering::SeqCst) >= self.times {
+            return self.inner.submit(submission).await;
+        }
+        match self.mishap {
+            Mishap::LosesAnswers => {
+                drop(self.inner.submit(submission).await);
+                std::future::pending().await
+            }
+            Mishap::Refuses => Err(Rejection::PolicyNotAuthorized { action: "at first" }.into()),
+        }
+    }
+}
+
+#[async_trait]
+impl DecidingGateway for Fickle {
     async fn submit_of_executor(
         &self,
         backend: BackendName,
@@ -164,8 +186,8 @@ async fn a_command_whose_answers_are_lost_is_asked_again_and_happens_once() {
     let term = term(&cluster, "one").await;
     let log = JetStreamLog::open(&cluster.client().await, &cluster.config()).await.unwrap();
     let running = Running::ready_again(Arc::new(log)).await;
-    let lossy = LosesAnswers { inner: Arc::new(running.handle.clone()), lost: AtomicUsize::new(0) };
-    let served = Served::serve(&cluster, Arc::new(lossy), term, running).await;
+    let lossy = Fickle::over(&running, Mishap::LosesAnswers, 2);
+    let served = Served::serve(&cluster, lossy, term, running).await;
     let before = replayed(&*served.running.log).await.head.position;
     let api = gateway(&cluster, &Speaker::Api).await;
     let receipt = soon("an answer", api.submit(create_volume(1))).await.unwrap();
@@ -174,41 +196,14 @@ async fn a_command_whose_answers_are_lost_is_asked_again_and_happens_once() {
     served.serving.abort();
 }
 
-/// Refuses once, and decides from then on: what the state refused a moment ago it would take now.
-struct RefusesFirst {
-    inner: Arc<dyn DecidingGateway>,
-    asked: AtomicUsize,
-}
-
-#[async_trait]
-impl CommandGateway for RefusesFirst {
-    async fn submit(&self, submission: Submission) -> Result<Receipt, SubmitError> {
-        if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {
-            return Err(Rejection::PolicyNotAuthorized { action: "at first" }.into());
-        }
-        self.inner.submit(submission).await
-    }
-}
-
-#[async_trait]
-impl DecidingGateway for RefusesFirst {
-    async fn submit_of_executor(
-        &self,
-        backend: BackendName,
-        submission: Submission,
-    ) -> Result<Receipt, SubmitError> {
-        self.inner.submit_of_executor(backend, submission).await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_was_refused_is_not_done_by_its_other_attempt() {
     let cluster = Cluster::start(1);
     let term = term(&cluster, "one").await;
     let log = JetStreamLog::open(&cluster.client().await, &cluster.config()).await.unwrap();
     let running = Running::ready_again(Arc::new(log)).await;
-    let fickle = RefusesFirst { inner: Arc::new(running.handle.clone()), asked: AtomicUsize::new(0) };
-    let served = Served::serve(&cluster, Arc::new(fickle), term, running).await;
+    let fickle = Fickle::over(&running, Mishap::Refuses, 1);
+    let served = Served::serve(&cluster, fickle, term, running).await;
     let api = gateway(&cluster, &Speaker::Api).await;
     let refused = create_volume(1);
     for attempt in ["first", "second"] {
