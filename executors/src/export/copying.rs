@@ -17,11 +17,13 @@ use rustix::io::Errno;
 use tephra_domain::effect::{Failure, FailureKind};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// Copies that are made of files that hosts write to.
-#[derive(Clone, Debug, Default)]
+/// Copies that are made of what hosts write to.
+#[derive(Clone, Debug)]
 pub struct Copies {
     /// One at a time: they take no time, or are refused.
     written: Arc<Mutex<()>>,
+    /// Whether there are files to be locked.
+    of_files: bool,
 }
 
 /// Held while a copy is made.
@@ -35,8 +37,10 @@ impl Copying {
     /// The copy is made: the lock is free when this returns.
     pub async fn end(self) {
         let Self { lock, _turn } = self;
-        // what fails here is logged there
-        drop(tokio::task::spawn_blocking(|| drop(lock)).await);
+        if let Some(lock) = lock {
+            // what fails here is logged there
+            drop(tokio::task::spawn_blocking(|| drop(lock)).await);
+        }
     }
 }
 
@@ -53,6 +57,16 @@ impl Drop for Lock {
 }
 
 impl Copies {
+    /// Of files.
+    pub fn of_files() -> Self {
+        Self { written: Arc::default(), of_files: true }
+    }
+
+    /// Of what is no file, and has nothing to be locked.
+    pub fn of_memory() -> Self {
+        Self { written: Arc::default(), of_files: false }
+    }
+
     /// Takes the lock.
     ///
     /// # Errors
@@ -64,18 +78,22 @@ impl Copies {
         } else {
             FlockOperation::NonBlockingLockShared
         };
-        Ok(Copying { lock: lock(source, operation).await?, _turn: turn })
+        Ok(Copying { lock: self.lock(source, operation).await?, _turn: turn })
     }
-}
 
-/// Refuses to let a host write to a file of which a copy is being made.
-///
-/// # Errors
-/// If one is.
-pub async fn refuse_if_copied(source: &Path) -> Result<(), Failure> {
-    let lock = lock(source, FlockOperation::NonBlockingLockExclusive).await?;
-    Copying { lock, _turn: None }.end().await;
-    Ok(())
+    /// Refuses to let a host write to a file of which a copy is being made.
+    ///
+    /// # Errors
+    /// If one is.
+    pub async fn refuse_if_copied(&self, source: &Path) -> Result<(), Failure> {
+        let lock = self.lock(source, FlockOperation::NonBlockingLockExclusive).await?;
+        Copying { lock, _turn: None }.end().await;
+        Ok(())
+    }
+
+    async fn lock(&self, source: &Path, operation: FlockOperation) -> Result<Option<Lock>, Failure> {
+        if self.of_files { lock(source, operation).await } else { Ok(None) }
+    }
 }
 
 /// On a thread of its own: a file system over a network may take its time for each of these calls.

@@ -103,6 +103,7 @@ impl Outbox {
                 }
             };
             tokio::select! {
+                biased;
                 () = room => {}
                 () = tokio::time::sleep_until(next_round) => {}
             }

@@ -60,7 +60,7 @@ impl HostPort {
         random: fastrand::Rng,
     ) -> Self {
         Self {
-            whole: Exporting::new(Arc::new(store.clone()), Arc::new(exports.clone())),
+            whole: Exporting::in_memory(Arc::new(store.clone()), Arc::new(exports.clone())),
             store,
             exports,
             state,
