@@ -54,14 +54,36 @@ impl Drop for Group {
     }
 }
 
-/// What a lost answer does once, a death does; what a failure does for good, a lost answer does too,
-/// and more.
+/// What a lost answer does once, a death does.
 const FAULTS: &[(Fault, bool)] = &[(Fault::Fails, false), (Fault::AnswerLost, true), (Fault::Dies, false)];
+
+/// What never goes away. In tests of their own, so that they take a guest of their own.
+const FOR_GOOD: &[(Fault, bool)] = &[(Fault::Fails, true)];
 
 /// Where a whole volume is copied each time.
 const FEWER_FAULTS: &[(Fault, bool)] = &[(Fault::AnswerLost, true), (Fault::Dies, false)];
 
+/// The faults that an operation is tried with at every command.
+fn faults(provisioning: Provisioning, operation: Operation) -> &'static [(Fault, bool)] {
+    let by_copying = [Operation::CreateFromSnapshot, Operation::CreateFromVolume];
+    let copies = provisioning == Provisioning::Thick && by_copying.contains(&operation);
+    if copies { FEWER_FAULTS } else { FAULTS }
+}
+
 async fn unwinds(name: &'static str, provisioning: Provisioning, operations: &[Operation]) {
+    let tried = operations.iter().map(|operation| (*operation, faults(provisioning, *operation)));
+    unwinds_from(name, provisioning, tried).await;
+}
+
+async fn unwinds_for_good(name: &'static str, provisioning: Provisioning, operations: &[Operation]) {
+    unwinds_from(name, provisioning, operations.iter().map(|operation| (*operation, FOR_GOOD))).await;
+}
+
+async fn unwinds_from(
+    name: &'static str,
+    provisioning: Provisioning,
+    tried: impl Iterator<Item = (Operation, &'static [(Fault, bool)])>,
+) {
     let group = Group::new(name, 20);
     let saboteur = Arc::new(Saboteur::new(changes));
     let config = LvmConfig {
@@ -76,12 +98,10 @@ async fn unwinds(name: &'static str, provisioning: Provisioning, operations: &[O
         pool: PoolName::new("one"),
         everything: &|| group.everything(),
     };
-    for operation in operations {
-        let by_copying = [Operation::CreateFromSnapshot, Operation::CreateFromVolume];
-        let copies = provisioning == Provisioning::Thick && by_copying.contains(operation);
-        let faults = unwind(&storage, *operation, if copies { FEWER_FAULTS } else { FAULTS }).await;
-        println!("{operation:?} on {provisioning:?} volumes: {faults} faults");
-        assert!(faults >= FEWER_FAULTS.len(), "{operation:?} has no commands");
+    for (operation, faults) in tried {
+        let struck = unwind(&storage, operation, faults).await;
+        println!("{operation:?} on {provisioning:?} volumes: {struck} faults");
+        assert!(struck >= faults.len(), "{operation:?} has no commands");
     }
 }
 
@@ -110,4 +130,24 @@ async fn a_create_on_lvm_unwinds_from_every_command() {
         .await;
     unwinds("tephra-create-thin", Provisioning::Thin, &[Operation::Create, Operation::CreateFromVolume])
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn a_command_that_always_fails_unwinds_a_revert_of_a_thick_volume() {
+    unwinds_for_good("tephra-good-thick", Provisioning::Thick, &[Operation::Revert]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn a_command_that_always_fails_unwinds_a_revert_of_a_thin_volume() {
+    unwinds_for_good("tephra-good-thin", Provisioning::Thin, &[Operation::Revert]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn a_command_that_always_fails_unwinds_creates() {
+    let operations = [Operation::Create, Operation::CreateFromSnapshot, Operation::CreateFromVolume];
+    unwinds_for_good("tephra-good-creates", Provisioning::Thick, &operations).await;
+    unwinds_for_good("tephra-good-thins", Provisioning::Thin, &operations).await;
 }
