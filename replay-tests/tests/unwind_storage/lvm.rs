@@ -9,8 +9,9 @@ use tephra_domain::ids::{BackendName, PoolName};
 use tephra_executors::backend::lvm::{LvmBackend, LvmConfig, Provisioning, changes};
 use tephra_executors::process::Launcher;
 
+use crate::image::OneImage;
 use crate::sabotage::{Fault, Saboteur};
-use crate::stage::{Operation, Storage, unwind};
+use crate::stage::{Operation, Storage, image_content, unwind};
 
 /// A volume group on a sparse file. Gone when this is dropped.
 struct Group {
@@ -92,9 +93,11 @@ async fn unwinds_from(
         ..LvmConfig::new(BackendName::new("one"), "host", name)
     };
     let backend = LvmBackend::open(config, Arc::clone(&saboteur) as Arc<dyn Launcher>).await.unwrap();
+    let image = OneImage::new(Arc::clone(&saboteur) as Arc<dyn Launcher>, &image_content());
     let storage = Storage {
         backend: &backend,
         saboteur: &saboteur,
+        image: &image,
         pool: PoolName::new("one"),
         everything: &|| group.everything(),
     };
@@ -150,4 +153,12 @@ async fn a_command_that_always_fails_unwinds_creates() {
     let operations = [Operation::Create, Operation::CreateFromSnapshot, Operation::CreateFromVolume];
     unwinds_for_good("tephra-good-creates", Provisioning::Thick, &operations).await;
     unwinds_for_good("tephra-good-thins", Provisioning::Thin, &operations).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn an_image_that_is_poured_unwinds_from_every_command() {
+    let tried = || [(Operation::CreateFromImage, FAULTS), (Operation::CreateFromImage, FOR_GOOD)].into_iter();
+    unwinds_from("tephra-image-thick", Provisioning::Thick, tried()).await;
+    unwinds_from("tephra-image-thin", Provisioning::Thin, tried()).await;
 }

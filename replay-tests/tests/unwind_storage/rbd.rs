@@ -10,8 +10,9 @@ use tephra_domain::ids::{BackendName, PoolName};
 use tephra_executors::backend::rbd::{CloneFormat, RbdBackend, RbdConfig, changes};
 use tephra_executors::process::Launcher;
 
+use crate::image::OneImage;
 use crate::sabotage::{Fault, Saboteur};
-use crate::stage::{Operation, Storage, unwind};
+use crate::stage::{Operation, Storage, image_content, unwind};
 
 /// A cluster of the test's own.
 struct Lab(TempDir);
@@ -68,9 +69,11 @@ async fn unwinds(operations: &[Operation], format: CloneFormat) {
         ..RbdConfig::new(BackendName::new("one"), "host", PoolName::new("volumes"))
     };
     let backend = RbdBackend::new(config, Arc::clone(&saboteur) as Arc<dyn Launcher>);
+    let image = OneImage::new(Arc::clone(&saboteur) as Arc<dyn Launcher>, &image_content());
     let storage = Storage {
         backend: &backend,
         saboteur: &saboteur,
+        image: &image,
         pool: PoolName::new("volumes"),
         everything: &|| lab.everything(),
     };
@@ -92,4 +95,10 @@ async fn a_revert_on_ceph_unwinds_from_every_command() {
 async fn a_create_on_ceph_unwinds_from_every_command() {
     let operations = [Operation::Create, Operation::CreateFromSnapshot, Operation::CreateFromVolume];
     unwinds(&operations, CloneFormat::V1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn an_image_that_is_poured_into_ceph_unwinds_from_every_command() {
+    unwinds(&[Operation::CreateFromImage], CloneFormat::V2).await;
 }

@@ -2,15 +2,17 @@
 
 use std::process::{Command as Process, Stdio};
 
-use tephra_domain::command::Command;
+use tephra_domain::command::{Command, CreateVolumeFromImage};
 use tephra_domain::drift::{Expectation, FoundObject, compare};
 use tephra_domain::effect::{BackendObject, DueEffect, EffectKey, Outcome};
 use tephra_domain::ids::{PoolName, SnapshotId, VolumeId};
 use tephra_domain::snapshot::SnapshotState;
 use tephra_domain::volume::{VolumeSource, VolumeState};
 use tephra_executors::backend::Backend;
+use tephra_executors::image::act;
 use tephra_replay_tests::world::{World, pool};
 
+use crate::image::OneImage;
 use crate::sabotage::{At, Fault, Saboteur};
 
 /// The backend's name in the ledger.
@@ -31,6 +33,7 @@ const PLACES: [u64; 2] = [4096, (1 << 30) - 4096];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Create,
+    CreateFromImage,
     CreateFromSnapshot,
     CreateFromVolume,
     Revert,
@@ -50,10 +53,22 @@ struct FaultAt {
 pub struct Storage<'a> {
     pub backend: &'a dyn Backend,
     pub saboteur: &'a Saboteur,
+    /// An image with what [`image_content`] writes.
+    pub image: &'a OneImage,
     /// The only pool that is used.
     pub pool: PoolName,
     /// Everything that is there, whatever the backend may say of it.
     pub everything: &'a (dyn Fn() -> Vec<String> + Sync),
+}
+
+/// The commands of `qemu-io` that write a byte where it is looked for.
+fn written(byte: u8) -> [String; 2] {
+    PLACES.map(|at| format!("write -P {byte} {at} 4096"))
+}
+
+/// What the image of a [`Storage`] is filled with.
+pub fn image_content() -> [String; 2] {
+    written(OLD)
 }
 
 struct Stage<'a> {
@@ -104,16 +119,30 @@ async fn attempt(storage: &Storage<'_>, operation: Operation, fault: Option<Faul
     run
 }
 
+fn from_image(world: &mut World, image: &OneImage) -> (VolumeId, Command) {
+    let (volume, command) = world.new_volume_from(Some(1), VolumeSource::Image(image.facts.id));
+    let Command::CreateVolume(create) = command else { unreachable!("it creates a volume") };
+    let create = CreateVolumeFromImage { create: *create, image: image.facts.clone() };
+    (volume, Command::CreateVolumeFromImage(Box::new(create)))
+}
+
 impl<'a> Stage<'a> {
     /// The operation is accepted, and nothing of it done.
     async fn open(storage: &'a Storage<'a>, operation: Operation) -> Self {
         storage.saboteur.plan(None);
         let native = operation != Operation::RevertByCopying;
         let mut world = World::with_backends(&[BACKEND], native);
-        let (volume, create) = world.new_volume(1);
+        let (volume, create) = match operation {
+            Operation::CreateFromImage => from_image(&mut world, storage.image),
+            Operation::Create
+            | Operation::CreateFromSnapshot
+            | Operation::CreateFromVolume
+            | Operation::Revert
+            | Operation::RevertByCopying => world.new_volume(1),
+        };
         world.when(create).unwrap();
         let mut stage = Self { storage, world, operation, volume, snapshot: None, made: None };
-        if operation == Operation::Create {
+        if matches!(operation, Operation::Create | Operation::CreateFromImage) {
             stage.made = Some(volume);
             return stage;
         }
@@ -125,7 +154,7 @@ impl<'a> Stage<'a> {
         stage.snapshot = Some(snapshot);
         stage.write(NEW).await;
         let command = match operation {
-            Operation::Create => unreachable!("it is on its way"),
+            Operation::Create | Operation::CreateFromImage => unreachable!("it is on its way"),
             Operation::Revert | Operation::RevertByCopying => {
                 Command::RevertVolume { volume, snapshot: Some(snapshot) }
             }
@@ -162,14 +191,15 @@ impl<'a> Stage<'a> {
 
     /// Whether what was planned has happened.
     async fn perform(&mut self, due: &DueEffect, at: Option<At>) -> bool {
-        let Storage { backend, saboteur, pool, .. } = self.storage;
+        let Storage { backend, saboteur, image, pool, .. } = self.storage;
+        let perform = || act(*backend, Some(&image.images), pool, &due.effect);
         saboteur.plan(at);
-        let mut result = backend.perform(pool, &due.effect).await;
+        let mut result = perform().await;
         let struck = saboteur.has_struck();
         saboteur.plan(None);
         if struck && at.is_some_and(|at| at.fault == Fault::Dies) {
             // nobody heard of the first attempt
-            result = backend.perform(pool, &due.effect).await;
+            result = perform().await;
             assert_eq!(result, Ok(()), "{due:?} after its executor had died");
         }
         let outcome = result.map_or_else(Outcome::Failed, |()| Outcome::Done);
@@ -178,8 +208,7 @@ impl<'a> Stage<'a> {
     }
 
     async fn write(&self, byte: u8) {
-        let commands = PLACES.map(|at| format!("write -P {byte} {at} 4096"));
-        let written = self.qemu_io(BackendObject::Volume(self.volume), &commands).await;
+        let written = self.qemu_io(BackendObject::Volume(self.volume), &written(byte)).await;
         assert!(written.is_ok(), "{written:?}");
     }
 
@@ -232,7 +261,7 @@ impl<'a> Stage<'a> {
                 return;
             }
             let byte = match self.operation {
-                Operation::CreateFromSnapshot => OLD,
+                Operation::CreateFromImage | Operation::CreateFromSnapshot => OLD,
                 Operation::CreateFromVolume => NEW,
                 Operation::Create | Operation::Revert | Operation::RevertByCopying => BLANK,
             };
