@@ -8,6 +8,7 @@
 //! * [`export`]: how hosts reach volumes, where they cannot by themselves.
 //! * [`runner`]: takes orders, performs them one at a time per volume, reports each outcome once.
 //! * [`inventory`]: shows what is on the pools to whoever asks.
+//! * [`fence`]: who has lost an order does nothing more for it.
 //! * [`locks`]: two effects never work on one volume at the same time.
 //! * [`process`]: the only place that starts other programs.
 //! * [`metrics`]: the names of what is counted.
@@ -15,6 +16,7 @@
 pub mod backend;
 pub mod copy;
 pub mod export;
+pub mod fence;
 pub mod image;
 pub mod inventory;
 pub mod locks;

@@ -20,6 +20,9 @@ pub const REPORT_RETRIES_TOTAL: &str = "tephra_executor_report_retries_total";
 /// Counter: orders that were not performed, because their attempt had been overtaken. Label: `backend`.
 pub const OVERTAKEN_ORDERS_TOTAL: &str = "tephra_executor_overtaken_orders_total";
 
+/// Counter: orders that were let go in the middle, because somebody else may have had them. Label: `backend`.
+pub const LOST_ORDERS_TOTAL: &str = "tephra_executor_lost_orders_total";
+
 /// Gauge: 1 while the backend answers, 0 while it does not. Label: `backend`.
 pub const BACKEND_UP: &str = "tephra_executor_backend_up";
 

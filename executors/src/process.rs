@@ -6,6 +6,8 @@
 //! * It leads a process group of its own. At the time limit, or when nobody waits for it any more,
 //!   the whole group is killed. A program that must not die half-way ([`Program::stopped_gently`]) is
 //!   asked to end instead, and may finish what it cannot leave.
+//! * For an order that may be somebody else's by now it is not started, and what runs for such an order
+//!   is killed ([`crate::fence`]).
 //! * It dies with us, even if we are killed with SIGKILL: `setpriv --pdeathsig KILL` (util-linux)
 //!   asks the kernel for that. Asking from here would take unsafe code between fork and exec. The
 //!   kernel watches the thread that forked, so one thread that never ends forks for everybody.
@@ -16,8 +18,8 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,6 +27,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
+
+use crate::fence::{self, Fence};
 
 /// How much of a program's standard output is kept at most. A listing of 100,000 volumes in JSON
 /// takes about 30 MiB.
@@ -63,6 +67,7 @@ pub struct Program {
     time_limit: Duration,
     stdout_limit_bytes: usize,
     stop: Stop,
+    only_looks: bool,
 }
 
 /// How a program is made to end before its time.
@@ -161,6 +166,7 @@ impl Program {
             time_limit,
             stdout_limit_bytes: STDOUT_LIMIT_BYTES,
             stop: Stop::Kill,
+            only_looks: false,
         }
     }
 
@@ -180,6 +186,14 @@ impl Program {
     #[must_use]
     pub const fn stopped_gently(mut self) -> Self {
         self.stop = Stop::Ask;
+        self
+    }
+
+    /// It changes nothing, so that it harms nobody who has the storage by now: the ledger need not be
+    /// asked before.
+    #[must_use]
+    pub const fn only_looking(mut self) -> Self {
+        self.only_looks = true;
         self
     }
 
@@ -222,13 +236,20 @@ impl Program {
     /// Runs it to its end. Dropping the future kills it.
     ///
     /// # Errors
-    /// If it is not installed, cannot be run, fails, takes too long or prints too much.
+    /// If it is not installed, cannot be run, fails, takes too long or prints too much. `Broken` if the
+    /// order that it is for may be somebody else's, of which nobody hears.
     pub async fn run(self) -> Result<Output, ProcessError> {
         let program = self.name();
         let path = find(self.argv.first().map_or_else(|| OsStr::new(""), OsString::as_os_str))
             .ok_or_else(|| ProcessError::NotFound { program: program.clone() })?;
         let broken = |source| ProcessError::Broken { program: program.clone(), source };
-        let child = spawn(self.command(&path)).await.map_err(broken)?;
+        let fence = fence::current();
+        if let Some(fence) = fence.as_ref().filter(|_| !self.only_looks)
+            && !fence.is_confirmed().await
+        {
+            return Err(broken(not_ours()));
+        }
+        let child = spawn(self.command(&path), fence).await.map_err(broken)?;
         let mut group = Group { child, ended: false, stop: self.stop };
         let mut stderr_tail = Vec::new();
         let talked =
@@ -358,22 +379,30 @@ async fn read_tail(from: Option<impl AsyncRead + Unpin>, tail: &mut Vec<u8>) -> 
     }
 }
 
+fn not_ours() -> io::Error {
+    io::Error::other("the order that it is for may be somebody else's by now")
+}
+
 struct SpawnOrder {
     command: Command,
+    fence: Option<Arc<Fence>>,
     runtime: tokio::runtime::Handle,
     answer: oneshot::Sender<io::Result<Child>>,
 }
 
 /// Forks on the one thread that lives as long as we do.
-async fn spawn(command: Command) -> io::Result<Child> {
+async fn spawn(command: Command, fence: Option<Arc<Fence>>) -> io::Result<Child> {
     static SPAWNER: OnceLock<io::Result<mpsc::Sender<SpawnOrder>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (orders, waiting) = mpsc::channel::<SpawnOrder>();
         std::thread::Builder::new().name("tephra-spawner".to_owned()).spawn(move || {
-            for SpawnOrder { mut command, runtime, answer } in waiting {
+            for SpawnOrder { mut command, fence, runtime, answer } in waiting {
                 let _entered = runtime.enter();
+                // here, so that hardly anything can take its time between the look and the fork
+                let may_start = fence.is_none_or(|fence| fence.is_open());
+                let started = if may_start { command.spawn() } else { Err(not_ours()) };
                 // nobody waits any more: the child is dropped, and killed with that
-                drop(answer.send(command.spawn()));
+                drop(answer.send(started));
             }
         })?;
         Ok(orders)
@@ -382,7 +411,7 @@ async fn spawn(command: Command) -> io::Result<Child> {
     let spawner =
         spawner.as_ref().map_err(|error| io::Error::new(error.kind(), "no thread to start programs"))?;
     let (answer, child) = oneshot::channel();
-    let order = SpawnOrder { command, runtime: tokio::runtime::Handle::current(), answer };
+    let order = SpawnOrder { command, fence, runtime: tokio::runtime::Handle::current(), answer };
     spawner.send(order).map_err(|_| stopped())?;
     child.await.map_err(|_| stopped())?
 }

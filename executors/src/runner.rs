@@ -9,6 +9,9 @@
 //!    its limit keeps the locks, so the next attempt does not meet it.
 //! 4. Report the outcome until the ledger has taken it, then acknowledge.
 //!
+//! Where other hosts reach the same storage, an order whose lease cannot be kept is dropped at whichever
+//! of these it is, with all that runs for it and without a report ([`crate::fence`]): somebody else has it.
+//!
 //! An order is acknowledged only when its outcome is durable (or the ledger does not want it). At
 //! any other end (a stop, a crash) it is given back and comes again, and since effects are
 //! idempotent that is no harm.

@@ -15,7 +15,7 @@ use tephra_domain::units::Timestamp;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::work_queue::{Delivery, WorkOrder, WorkQueue};
+use crate::work_queue::{Delivery, Endless, Lease, WorkOrder, WorkQueue};
 
 /// The longest sleep before the clock is asked again: a clock may be set while an order waits.
 const LONGEST_SLEEP_MS: u64 = 60_000;
@@ -167,6 +167,10 @@ struct InProcessDelivery {
 impl Delivery for InProcessDelivery {
     fn order(&self) -> &WorkOrder {
         &self.order
+    }
+
+    fn lease(&self) -> Arc<dyn Lease> {
+        Arc::new(Endless)
     }
 
     async fn keep(&self) {}

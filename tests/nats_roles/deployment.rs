@@ -24,6 +24,8 @@ pub fn program() -> OsString {
 /// One process.
 pub struct Process {
     pub name: String,
+    /// What it has in its environment besides what the test has.
+    pub environment: Vec<(String, String)>,
     arguments: Vec<String>,
     log: PathBuf,
     /// How much the log had when it was started last: all before that is of those that were killed.
@@ -42,6 +44,7 @@ impl Process {
     pub fn exactly(directory: &Path, name: &str, arguments: &[&str]) -> Self {
         Self {
             name: name.to_owned(),
+            environment: Vec::new(),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             log: directory.join(format!("{name}.log")),
             said_before: 0,
@@ -54,6 +57,7 @@ impl Process {
         self.said_before = self.said().len();
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(program());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn()?);
         Ok(())

@@ -27,6 +27,7 @@ mod proxy;
 mod public_events;
 mod refused;
 mod secured;
+mod shared;
 mod takeover;
 mod tls;
 mod too_large;

@@ -1,5 +1,6 @@
 //! Any backend, failing by script. For tests only: nothing in the product makes one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -91,6 +92,7 @@ pub struct FaultyBackend {
     stats_failure: Mutex<Option<Failure>>,
     calls: Mutex<Vec<Effect>>,
     limits: Mutex<Option<EffectLimits>>,
+    is_shared: AtomicBool,
 }
 
 impl FaultyBackend {
@@ -102,6 +104,7 @@ impl FaultyBackend {
             stats_failure: Mutex::default(),
             calls: Mutex::default(),
             limits: Mutex::default(),
+            is_shared: AtomicBool::default(),
         }
     }
 
@@ -124,6 +127,11 @@ impl FaultyBackend {
     /// A runner that starts from now on gives effects so much time.
     pub fn limit(&self, limits: EffectLimits) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some(limits);
+    }
+
+    /// From now on executors on other hosts reach its storage, too.
+    pub fn share(&self) {
+        self.is_shared.store(true, Ordering::Relaxed);
     }
 
     /// Every effect that was asked for, in order, whatever became of it.
@@ -175,6 +183,10 @@ impl Backend for FaultyBackend {
 
     fn is_taken_over(&self) -> bool {
         self.inner.is_taken_over()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.is_shared.load(Ordering::Relaxed) || self.inner.is_shared()
     }
 
     fn limits(&self) -> EffectLimits {

@@ -56,6 +56,14 @@ pub trait Backend: Send + Sync {
         false
     }
 
+    /// Whether executors on other hosts reach its storage, too, and nothing there keeps them apart. Then
+    /// whoever may have lost an order stops at once what it does for it ([`crate::fence`]). Elsewhere
+    /// it goes on: the order comes back to the same executor, and what took hours need not begin again.
+    /// Asked for each order.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// How long each kind of effect may take: at least as long as the backend itself waits for what
     /// it does. Asked once, when a runner starts.
     fn limits(&self) -> EffectLimits {

@@ -484,6 +484,10 @@ impl Backend for RbdBackend {
         Ok(pools)
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn limits(&self) -> EffectLimits {
         self.config.limits()
     }

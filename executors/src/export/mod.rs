@@ -137,6 +137,10 @@ impl Backend for Exporting {
         self.backend.is_taken_over()
     }
 
+    fn is_shared(&self) -> bool {
+        self.backend.is_shared()
+    }
+
     fn limits(&self) -> EffectLimits {
         self.backend.limits()
     }

@@ -38,6 +38,12 @@ pub const RESEND_MAX_DELAY: Duration = Duration::from_secs(5);
 /// The longest nap while waiting until an order is due, before looking at the clock again.
 pub const DUE_NAP: Duration = Duration::from_secs(1);
 
+/// How often at least what is left of a lease is asked to be renewed, where work must end with it.
+pub const KEEPS_PER_LEASE: u32 = 4;
+
+/// The shortest pause between two such requests: a queue that does not answer is not asked without end.
+pub const KEEP_PAUSE_MIN: Duration = Duration::from_millis(100);
+
 /// How many finished attempts are remembered, so that a repeated order is not performed again.
 pub const FINISHED_REMEMBERED: usize = 16_384;
 

@@ -10,7 +10,7 @@ use futures::FutureExt;
 use tephra_domain::effect::{DueEffect, Effect, EffectKey, Failure, FailureKind, Outcome};
 use tephra_domain::units::Timestamp;
 use tephra_journal::clock::Clock;
-use tephra_journal::work_queue::{Delivery, WorkOrder};
+use tephra_journal::work_queue::{Delivery, Lease, WorkOrder};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,10 +19,11 @@ use tracing::Instrument;
 use super::RunnerConfig;
 use super::exports::ExportNotes;
 use super::ledger::LedgerClient;
-use super::limits::{DUE_NAP, EffectLimits, FINISHED_REMEMBERED};
+use super::limits::{DUE_NAP, EffectLimits, FINISHED_REMEMBERED, KEEP_PAUSE_MIN, KEEPS_PER_LEASE};
 use super::pools::make_way;
 use crate::backend::Backend;
 use crate::copy;
+use crate::fence::Fence;
 use crate::locks::{VolumeGuard, VolumeLocks};
 use crate::metrics;
 
@@ -70,22 +71,50 @@ impl OrderDesk {
             object = %order.due.effect.target(),
             key = %order.due.key,
         );
+        let fence = self.backend.is_shared().then(|| self.fence(&order, delivery.lease()));
         let worked = async {
-            let keeping = keep_lease(&*delivery, self.config.keep_interval);
-            tokio::select! {
+            let keeping = keep_lease(&*delivery, self.config.keep_interval, fence.is_some());
+            let done = tokio::select! {
                 biased;
                 () = self.abandon.cancelled() => false,
-                done = self.work(&order) => done,
+                () = lost(fence.as_deref()) => false,
+                done = self.work(&order, fence.as_ref()) => done,
                 () = keeping => false,
+            };
+            if let Some(fence) = fence.as_ref().filter(|_| !done) {
+                self.let_go(&order, fence).await;
             }
+            done
         };
         if worked.instrument(span).await {
             delivery.acknowledge().await;
         }
     }
 
+    fn fence(&self, order: &WorkOrder, lease: Arc<dyn Lease>) -> Arc<Fence> {
+        let (ledger, order) = (Arc::clone(&self.ledger), order.clone());
+        let confirm = move || {
+            let (ledger, order) = (Arc::clone(&ledger), order.clone());
+            async move { ledger.is_due(&order).await }.boxed()
+        };
+        Arc::new(Fence::new(lease, Box::new(confirm)))
+    }
+
+    /// Before the order can be somebody else's, nothing is done for it any more. From then on nothing is
+    /// known of how it stands, whatever came of it here.
+    async fn let_go(&self, order: &WorkOrder, fence: &Fence) {
+        fence.close().await;
+        self.finished.forget(order.due.key);
+        if fence.is_lost() {
+            ::metrics::counter!(metrics::LOST_ORDERS_TOTAL, "backend" => self.label()).increment(1);
+            tracing::warn!(
+                "the order was not kept and may be somebody else's: it is let go, without a report"
+            );
+        }
+    }
+
     /// Whether the order is done with.
-    async fn work(&self, order: &WorkOrder) -> bool {
+    async fn work(&self, order: &WorkOrder, fence: Option<&Arc<Fence>>) -> bool {
         let mut begun = None;
         let outcome = match self.cancel.run_until_cancelled(self.prepare(order)).await {
             None => return false,
@@ -94,7 +123,10 @@ impl OrderDesk {
             Some(Ok(Prepared::Known(outcome))) => outcome,
             Some(Ok(Prepared::Ready(bench))) => {
                 begun = Some(self.export_notes.begin());
-                self.perform(order, bench).await
+                match self.perform(order, bench, fence).await {
+                    Some(outcome) => outcome,
+                    None => return false,
+                }
             }
         };
         if self.backend.is_taken_over() {
@@ -142,8 +174,9 @@ impl OrderDesk {
 
     /// Performs the effect in a task of its own, which holds the locks: whoever stops waiting for
     /// it, nobody else comes near the volume before it has really ended. The outcome is remembered
-    /// before the locks are free, so that a second delivery cannot slip in between.
-    async fn perform(&self, order: &WorkOrder, bench: Bench) -> Outcome {
+    /// before the locks are free, so that a second delivery cannot slip in between. Nothing if the
+    /// order was lost.
+    async fn perform(&self, order: &WorkOrder, bench: Bench, fence: Option<&Arc<Fence>>) -> Option<Outcome> {
         let DueEffect { key, pool, effect, .. } = order.due.clone();
         let backend = Arc::clone(&self.backend);
         let images = self.config.images.clone();
@@ -152,33 +185,44 @@ impl OrderDesk {
         let in_flight = ::metrics::gauge!(metrics::EFFECTS_IN_FLIGHT, "backend" => self.label());
         let limit = self.limits.of(&effect);
         let began = Instant::now();
+        let guarded = fence.cloned();
         let work = async move {
             in_flight.increment(1.0);
-            let act = copy::act(&*backend, images.as_deref(), neighbours.as_deref(), &pool.pool, &effect);
-            let performed = AssertUnwindSafe(act).catch_unwind().await;
-            in_flight.decrement(1.0);
-            let outcome = match performed {
-                Ok(Ok(())) => Outcome::Done,
-                Ok(Err(failure)) => Outcome::Failed(failure),
-                Err(panic) => Outcome::Failed(panicked(&effect, &*panic)),
+            let act = async {
+                let images = images.as_deref();
+                let act = copy::act(&*backend, images, neighbours.as_deref(), &pool.pool, &effect);
+                let outcome = match AssertUnwindSafe(act).catch_unwind().await {
+                    Ok(Ok(())) => Outcome::Done,
+                    Ok(Err(failure)) => Outcome::Failed(failure),
+                    Err(panic) => Outcome::Failed(panicked(&effect, &*panic)),
+                };
+                finished.remember(key, outcome)
             };
-            let outcome = finished.remember(key, outcome);
+            let outcome = match guarded {
+                Some(fence) => fence.guard(act).await,
+                None => Some(act.await),
+            };
+            in_flight.decrement(1.0);
             drop(bench);
             outcome
         };
         let outcome = match tokio::time::timeout(limit, tokio::spawn(work.in_current_span())).await {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok(outcome)) => outcome?,
             Ok(Err(_runtime_stops)) => {
                 Outcome::Failed(Failure::new(FailureKind::BackendUnavailable, "the executor is stopping"))
             }
             Err(_elapsed) => {
+                if let Some(fence) = fence {
+                    // the next attempt may be made on another host, where no lock keeps it from this one
+                    fence.close().await;
+                }
                 let message = format!("not done within {} s", limit.as_secs_f64());
                 self.finished.remember(key, Outcome::Failed(Failure::new(FailureKind::TimedOut, message)))
             }
         };
         self.tell(order, &outcome, began.elapsed());
         self.changed.notify_one();
-        outcome
+        Some(outcome)
     }
 
     fn tell(&self, order: &WorkOrder, outcome: &Outcome, took: Duration) {
@@ -214,11 +258,22 @@ fn panicked(effect: &Effect, panic: &(dyn Any + Send)) -> Failure {
     Failure::new(FailureKind::BackendError, format!("the backend's code panicked at {}", effect.name()))
 }
 
-/// Keeps an order's lease for as long as it is polled.
-async fn keep_lease(delivery: &dyn Delivery, interval: Duration) {
+/// Keeps an order's lease for as long as it is polled. Where work must end with it, the more often the
+/// less of it is left; otherwise it is asked for again even when it was over.
+async fn keep_lease(delivery: &dyn Delivery, interval: Duration, ends_work: bool) {
+    let lease = delivery.lease();
     loop {
-        tokio::time::sleep(interval).await;
+        let left = lease.left().filter(|_| ends_work);
+        let pause = left.map_or(interval, |left| interval.min(left / KEEPS_PER_LEASE));
+        tokio::time::sleep(pause.max(KEEP_PAUSE_MIN)).await;
         delivery.keep().await;
+    }
+}
+
+async fn lost(fence: Option<&Fence>) {
+    match fence {
+        Some(fence) => fence.lost().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -233,6 +288,15 @@ impl Finished {
     fn outcome(&self, key: EffectKey) -> Option<Outcome> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         latest.0.get(&key).cloned()
+    }
+
+    /// What an attempt came to here counts for nothing any more.
+    fn forget(&self, key: EffectKey) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let (outcomes, order) = &mut *latest;
+        if outcomes.remove(&key).is_some() {
+            order.retain(|known| *known != key);
+        }
     }
 
     /// Takes an outcome in, and says what counts: an attempt has one outcome, the first.

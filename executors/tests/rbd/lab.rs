@@ -1,5 +1,6 @@
 //! A cluster of a test's own, and ways to it behind the backend's back.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -102,6 +103,17 @@ impl Lab {
         let open = Open(child);
         until("the image is open", || {
             self.admin(&format!("rbd status {}", spec(object))).contains("watcher=")
+        });
+        open
+    }
+
+    /// Somebody who has written to the volume and has it open, until it is dropped.
+    pub fn open_and_write(&self, object: BackendObject, write: &str) -> Open {
+        let mut child = self.qemu_io(object).stdin(Stdio::piped()).spawn().unwrap();
+        writeln!(child.stdin.as_mut().unwrap(), "{write}").unwrap();
+        let open = Open(child);
+        until("the image is written to", || {
+            self.admin(&format!("rbd lock ls {}", spec(object))).contains("exclusive lock")
         });
         open
     }

@@ -9,6 +9,7 @@ mod attaching;
 mod bad_days;
 mod conformance;
 mod figures;
+mod held_still;
 mod images;
 mod lab;
 mod leftovers;

@@ -19,7 +19,7 @@ use tephra_executors::runner::{Runner, RunnerConfig, RunnerHandle};
 use tephra_journal::clock::ManualClock;
 use tephra_journal::gateway::{CommandGateway, Receipt, Submission, SubmitError};
 use tephra_journal::pool_board::PoolBoard;
-use tephra_journal::work_queue::{Delivery, WorkOrder, WorkQueue};
+use tephra_journal::work_queue::{Delivery, Lease, WorkOrder, WorkQueue};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -65,6 +65,10 @@ pub struct Queue {
     pub acknowledged: Mutex<Vec<EffectKey>>,
     pub given_back: Mutex<Vec<EffectKey>>,
     pub kept: Mutex<u32>,
+    /// How long a lease is; without end if it is not said.
+    pub lease: Mutex<Option<Duration>>,
+    /// Signs of life are not answered.
+    pub is_away: Mutex<bool>,
 }
 
 impl Queue {
@@ -78,9 +82,26 @@ impl Queue {
     }
 }
 
+/// By the time of the test's runtime, which may be paused.
+struct TestLease(Mutex<Option<tokio::time::Instant>>);
+
+impl TestLease {
+    fn of(length: Option<Duration>) -> Self {
+        Self(Mutex::new(length.map(|length| tokio::time::Instant::now() + length)))
+    }
+}
+
+impl Lease for TestLease {
+    fn left(&self) -> Option<Duration> {
+        let left = self.0.lock().unwrap().map(|until| until.duration_since(tokio::time::Instant::now()));
+        Some(left.unwrap_or(Duration::MAX)).filter(|left| !left.is_zero())
+    }
+}
+
 struct TestDelivery {
     queue: Arc<Queue>,
     order: WorkOrder,
+    lease: Arc<TestLease>,
     acknowledged: bool,
 }
 
@@ -90,8 +111,19 @@ impl Delivery for TestDelivery {
         &self.order
     }
 
+    fn lease(&self) -> Arc<dyn Lease> {
+        Arc::<TestLease>::clone(&self.lease)
+    }
+
     async fn keep(&self) {
+        if *self.queue.is_away.lock().unwrap() {
+            return;
+        }
         *self.queue.kept.lock().unwrap() += 1;
+        let length = *self.queue.lease.lock().unwrap();
+        if self.lease.left().is_some() {
+            *self.lease.0.lock().unwrap() = *TestLease::of(length).0.lock().unwrap();
+        }
     }
 
     async fn acknowledge(mut self: Box<Self>) {
@@ -121,9 +153,11 @@ impl WorkQueue for QueuePort {
         loop {
             let order = self.0.waiting.lock().unwrap().pop_front();
             if let Some(order) = order {
+                let lease = Arc::new(TestLease::of(*self.0.lease.lock().unwrap()));
                 return Some(Box::new(TestDelivery {
                     queue: Arc::clone(&self.0),
                     order,
+                    lease,
                     acknowledged: false,
                 }));
             }

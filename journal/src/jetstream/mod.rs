@@ -19,6 +19,7 @@ pub mod events;
 pub mod gateway;
 pub mod inventory;
 pub mod leadership;
+mod lease;
 pub mod log;
 mod placement;
 pub mod pools;

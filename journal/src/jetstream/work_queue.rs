@@ -9,7 +9,8 @@
 //! A delivery is leased: without a sign of life ([`Delivery::keep`]) the server delivers it again,
 //! any number of times, because an order that is due stays due. An order that keeps coming back is
 //! said loudly, and counted ([`metrics::ORDERS_TROUBLED_TOTAL`]). Acks are no fencing: a late one, of an executor that was given up, counts too. That
-//! is why the ledger takes reports for the attempt that it waits for, and for no other.
+//! is why the ledger takes reports for the attempt that it waits for, and for no other, and why whoever
+//! has an order knows until when it surely is theirs ([`super::lease`]).
 //!
 //! What is lost here is published again from the state, so on one server the stream does not wait
 //! for the disk: its syncs would only delay those of the log.
@@ -39,12 +40,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::checks::check_place;
 use super::connect::{NatsConfig, NatsError, ledger_jetstream};
+use super::lease::{OrderLease, uptime};
 use super::log::{code_of, get_or_create, is_lost};
 use super::placement::{placement, warn_if_elsewhere};
 use crate::metrics;
 use crate::subjects::{Cell, work_consumer};
 use crate::wire::message::{decode_order, encode_order};
-use crate::work_queue::{Delivery, WorkOrder, WorkQueue};
+use crate::work_queue::{Delivery, Lease, WorkOrder, WorkQueue};
 
 /// Orders that may be on their way to the server unacknowledged.
 const PUBLISHING_ORDERS: usize = 512;
@@ -73,6 +75,9 @@ const STREAM_SOUGHT_EVERY: Duration = Duration::from_secs(1);
 /// How often it is tried to acknowledge. If none comes through, the order comes again, and the
 /// ledger says that it is done.
 const ACK_ATTEMPTS: usize = 5;
+
+/// A sign of life may take one of so many parts of a lease to be answered.
+const LEASE_PARTS: u32 = 5;
 
 /// Why a message is not stored: here, that its subject has one.
 const STORE_FAILED: ErrorCode = ErrorCode::STREAM_STORE_FAILED;
@@ -117,6 +122,7 @@ pub struct JetStreamQueue {
 }
 
 struct Shared {
+    client: Client,
     cell: Cell,
     config: QueueConfig,
     context: Context,
@@ -198,6 +204,7 @@ impl JetStreamQueue {
             .await
             .map_err(|error| NatsError::jetstream(format!("stream {name}"), error))?;
         let shared = Shared {
+            client: client.clone(),
             cell: nats.cell.clone(),
             config,
             context,
@@ -342,8 +349,13 @@ impl Shared {
     }
 
     /// One order, if one comes in time.
-    async fn take(&self, backend: &BackendName) -> Result<Option<JetStreamDelivery>, async_nats::Error> {
+    async fn take(
+        self: &Arc<Self>,
+        backend: &BackendName,
+    ) -> Result<Option<JetStreamDelivery>, async_nats::Error> {
         let consumer = self.consumer(backend).await?;
+        // no order is delivered for a request before that is sent
+        let asked = uptime();
         let mut messages = consumer.batch().max_messages(1).expires(REQUEST_TIME).messages().await?;
         let Some(message) = messages.next().await else { return Ok(None) };
         let message = message?;
@@ -356,7 +368,9 @@ impl Shared {
                     ::metrics::counter!(metrics::ORDERS_TROUBLED_TOTAL, "backend" => backend).increment(1);
                 }
                 let give_back_after = self.config.give_back_delay(deliveries);
-                Ok(Some(JetStreamDelivery { message: Some(message), order, give_back_after }))
+                let lease = Arc::new(OrderLease::new(self.config.lease, asked));
+                let shared = Arc::clone(self);
+                Ok(Some(JetStreamDelivery { shared, message: Some(message), order, lease, give_back_after }))
             }
             Err(reason) => {
                 // Written by a newer program: left for an executor that knows it.
@@ -369,7 +383,11 @@ impl Shared {
 
     /// Takes an order for whoever waits. Whoever no longer waits when it comes gives it back: a
     /// request that the server has cannot be taken back without losing an order's lease.
-    async fn take_for(&self, backend: &BackendName, mut asker: oneshot::Sender<JetStreamDelivery>) {
+    async fn take_for(
+        self: &Arc<Self>,
+        backend: &BackendName,
+        mut asker: oneshot::Sender<JetStreamDelivery>,
+    ) {
         let mut waits = retry_waits(LOOK_MAX);
         while !asker.is_closed() {
             match self.take(backend).await {
@@ -431,8 +449,10 @@ impl WorkQueue for JetStreamQueue {
 }
 
 struct JetStreamDelivery {
+    shared: Arc<Shared>,
     message: Option<jetstream::Message>,
     order: WorkOrder,
+    lease: Arc<OrderLease>,
     give_back_after: Duration,
 }
 
@@ -442,10 +462,22 @@ impl Delivery for JetStreamDelivery {
         &self.order
     }
 
+    fn lease(&self) -> Arc<dyn Lease> {
+        Arc::<OrderLease>::clone(&self.lease)
+    }
+
+    /// Answered by the server, or it counts for nothing. One that nobody listens to is answered too,
+    /// with an error that only a request sees.
     async fn keep(&self) {
-        let Some(message) = &self.message else { return };
-        if let Err(error) = message.ack_with(AckKind::Progress).await {
-            tracing::debug!(order = %self.order.due.key, %error, "a sign of life was not sent");
+        let Some(subject) = self.message.as_ref().and_then(|message| message.reply.clone()) else { return };
+        let sent = uptime();
+        let asked = self.shared.client.request(subject, AckKind::Progress.into());
+        match tokio::time::timeout(self.shared.config.lease / LEASE_PARTS, asked).await {
+            Ok(Ok(_granted)) => self.lease.renew(sent),
+            Ok(Err(error)) => {
+                tracing::debug!(order = %self.order.due.key, %error, "a sign of life was not taken");
+            }
+            Err(_elapsed) => tracing::debug!(order = %self.order.due.key, "a sign of life was not answered"),
         }
     }
 
@@ -470,6 +502,10 @@ impl Drop for JetStreamDelivery {
         else {
             return;
         };
+        // it may be somebody else's, from whom giving it back would take it
+        if self.lease.left().is_none() {
+            return;
+        }
         let delay = (!self.give_back_after.is_zero()).then_some(self.give_back_after);
         let key = self.order.due.key;
         runtime.spawn(async move {

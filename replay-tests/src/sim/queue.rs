@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tephra_domain::ids::BackendName;
-use tephra_journal::work_queue::{Delivery, WorkOrder, WorkQueue};
+use tephra_journal::work_queue::{Delivery, Lease, WorkOrder, WorkQueue};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -159,7 +159,18 @@ impl WorkQueue for QueuePort {
         let (number, delivery, order) = self.process.run(taken).await;
         let (store, process) = (self.store.clone(), self.process.clone());
         store.trace.note(&process, format_args!("takes {}", order.due.key));
-        Some(Box::new(Leased { store, process, number, delivery, order, acknowledged: false }))
+        let until = Arc::new(Until(Mutex::new(Instant::now() + LEASE)));
+        Some(Box::new(Leased { store, process, number, delivery, order, until, acknowledged: false }))
+    }
+}
+
+/// When a lease is over, as its holder knows.
+struct Until(Mutex<Instant>);
+
+impl Lease for Until {
+    fn left(&self) -> Option<Duration> {
+        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(until.duration_since(Instant::now())).filter(|left| !left.is_zero())
     }
 }
 
@@ -169,6 +180,7 @@ struct Leased {
     number: u64,
     delivery: u64,
     order: WorkOrder,
+    until: Arc<Until>,
     acknowledged: bool,
 }
 
@@ -178,6 +190,10 @@ impl Delivery for Leased {
         &self.order
     }
 
+    fn lease(&self) -> Arc<dyn Lease> {
+        Arc::<Until>::clone(&self.until)
+    }
+
     async fn keep(&self) {
         self.process.survive().await;
         // several in a row must be lost before the lease is
@@ -185,6 +201,7 @@ impl Delivery for Leased {
             self.store.with_lease(self.number, self.delivery, |state, number| {
                 if let Some(message) = state.messages.get_mut(&number) {
                     message.visible = Instant::now() + LEASE;
+                    *self.until.0.lock().unwrap_or_else(PoisonError::into_inner) = message.visible;
                 }
             });
         }

@@ -109,8 +109,8 @@ impl Cli {
     }
 
     async fn ask<T: DeserializeOwned>(&self, command: &str, program: Program) -> Done<T> {
-        let printed = self.run(command, program.args(["--format", "json"])).await?;
-        parse(command, &printed)
+        let program = program.args(["--format", "json"]).only_looking();
+        parse(command, &self.run(command, program).await?)
     }
 
     /// An image; with a snapshot, as it was then.
@@ -236,7 +236,7 @@ impl Cli {
 
     /// Which images in the trash are ours: their ids. Also of some that are not in the trash.
     pub async fn trash_marks(&self, pool: &str) -> Done<BTreeSet<String>> {
-        let listed = self.run("listomapkeys", self.marks("listomapkeys", pool)).await;
+        let listed = self.run("listomapkeys", self.marks("listomapkeys", pool).only_looking()).await;
         let printed = present(listed)?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&printed).lines().map(ToOwned::to_owned).collect())
     }
@@ -301,6 +301,7 @@ impl Cli {
             .args(self.connection())
             .arg(format!("--connect-timeout={}", self.config.command_timeout.as_secs().max(1)))
             .args(["--format", "json"])
+            .only_looking()
     }
 
     /// How full everything is, and where the monitors are, if the user may know: one process for
