@@ -9,7 +9,6 @@ use tephra_executors::backend::rbd::{RbdBackend, RbdConfig};
 use tephra_executors::process::Spawner;
 
 use super::lab::{Lab, POOL, pool, snapshot_of, spec, until, volume};
-use super::leftovers::delete_everything;
 
 const DATA_MIB: u64 = 64;
 
@@ -91,7 +90,6 @@ async fn a_rollback_that_was_held_still_is_shut_out_by_the_next_attempt() {
     write(&lab, volume, 3);
     is_shut_out(stale);
     check(&lab, volume, 3);
-    delete_everything(&lab, &backend).await;
 }
 
 #[tokio::test]
@@ -104,7 +102,6 @@ async fn a_rollback_that_was_held_still_is_shut_out_by_whoever_writes_next() {
     write(&lab, volume, 3);
     is_shut_out(stale);
     check(&lab, volume, 3);
-    delete_everything(&lab, &lab.backend()).await;
 }
 
 #[tokio::test]
@@ -119,5 +116,4 @@ async fn a_rollback_takes_no_image_from_whoever_has_written_to_it_and_has_it_ope
     assert!(!ended.status.success() && said.contains(READ_ONLY), "{said}");
     drop(open);
     check(&lab, volume, 2);
-    delete_everything(&lab, &lab.backend()).await;
 }
