@@ -54,8 +54,11 @@ const PUBLISHING_ORDERS: usize = 512;
 /// How long an order is tried to be published. What is given up is due again at the next dispatch.
 const PUBLISH_TIME: Duration = Duration::from_secs(30);
 
-/// How long the server keeps a request for an order open.
+/// How long the server keeps a request for an order open at most.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// A lease counts from the request, so that one part of so many may be over when the order comes.
+const REQUESTS_PER_LEASE: u32 = 3;
 
 /// The waits while NATS does not answer.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -356,7 +359,8 @@ impl Shared {
         let consumer = self.consumer(backend).await?;
         // no order is delivered for a request before that is sent
         let asked = uptime();
-        let mut messages = consumer.batch().max_messages(1).expires(REQUEST_TIME).messages().await?;
+        let open_for = REQUEST_TIME.min(self.config.lease / REQUESTS_PER_LEASE);
+        let mut messages = consumer.batch().max_messages(1).expires(open_for).messages().await?;
         let Some(message) = messages.next().await else { return Ok(None) };
         let message = message?;
         let deliveries = u32::try_from(message.info()?.delivered).unwrap_or(u32::MAX);

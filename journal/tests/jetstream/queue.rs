@@ -246,6 +246,37 @@ async fn a_lease_without_a_sign_of_life_ends_and_one_with_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_has_an_order_knows_how_long_and_learns_nothing_from_answers_after_that() {
+    const LEASE: Duration = Duration::from_secs(4);
+    for servers in [1, 3] {
+        let cluster = Cluster::start(servers);
+        let client = cluster.client().await;
+        let config = QueueConfig { lease: LEASE, ..config() };
+        let queue =
+            JetStreamQueue::open(&client, &cluster.config(), config, CancellationToken::new()).await.unwrap();
+        queue.publish(order("a", 1)).await;
+        let kept = next(&queue, "a").await;
+        let lease = kept.lease();
+        let began = Instant::now();
+        while began.elapsed() < LEASE * 2 {
+            tokio::time::sleep(LEASE / 8).await;
+            kept.keep().await;
+            assert!(lease.left().is_some(), "it was kept all the while");
+        }
+        // held still: somebody else gets it, no sooner than its holder knows
+        let again = next(&queue, "a").await;
+        assert_eq!(lease.left(), None);
+        // the server answers, and keeps the order with whoever has it
+        kept.keep().await;
+        assert_eq!(lease.left(), None);
+        drop(kept);
+        assert!(again.lease().left().is_some());
+        again.acknowledge().await;
+        until_count(&cluster, &client, 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_asker_that_goes_away_loses_no_order() {
     let cluster = Cluster::start(1);
     let client = cluster.client().await;
