@@ -4,9 +4,11 @@ The guest (`labs/lvm-vm`) has nothing of the host but a directory and NATS: its 
 orders for its volume groups there. Everything else runs here.
 """
 
+import contextlib
 import itertools
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import signal
@@ -26,6 +28,12 @@ DEADLINE_S = 600
 """How long anything that must happen may take. Emulated lvm2 on a busy machine is slow."""
 
 HOST_IN_GUEST = "10.0.2.2"
+
+BLOCK_STORAGE = ("thick", "thin", "ceph")
+LVM = ("thick", "thin")
+
+FIRST, SECOND, THIRD = 0x11, 0x22, 0x33
+"""What volumes are filled with."""
 
 PORTAL = "127.0.0.1:3260"
 """Where the guest's tgtd listens: its own kernel is the initiator."""
@@ -85,6 +93,30 @@ class Guest:
         assert code == 0, f"{script}: {code}: {text}"
         return text
 
+    def reach(self, ceph: "Ceph") -> None:
+        """Gives the guest what clients of Ceph need: the host's programs behind its own, and a way there."""
+        for name in ("ceph.conf", "cinder.keyring"):
+            shutil.copy(ceph.directory / name, self.share)
+        shutil.copy(pathlib.Path(__file__).with_name("forward.py"), self.share)
+        ports = " ".join(ceph.ports())
+        self(f"""
+mkdir -p /usr-of-host
+mountpoint -q /usr-of-host || mount -r -t hostfs -o /usr none /usr-of-host
+mountpoint -q /usr || mount -t overlay -o lowerdir=/usr:/usr-of-host none /usr
+setsid /usr/bin/python3 {self.share}/forward.py {HOST_IN_GUEST} {ports} >{self.share}/forward.log 2>&1 </dev/null &
+echo $! >/run/forward.pid
+until timeout 60 rbd --conf {self.share}/ceph.conf --keyring {self.share}/cinder.keyring --id cinder ls volumes; do sleep 1; done
+""")
+
+    def let_go_of_ceph(self) -> None:
+        self("kill $(cat /run/forward.pid)")
+
+    def end_tgtd(self) -> None:
+        self("kill -9 $(pgrep -x tgtd); while pgrep -x tgtd; do sleep 0.1; done")
+
+    def start_tgtd(self) -> None:
+        self("setsid tgtd -f >/dev/null 2>&1 </dev/null &")
+
     def stop(self) -> None:
         (self.share / "stop").touch()
         try:
@@ -107,6 +139,17 @@ class Ceph:
 
     def admin(self, program: str, *arguments) -> str:
         return run(program, "--conf", self.conf, *arguments).stdout
+
+    def ports(self) -> list[str]:
+        """Where its daemons listen for clients and for each other, on the loopback."""
+        known = "".join(self.admin("ceph", *daemons, "dump") for daemons in (["mon"], ["osd"], ["mgr"]))
+        return sorted(set(re.findall(r"127\.0\.0\.1:([1-9][0-9]*)", known)))
+
+    def limit(self, bytes: int) -> None:
+        """Sets how much the pool for volumes may hold (0: anything), and waits until it knows."""
+        self.admin("ceph", "osd", "pool", "set-quota", "volumes", "max_bytes", str(bytes))
+        is_full = lambda: "full_quota" in self.admin("ceph", "osd", "pool", "ls", "detail")  # noqa: E731
+        until("the pool knows its limit", lambda: is_full() == (bytes != 0))
 
     def signal_osd(self, what: signal.Signals) -> None:
         os.kill(int(self.lab("pid", "osd.0")), what)
@@ -234,17 +277,7 @@ class Deployment:
 
         here, there = self._common(nats_url)
         server = self._config("server.toml", here)
-        ceph = self._config("ceph.toml", here + f"""
-[[backends]]
-name = "ceph"
-driver = "rbd"
-[backends.rbd]
-pools = ["volumes"]
-ceph_conf = "{self.conf}"
-keyring = "{self.ceph.directory}/cinder.keyring"
-command_timeout_s = 10
-sweep_interval_s = 5
-""")
+        ceph = self._config("ceph.toml", here + self._rbd(self.ceph.directory, timeout_s=10))
         groups = "".join(
             f"""
 [[backends]]
@@ -259,6 +292,7 @@ portal = "{PORTAL}"
 """ for kind in ("thick", "thin"))
         files = '\n[[backends]]\nname = "files"\ndriver = "directory"\ndirectory = "/files/volumes"\n'
         lvm = self._config("guest/lvm.toml", there + groups + files)
+        both = self._config("guest/both.toml", there + groups + files + self._rbd(self.guest.share, timeout_s=50))
         shutil.copy(binary(), self.guest.share / "tephra")
 
         self.port = free_port()
@@ -270,6 +304,7 @@ portal = "{PORTAL}"
         self.executors = {
             "ceph": Program(self.directory / "ceph.log", "executor", "--config", ceph, "--data-dir", self.directory / "ceph-data"),
             "lvm": GuestProgram(self.guest, "executor", "--config", lvm, "--data-dir", "/run/tephra-data"),
+            "both": GuestProgram(self.guest, "executor", "--config", both, "--data-dir", "/run/tephra-data"),
         }
         for program in (self.server, self.executors["ceph"]):
             program.start()
@@ -278,6 +313,38 @@ portal = "{PORTAL}"
         until("the server is ready", self._ready)
         self.admin = self.rest("admin:operators", "operators")
         until("every backend has shown its pool", lambda: len(self.pools()) == len(self.BACKENDS))
+
+    @staticmethod
+    def _rbd(directory: pathlib.Path, timeout_s: int) -> str:
+        """The backend on Ceph, for a process that finds the cluster's files in a directory."""
+        return f"""
+[[backends]]
+name = "ceph"
+driver = "rbd"
+[backends.rbd]
+pools = ["volumes"]
+ceph_conf = "{directory}/ceph.conf"
+keyring = "{directory}/cinder.keyring"
+command_timeout_s = {timeout_s}
+sweep_interval_s = 5
+"""
+
+    @contextlib.contextmanager
+    def one_executor(self):
+        """Ceph moves into the guest: meanwhile one process serves logical volumes and Ceph."""
+        self.guest.reach(self.ceph)
+        self._change_executors(("ceph", "lvm"), ("both",))
+        try:
+            yield
+        finally:
+            self._change_executors(("both",), ("ceph", "lvm"))
+            self.guest.let_go_of_ceph()
+
+    def _change_executors(self, before: tuple[str, ...], after: tuple[str, ...]) -> None:
+        for name in before:
+            self.executors[name].kill()
+        for name in after:
+            self.executors[name].start()
 
     @property
     def conf(self) -> pathlib.Path:
@@ -292,6 +359,8 @@ portal = "{PORTAL}"
             self._secret(directory / "master.key", master_key)
             self._secret(directory / "token", TOKEN)
             heads.append(
+                # one name for both hosts, as a backend may move from one to the other
+                f'host = "storage"\n'
                 f"[limits]\nservice_down_time_s = 60\n[nats]\nservers_sync = true\nservers = [{nats_url!r}]\n"
                 f'[secrets]\nmaster_key_file = "{directory}/master.key"\n'
                 f'[images]\nstore = "glance"\nurl = "{self.glance.url}"\ntoken_file = "{directory}/token"\n{more}')
@@ -364,6 +433,14 @@ portal = "{PORTAL}"
 
     def holds(self, backend: str, volume: str, byte: int) -> None:
         self.io(backend, volume, f"read -P {byte} 1M 64k")
+
+    def checksum(self, backend: str, volume: str) -> str:
+        """Of all of its bytes."""
+        if backend == "ceph":
+            said = run("bash", "-o", "pipefail", "-c", f"rbd --conf {self.conf} export --no-progress volumes/volume-{volume} - | sha256sum").stdout
+        else:
+            said = self.guest(f"sha256sum </dev/tephra-{backend}/volume-{volume}")
+        return said.split()[0]
 
     def objects(self, backend: str) -> list[str]:
         """Everything that a backend holds, however hidden, but for what a thin pool is made of."""

@@ -10,24 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lab import INITIATOR, until
-from user import User, at_once
-
-BLOCK_STORAGE = ("thick", "thin", "ceph")
-LVM = ("thick", "thin")
-FIRST, SECOND, THIRD = 0x11, 0x22, 0x33
-
-
-@pytest.fixture(scope="session")
-def user(deployment) -> User:
-    user = User(deployment)
-    for backend in deployment.BACKENDS:
-        user.new_type(backend)
-    return user
-
-
-def is_empty(deployment, backend: str) -> None:
-    until(f"nothing is left on {backend}", lambda: deployment.objects(backend) == [])
+from interrupted import Interrupted
+from lab import BLOCK_STORAGE, FIRST, INITIATOR, LVM, SECOND, THIRD, until
+from user import at_once, is_empty
 
 
 @pytest.mark.brief
@@ -169,7 +154,8 @@ def test_an_executor_that_was_away_exports_again_what_tgtd_has_lost(deployment, 
     deployment.write("thin", volume, FIRST)
     attachment, connection = user.attached(volume, INITIATOR)
     deployment.executors["lvm"].kill()
-    deployment.guest("kill -9 $(pgrep -x tgtd); while pgrep -x tgtd; do sleep 0.1; done; setsid tgtd -f >/dev/null 2>&1 </dev/null &")
+    deployment.guest.end_tgtd()
+    deployment.guest.start_tgtd()
     deployment.executors["lvm"].start()
     until("the target is there again", lambda: connection["target_iqn"] in deployment.targets())
     used = deployment.connected("thin", volume, connection)
@@ -200,39 +186,6 @@ def test_a_clone_goes_where_there_is_room_when_its_source_s_backend_is_disabled(
         deployment.holds(there, copy, data)
     user.deleted(("snapshot", snapshot), ("volume", volume), ("volume", clone), ("volume", made))
     at_once(lambda backend: is_empty(deployment, backend), LVM)
-
-
-class Interrupted:
-    """Executors that are killed while a program of theirs changes something, and started again."""
-
-    PROGRAMS = {
-        "lvm": "lvcreate|lvremove|lvconvert|lvextend|lvchange|lvrename|qemu-img|blkdiscard|tgtadm",
-        "ceph": "rbd|qemu-img",
-    }
-
-    def __init__(self, deployment):
-        self.deployment = deployment
-        self.killed = dict.fromkeys(self.PROGRAMS, 0)
-
-    def during(self, executor: str, action) -> None:
-        """Kills it once, in the middle of what `action` asks for, if the middle is met."""
-        program = self.deployment.executors[executor]
-        action()
-        if executor == "lvm":
-            watch = f"for _ in $(seq 200); do pgrep -x -P $(cat /run/tephra.pid) '{self.PROGRAMS[executor]}' && exit 0; done; exit 1"
-            met = self.deployment.guest.ask(watch)[0] == 0
-        else:
-            met = self._is_working(program.process.pid, self.PROGRAMS[executor])
-        self.killed[executor] += met
-        program.kill()
-        program.start()
-
-    @staticmethod
-    def _is_working(pid: int, programs: str) -> bool:
-        for _ in range(200):
-            if subprocess.run(["pgrep", "-x", "-P", str(pid), programs], stdout=subprocess.DEVNULL).returncode == 0:
-                return True
-        return False
 
 
 def test_an_executor_that_is_killed_in_the_middle_of_each_operation_goes_on(deployment, user, tmp_path):

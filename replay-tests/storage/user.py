@@ -38,7 +38,7 @@ class User:
             shown = self.shown(kind, id)
             found = shown and shown["status"]
             if found != status and (found is None or found.startswith("error")):
-                raise Gone(f"{kind} {id} is {found}, not {status}: {self.operation(kind, id)}")
+                raise Gone(f"{kind} {id} is {found}, not {status}: {self._operations(kind, id) or self.history(kind, id)}")
             return shown if found == status else None
 
         return until(f"{kind} {id} is {status}", reached)
@@ -58,8 +58,11 @@ class User:
 
     def operation(self, kind: str, id: str) -> dict:
         """The latest operation on something."""
-        url = f"{self.deployment.url}/ledger/v1/operations?resource={kind}:{id}&limit=1"
-        return self.rest.get(url)["operations"][0]
+        [operation] = self._operations(kind, id)
+        return operation
+
+    def _operations(self, kind: str, id: str) -> list[dict]:
+        return self.rest.get(f"{self.deployment.url}/ledger/v1/operations?resource={kind}:{id}&limit=1")["operations"]
 
     def reason(self, kind: str, id: str) -> str:
         """Why the latest operation on something failed."""
@@ -67,9 +70,19 @@ class User:
         assert operation["status"] == "failed", operation
         return operation["failure"]["message"]
 
+    def history(self, kind: str, id: str) -> str:
+        """All that is on record of something. A volume that no pool takes has no operation."""
+        return self.rest.call("GET", f"{self.deployment.url}/ledger/v1/history/{kind}/{id}").text
+
     def pool(self, backend: str) -> str:
         [pool] = [pool["name"] for pool in self.deployment.pools() if f"@{backend}#" in pool["name"]]
         return pool
+
+    def capacity(self, backend: str) -> dict:
+        """What the scheduler knows of a backend's only pool; zeroes as long as it is down."""
+        pools = self.rest.call("GET", "/scheduler-stats/get_pools?detail=true").json()["pools"]
+        found = [pool["capabilities"] for pool in pools if f"@{backend}#" in pool["name"]]
+        return found[0] if found else {"total_capacity_gb": 0, "free_capacity_gb": 0}
 
     # Doing, and waiting until it is done.
 
@@ -124,6 +137,10 @@ class User:
         found = [(it["finding"], it["name"]) for pool in report["pools"] for it in pool["findings"]]
         assert done.returncode == (9 if report["drift"] else 0), done
         return sorted(found)
+
+
+def is_empty(deployment: Deployment, backend: str) -> None:
+    until(f"nothing is left on {backend}", lambda: deployment.objects(backend) == [])
 
 
 def at_once(function, arguments) -> list:
