@@ -135,10 +135,13 @@ async fn a_pool_at_its_quota_is_full_and_says_so() {
     .await;
     let stats = patient.stats(Timestamp(0)).await.unwrap();
     assert!(stats[0].free_gib < 1e-9 && stats[0].total_gib > 0.0, "{stats:?}");
-    // deleting is how room is made
-    done(&impatient, &Effect::DeleteVolume { volume: kept }).await;
+    // Ceph has to note what it removes, and says otherwise that there is no such image
+    refused(&impatient, &Effect::DeleteVolume { volume: kept }, FailureKind::NoSpace, "full").await;
     lab.admin("ceph osd pool set-quota volumes max_bytes 0");
     until("the pool has room", || !is_full());
+    assert!(lab.admin("rbd ls volumes").contains(&kept.to_string()));
+    done(&patient, &Effect::DeleteVolume { volume: kept }).await;
+    assert!(!lab.admin("rbd ls volumes").contains(&kept.to_string()));
     done(&patient, &create(kept)).await;
     delete_everything(&lab, &patient).await;
 }

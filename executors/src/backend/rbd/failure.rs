@@ -111,6 +111,11 @@ fn ended(program: &str, command: &str, code: Option<i32>, stderr: &str) -> Refus
     if let (Some(code), "qemu-img") = (code, program) {
         return failed(kind_of(stderr), &format!("failed with exit code {code}"));
     }
+    // `rm` notes in the trash what it removes; where the pool has no room for that, it says that there is no
+    // image, and leaves it
+    if says("Disk quota exceeded") || says("No space left on device") {
+        return failed(FailureKind::NoSpace, "the pool is full");
+    }
     match code {
         Some(errno::ENOENT) => Refusal::Missing,
         Some(errno::EEXIST) => Refusal::Exists,
@@ -203,6 +208,12 @@ mod tests {
         assert_eq!(kind(28, ""), FailureKind::NoSpace);
         assert_eq!(kind(1, "rbd: error"), FailureKind::BackendError);
         assert_eq!(kind(5, "rbd: I/O error"), FailureKind::BackendError);
+    }
+
+    #[test]
+    fn an_image_that_a_full_pool_does_not_let_go_of_is_not_missing() {
+        let refused = "librbd::trash::MoveRequest: 0x7f2c handle_trash_add: failed to add image to trash: (122) Disk quota exceeded\nlibrbd::api::Trash: move: error setting trash image state: (2) No such file or directory\nrbd: delete error: (2) No such file or directory";
+        assert_eq!(kind(2, refused), FailureKind::NoSpace);
     }
 
     #[test]
