@@ -18,6 +18,7 @@ use crate::roles::RoleKind;
 mod backend;
 mod images;
 mod iscsi;
+mod lending;
 mod lvm;
 mod nats;
 mod rbd;
@@ -25,6 +26,7 @@ mod rbd;
 pub use backend::{BackendConfig, Driver};
 pub use images::{ImagesSection, StoreKind};
 pub use iscsi::IscsiSection;
+pub use lending::LendingSection;
 pub use lvm::LvmSection;
 pub use nats::NatsSection;
 pub use rbd::RbdSection;
@@ -64,6 +66,8 @@ pub struct Config {
     pub monitor: MonitorConfig,
     /// Where the journal is, if it is not a file of this machine.
     pub nats: NatsSection,
+    /// Whether executors of other hosts may copy from here.
+    pub lending: LendingSection,
     /// Where images are.
     pub images: ImagesSection,
     /// What secrets are derived from.
@@ -85,6 +89,7 @@ impl Default for Config {
             log: LogConfig::default(),
             monitor: MonitorConfig::default(),
             nats: NatsSection::default(),
+            lending: LendingSection::default(),
             images: ImagesSection::default(),
             secrets: SecretsConfig::default(),
             backends: Vec::new(),
@@ -306,6 +311,7 @@ impl Config {
 
     fn check_roles(&self) -> CommandResult {
         self.nats.adapter()?;
+        self.lending.adapter()?;
         if self.roles.is_empty() {
             return Err(refuse("roles", "a process without a role does nothing"));
         }
@@ -360,6 +366,8 @@ fn refuse(key: &str, reason: impl std::fmt::Display) -> CommandError {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     fn refused(text: &str, expected: &str) {
@@ -407,6 +415,8 @@ mod tests {
         refused("[nats]\ncredentials_file = \"a\"\nnkey_file = \"b\"", "nats.nkey_file");
         refused("[nats]\ntls_cert_file = \"a\"", "nats.tls_key_file");
         refused("[nats]\nsystem_nkey_file = \"a\"\nservers_sync = true", "nats.system_nkey_file");
+        refused("[lending]\naddress = \"0.0.0.0\"", "lending.address");
+        refused("[lending]\naddress = \"10.0.0.5\"\nfirst_port = 65000\nports = 1000", "lending.ports");
         let backend = "[[backends]]\nname = \"a\"\ndriver = \"directory\"\n";
         refused(&format!("{backend}{backend}"), "backends[1].name");
         refused(&format!("{backend}[[backends]]\nname=\"b\"\ndriver=\"directory\""), "backends[1].directory");
@@ -492,6 +502,10 @@ mod tests {
             public_endpoint: Some(String::new()),
             auth: AuthConfig { token_file: Some(PathBuf::new()), ..AuthConfig::default() },
             monitor: MonitorConfig { listen: Some(SocketAddr::from(([127, 0, 0, 1], 8777))) },
+            lending: LendingSection {
+                address: Some(IpAddr::from([127, 0, 0, 1])),
+                ..LendingSection::default()
+            },
             secrets: SecretsConfig { master_key_file: Some(PathBuf::new()) },
             nats: NatsSection {
                 credentials_file: Some(PathBuf::new()),

@@ -52,7 +52,7 @@ use crate::lock::{DataDirLock, ServerInfo};
 use crate::output::Output;
 use crate::roles::{RoleDied, RoleKind, Roles};
 use crate::secrets::master_key;
-use crate::serve::backends::open_backends;
+use crate::serve::backends::{open_backends, open_lender};
 use crate::serve::monitor::start_monitor;
 use crate::serve::nats::NatsStage;
 
@@ -206,6 +206,7 @@ impl Stage {
         let store = images::open_store(config)?;
         let images = store.clone().map(|store| images::open_worker(config, store)).transpose()?;
         let (opened, neighbours) = open_backends(config, self.key.as_ref()).await?;
+        let neighbours = Arc::new(neighbours);
         for (backend, opened) in config.backends.iter().zip(opened) {
             let images = images.clone();
             let neighbours = Arc::clone(&neighbours);

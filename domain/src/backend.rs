@@ -33,6 +33,12 @@ pub const EXPORT_PREFIX: &str = "export:";
 /// same process serves. Of no interest to volume types either.
 pub const READS_PREFIX: &str = "reads:";
 
+/// The capability of a backend whose executor lends what it holds to be read by other executors.
+pub const LENDS: &str = "loans:lends";
+
+/// The capability of a backend whose executor can read what others lend.
+pub const BORROWS: &str = "loans:borrows";
+
 /// How servers reach volumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExportProtocol {
@@ -64,9 +70,14 @@ impl BackendDescription {
         self.capabilities.get(&format!("{EXPORT_PREFIX}{name}")).map(String::as_str)
     }
 
-    /// Whether its executor can read what is on a backend.
+    /// Whether its executor can read by itself what is on a backend.
     pub fn reads(&self, backend: &BackendName) -> bool {
         self.capabilities.contains_key(&format!("{READS_PREFIX}{backend}"))
+    }
+
+    /// Whether its executor can read what the executor of another backend lends.
+    pub fn borrows_from(&self, lender: &Self) -> bool {
+        self.capabilities.contains_key(BORROWS) && lender.capabilities.contains_key(LENDS)
     }
 
     /// Says which backends its executor can read.

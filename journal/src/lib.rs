@@ -16,6 +16,7 @@
 //! * [`event_stream`]: where events are published for programs that are not ours;
 //!   [`fake_event_stream`]: for tests.
 //! * [`inventory`]: what a backend shows on its pools, asked of its executor.
+//! * [`loans`]: what an executor lends to others to be read.
 //! * [`pool_board`]: how full each pool is, as last reported. [`clock`]: what time it is. [`ids`]: where
 //!   fresh ids come from.
 //! * [`metrics`]: what is counted.
@@ -35,6 +36,7 @@ pub mod ids;
 pub mod in_process_queue;
 pub mod inventory;
 pub mod jetstream;
+pub mod loans;
 pub mod log;
 pub mod memory;
 pub mod metrics;

@@ -9,6 +9,7 @@
 //! | `tephra.report.<cell>.<backend>` | what a backend's executor says to the sequencer, likewise |
 //! | `tephra.pools.<cell>.<backend>` | how full the pools of a backend are |
 //! | `tephra.inventory.<cell>.<backend>` | what is on a pool of a backend, by request and reply |
+//! | `tephra.loans.<cell>.<backend>.any`, `….<executor>` | what executors of a backend lend to others, likewise: of any of them, of one |
 //! | bucket `TEPHRA_LEASE_<cell>`, key `sequencer` | who the sequencer is |
 //! | the same, key `events` | who publishes events |
 //! | stream `TEPHRA_EVENTS`, subjects `tephra.event.<project>.<resource>.<id>.<kind>` | public events of cell `main` |
@@ -26,6 +27,7 @@ use std::str::FromStr;
 
 use tephra_domain::effect::EffectKey;
 use tephra_domain::ids::BackendName;
+use uuid::Uuid;
 
 /// The key of the sequencer's lease in its bucket.
 pub const SEQUENCER_LEASE: &str = "sequencer";
@@ -156,6 +158,12 @@ impl Cell {
     /// Where a backend's executor is asked what is on a pool.
     pub fn inventory_subject(&self, backend: &BackendName) -> String {
         format!("tephra.inventory.{self}.{}", token(backend.as_str()))
+    }
+
+    /// Where the executors of a backend are asked to lend: any of them, or the one that lent before.
+    pub fn loans_subject(&self, backend: &BackendName, lender: Option<Uuid>) -> String {
+        let lender = lender.map_or_else(|| "any".to_owned(), |lender| lender.to_string());
+        format!("tephra.loans.{self}.{}.{lender}", token(backend.as_str()))
     }
 
     /// The bucket of leases.

@@ -8,10 +8,11 @@ use tephra_executors::backend::Backend;
 use tephra_executors::backend::directory::{self, DirectoryBackend, DirectoryConfig};
 use tephra_executors::backend::lvm::{LvmBackend, LvmConfig};
 use tephra_executors::backend::rbd::{RbdBackend, RbdConfig};
-use tephra_executors::copy::{Copier, Limits, Neighbours};
+use tephra_executors::copy::{Copier, Limits, Neighbours, QemuLender};
 use tephra_executors::export::Exporting;
 use tephra_executors::export::tgt::{TgtConfig, TgtExporter};
 use tephra_executors::process::Spawner;
+use tephra_journal::loans::Lender;
 use tephra_journal::secrets::MasterKey;
 
 use crate::config::{BackendConfig, Config, Driver};
@@ -26,14 +27,27 @@ use crate::failure::{CommandError, CommandResult, Exit};
 pub(super) async fn open_backends(
     config: &Config,
     key: Option<&MasterKey>,
-) -> CommandResult<(Vec<Arc<dyn Backend>>, Arc<Neighbours>)> {
+) -> CommandResult<(Vec<Arc<dyn Backend>>, Neighbours)> {
     let mut opened = Vec::new();
     for backend in &config.backends {
         opened.push(open_backend(config, backend, key).await?);
     }
     let copier = Copier::new(Arc::new(Spawner), Limits::default());
     let neighbours = Neighbours::new(copier, opened.iter().cloned());
-    Ok((opened, Arc::new(neighbours)))
+    Ok((opened, neighbours))
+}
+
+/// What lends these backends to executors of other processes, if the configuration says where.
+///
+/// # Errors
+/// The key of a value that cannot be meant.
+pub(super) fn open_lender(
+    config: &Config,
+    opened: &[Arc<dyn Backend>],
+) -> CommandResult<Option<Arc<dyn Lender>>> {
+    let Some(lending) = config.lending.adapter()? else { return Ok(None) };
+    let (launcher, opened) = (Arc::new(Spawner), opened.iter().cloned());
+    Ok(Some(Arc::new(QemuLender::new(lending, launcher, Limits::default(), opened))))
 }
 
 /// Opens a backend, with the exporter that is configured before it.

@@ -16,9 +16,10 @@ use tephra_journal::gateway::CommandGateway;
 use tephra_journal::inventory::Inventory;
 use tephra_journal::jetstream::{
     GatewayConfig, JetStreamEvents, JetStreamLog, JetStreamQueue, Leadership, LeadershipConfig, NatsConfig,
-    NatsError, NatsGateway, NatsInventory, QueueConfig, Speaker, Warning, connect, follow_pools,
-    publish_pools, serve_inventory,
+    NatsError, NatsGateway, NatsInventory, NatsLoans, QueueConfig, Speaker, Warning, connect, follow_pools,
+    publish_pools, serve_inventory, serve_loans,
 };
+use tephra_journal::loans::Lender;
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
 use tephra_projector::Views;
@@ -30,7 +31,8 @@ use super::events::{EventsTurn, publish_by_turns};
 use super::images::{open_store, open_worker};
 use super::turns::{Candidate, SequencerTurn, take_turns};
 use super::{
-    ApiParts, RunnerParts, add_executor, catalog, open_backends, start_api, start_projector, start_runner,
+    ApiParts, RunnerParts, add_executor, catalog, open_backends, open_lender, start_api, start_projector,
+    start_runner,
 };
 use crate::config::{BackendConfig, Config};
 use crate::failure::{CommandError, CommandResult, Exit};
@@ -103,7 +105,13 @@ impl<'a> NatsStage<'a> {
             let store = open_store(self.config)?;
             let images = store.map(|store| open_worker(self.config, store)).transpose()?;
             let (opened, neighbours) = open_backends(self.config, master_key(self.config)?.as_ref()).await?;
+            let lender = open_lender(self.config, &opened)?;
+            let loans = NatsLoans::new(self.client.clone(), self.nats.cell.clone());
+            let neighbours = Arc::new(neighbours.among_others(Arc::new(loans), lender.is_some()));
             for (backend, opened) in self.config.backends.iter().zip(opened) {
+                if let Some(lender) = &lender {
+                    self.start_lending(opened.name().clone(), Arc::clone(lender), roles);
+                }
                 let worker = Worker { opened, images: images.clone(), neighbours: Arc::clone(&neighbours) };
                 self.start_executor(backend, worker, roles).await?;
             }
@@ -281,6 +289,24 @@ impl NatsStage<'_> {
         });
         roles.add(RoleKind::Executor, cancel, async move {
             match answering.await {
+                Ok(ended) => ended,
+                Err(panic) => Err(panic.to_string()),
+            }
+        });
+    }
+}
+
+impl NatsStage<'_> {
+    /// Lends what the backend holds to executors of other processes.
+    fn start_lending(&self, backend: BackendName, lender: Arc<dyn Lender>, roles: &mut Roles) {
+        let cancel = CancellationToken::new();
+        let (client, cell, stop) = (self.client.clone(), self.nats.cell.clone(), cancel.clone());
+        let lending = tokio::spawn(async move {
+            let served = serve_loans(&client, &cell, &backend, &lender, stop).await;
+            served.map_err(|error| error.to_string())
+        });
+        roles.add(RoleKind::Executor, cancel, async move {
+            match lending.await {
                 Ok(ended) => ended,
                 Err(panic) => Err(panic.to_string()),
             }

@@ -26,13 +26,18 @@ pub fn refusal(
     }
 }
 
-/// Data is copied from a pool that shows itself to one whose executor can read it.
+/// Data is copied from a pool that shows itself to one whose executor can read it: by itself, or because
+/// it is lent.
 fn source(ledger: &Ledger, source: DataSource<'_>, stats: &PoolStats, pools: &[PoolStats]) -> Option<String> {
     let from = source.pool;
     if *from == stats.pool {
         return None;
     }
-    let reads = |backend: &Backend| backend.description.reads(&from.backend);
+    let lender = ledger.backends.get(&from.backend).map(|backend| &backend.description);
+    let reads = |backend: &Backend| {
+        let reader = &backend.description;
+        reader.reads(&from.backend) || lender.is_some_and(|lender| reader.borrows_from(lender))
+    };
     if !ledger.backends.get(&stats.pool.backend).is_some_and(reads) {
         return Some(format!("the source is on {from}, which its executor cannot read"));
     }

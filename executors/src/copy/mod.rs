@@ -16,11 +16,16 @@
 //! What an attempt wrote that died may be in the kernel's memory alone: it is flushed at the end,
 //! whoever wrote it.
 //!
-//! [`work`] is what a runner asks: it knows the backends of its process and reads from those alone.
+//! [`work`] is what a runner asks. It reads from the backends of its process by itself, and from those of
+//! others what their executors lend it ([`lender`], [`borrower`]): on another host, with nothing but NATS
+//! and a port between them.
 //!
 //! Nobody sees the volume before its operation has ended, and the ledger believes in none whose
 //! creation did not complete: that it is filled in place shows to nobody.
 
+mod borrower;
+mod key;
+mod lender;
 mod qemu;
 mod stretch;
 mod work;
@@ -31,6 +36,8 @@ use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::PoolName;
 use tephra_domain::units::SizeGib;
 
+pub use self::borrower::Borrowed;
+pub use self::lender::{LOAN_LASTS, LendingConfig, QemuLender};
 pub use self::qemu::Limits;
 use self::qemu::{Blank, Runs};
 pub(crate) use self::qemu::{DIFFERENT, End, escaped};
@@ -61,6 +68,24 @@ pub struct Copied {
     pub found: usize,
 }
 
+/// Where the data comes from.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// From where this host reaches it.
+    Here(&'a Content),
+    /// From another executor.
+    Lent(&'a Borrowed),
+}
+
+impl<'a> Source<'a> {
+    async fn end(self) -> End<'a> {
+        match self {
+            Self::Here(content) => End::of(content).await,
+            Self::Lent(borrowed) => End::lent(borrowed.access()),
+        }
+    }
+}
+
 /// Where a volume is to be made.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
@@ -86,9 +111,9 @@ impl Copier {
     /// # Errors
     /// If the source cannot be read, is not whole or does not fit; if the target cannot be made or
     /// written; `Mismatch` if it does not hold what was written.
-    pub async fn copy(&self, source: &Content, target: Target<'_>) -> Result<Copied, Failure> {
+    pub async fn copy(&self, source: Source<'_>, target: Target<'_>) -> Result<Copied, Failure> {
         let Target { backend, pool, volume, size } = target;
-        let runs = Runs { launcher: &self.launcher, limits: self.limits, source: End::of(source).await };
+        let mut runs = Runs { launcher: &self.launcher, limits: self.limits, source: source.end().await };
         let stretches = stretches(runs.length().await?, size.bytes())?;
 
         let is_new = match backend.content(pool, volume).await {
@@ -103,6 +128,8 @@ impl Copier {
 
         let mut copied = Copied::default();
         for stretch in stretches {
+            // what is lent may be served elsewhere by now
+            runs.source = source.end().await;
             if !is_new && runs.is_there(stretch, &end).await? {
                 copied.found = copied.found.saturating_add(1);
                 continue;

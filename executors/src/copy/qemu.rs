@@ -9,6 +9,9 @@ use rustix::fs::{Mode, OFlags, open};
 use serde::Deserialize;
 use tephra_domain::effect::{Failure, FailureKind};
 
+use super::borrower::Access;
+use super::key::{CREDENTIALS, Endpoint};
+use super::lender::export_name;
 use super::stretch::{Origin, Stretch};
 use crate::backend::Content;
 use crate::image::convert::{NOT_RUN, kind_of, last_line};
@@ -59,10 +62,19 @@ struct Info {
 }
 
 /// One end of a copy.
+#[derive(Clone)]
 pub struct End<'a> {
-    content: &'a Content,
+    place: Place<'a>,
     /// Whether it is read and written past whatever is kept of it in memory.
     is_direct: bool,
+}
+
+#[derive(Clone)]
+enum Place<'a> {
+    /// A program of this host reaches it by its location.
+    Here(&'a Content),
+    /// Another executor lends it.
+    Lent(Arc<Access>),
 }
 
 impl<'a> End<'a> {
@@ -71,7 +83,12 @@ impl<'a> End<'a> {
         let path = PathBuf::from(&content.location);
         let is_direct = is_rbd(content)
             || tokio::task::spawn_blocking(move || opens_directly(&path)).await.is_ok_and(|it| it);
-        Self { content, is_direct }
+        Self { place: Place::Here(content), is_direct }
+    }
+
+    /// What another executor lends, which looks after the cache itself.
+    pub const fn lent(access: Arc<Access>) -> Self {
+        Self { place: Place::Lent(access), is_direct: false }
     }
 
     /// The cache mode under which `qemu-img` reports whatever is not written. It closes its target with
@@ -86,9 +103,17 @@ impl<'a> End<'a> {
         self.options(Some(Stretch { start: 0, length, origin: Origin::Source }))
     }
 
+    /// All of it, for `--image-opts`.
+    pub fn whole(&self) -> OsString {
+        self.options(None)
+    }
+
     /// The path to what the host's kernel keeps pages of; nothing for what a library reaches by itself.
     pub fn path(&self) -> Option<&'a Path> {
-        (!is_rbd(self.content)).then(|| Path::new(&self.content.location))
+        match self.place {
+            Place::Here(content) if !is_rbd(content) => Some(Path::new(&content.location)),
+            Place::Here(_) | Place::Lent(_) => None,
+        }
     }
 
     fn options(&self, stretch: Option<Stretch>) -> OsString {
@@ -101,12 +126,40 @@ impl<'a> End<'a> {
             // what never reached the storage may be in one
             options.push(",cache.direct=on");
         }
-        if is_rbd(self.content) {
-            options.push(",file.driver=rbd");
+        match &self.place {
+            Place::Here(content) => {
+                if is_rbd(content) {
+                    options.push(",file.driver=rbd");
+                }
+                options.push(",file.filename=");
+                options.push(escaped(&content.location));
+            }
+            Place::Lent(access) => {
+                let Access { loan, id, .. } = &**access;
+                options.push(format!(
+                    ",file.driver=nbd,file.server.type=inet,file.server.host={},file.server.port={}",
+                    loan.host, loan.port
+                ));
+                options.push(format!(",file.export={},file.tls-creds={CREDENTIALS}", export_name(*id)));
+            }
         }
-        options.push(",file.filename=");
-        options.push(escaped(&self.content.location));
         options
+    }
+
+    /// What a program needs to be told before it can reach the place.
+    fn objects(&self) -> Vec<OsString> {
+        match &self.place {
+            Place::Here(_) => Vec::new(),
+            Place::Lent(access) => vec!["--object".into(), access.keys.object(Endpoint::Client)],
+        }
+    }
+
+    /// How programs speak of it.
+    fn location(&self) -> OsString {
+        match &self.place {
+            Place::Here(content) => content.location.clone(),
+            Place::Lent(access) => format!("{}:{}", access.loan.host, access.loan.port).into(),
+        }
     }
 }
 
@@ -146,19 +199,20 @@ pub struct Runs<'a> {
 }
 
 impl Runs<'_> {
-    fn program(&self, bytes: u64) -> Program {
+    fn qemu_img(&self, command: &str, bytes: u64) -> Program {
         let time_limit = self.limits.of(bytes);
         Program::new("prlimit", time_limit)
             .arg(format!("--as={}", self.limits.memory_bytes))
             .arg(format!("--cpu={}", time_limit.as_secs().max(1)))
-            .arg("qemu-img")
+            .args(["qemu-img", command])
+            .args(self.source.objects())
     }
 
     /// How long the source is, in bytes.
     pub async fn length(&self) -> Result<u64, Failure> {
         let program = self
-            .program(0)
-            .args(["info", "--output=json", "--image-opts"])
+            .qemu_img("info", 0)
+            .args(["--output=json", "--image-opts"])
             .arg(self.source.options(None))
             .stdout_limit_bytes(INFO_STDOUT_LIMIT_BYTES);
         let output = self.launcher.launch(program).await;
@@ -181,7 +235,7 @@ impl Runs<'_> {
     /// the storage cannot make any.
     pub async fn write(&self, stretch: Stretch, target: &End<'_>, blank: Blank) -> Result<(), Failure> {
         // -n: the target is there
-        let program = self.program(stretch.length).args(["convert", "-n", "-t", target.write_cache()]);
+        let program = self.qemu_img("convert", stretch.length).args(["-n", "-t", target.write_cache()]);
         let program = match blank {
             Blank::Zeroes => program.arg("--target-is-zero"),
             Blank::Unknown => program,
@@ -199,8 +253,8 @@ impl Runs<'_> {
     /// Whether the target holds the stretch, byte for byte.
     pub async fn is_there(&self, stretch: Stretch, target: &End<'_>) -> Result<bool, Failure> {
         let program = self
-            .program(stretch.length)
-            .args(["compare", "-q", "--image-opts"])
+            .qemu_img("compare", stretch.length)
+            .args(["-q", "--image-opts"])
             .arg(self.origin(stretch))
             .arg(target.options(Some(stretch)));
         match self.launcher.launch(program).await {
@@ -251,9 +305,9 @@ impl Runs<'_> {
 
 impl End<'_> {
     fn without_location(&self, line: &str, name: &str) -> String {
-        let location = self.content.location.to_string_lossy();
-        let quoted = line.replace(&*escaped(&self.content.location).to_string_lossy(), name);
-        let quoted = quoted.replace(&*location, name);
+        let location = self.location();
+        let quoted = line.replace(&*escaped(&location).to_string_lossy(), name);
+        let quoted = quoted.replace(&*location.to_string_lossy(), name);
         // the options before the location say nothing to anybody
         match (quoted.find("driver=raw"), quoted.find(name)) {
             (Some(start), Some(end)) if start < end => {

@@ -144,7 +144,7 @@ impl Lab {
         let copier = Copier::new(Arc::clone(&self.watched) as Arc<dyn Launcher>, limits);
         let content = self.from.content(&self.pool(), source).await?;
         let pool = &self.pool();
-        copier.copy(&content, Target { backend: &self.to, pool, volume, size: size(gib) }).await
+        copier.copy(Source::Here(&content), Target { backend: &self.to, pool, volume, size: size(gib) }).await
     }
 
     fn assert_same(&self, source: BackendObject, volume: BackendObject, gib: u32) {

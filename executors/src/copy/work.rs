@@ -1,20 +1,28 @@
-//! Volumes that are made of what other backends of this process hold.
+//! Volumes that are made of what other backends hold: of this process, or of others that lend it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tephra_domain::backend::{BORROWS, BackendDescription, LENDS};
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{BackendName, PoolId, PoolName};
+use tephra_journal::loans::Loans;
 
-use super::{Copier, Target};
+use super::borrower::Borrowed;
+use super::{Copier, Source, Target};
 use crate::backend::Backend;
 use crate::image::{self, Images};
 
-/// The backends of this process, each of which can be made to read from the others.
+/// The backends of this process, each of which can be made to read from the others, and from what the
+/// executors of other processes lend.
 #[derive(Clone)]
 pub struct Neighbours {
     copier: Copier,
     backends: BTreeMap<BackendName, Arc<dyn Backend>>,
+    /// The way to executors of other processes.
+    loans: Option<Arc<dyn Loans>>,
+    /// Whether this process lends to them.
+    lends: bool,
 }
 
 impl std::fmt::Debug for Neighbours {
@@ -24,25 +32,45 @@ impl std::fmt::Debug for Neighbours {
 }
 
 impl Neighbours {
-    /// These backends, which are all that an executor of this process can read.
+    /// These backends, which an executor of this process can read by itself.
     pub fn new(copier: Copier, backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> Self {
         let named = |backend: Arc<dyn Backend>| (backend.name().clone(), backend);
-        Self { copier, backends: backends.into_iter().map(named).collect() }
+        Self { copier, backends: backends.into_iter().map(named).collect(), loans: None, lends: false }
     }
 
-    /// What can be read.
-    pub fn names(&self) -> impl Iterator<Item = &BackendName> {
-        self.backends.keys()
+    /// Borrows from executors of other processes, and perhaps lends to them.
+    #[must_use]
+    pub fn among_others(self, loans: Arc<dyn Loans>, lends: bool) -> Self {
+        Self { loans: Some(loans), lends, ..self }
+    }
+
+    /// A backend's description, with what its executor can read and whether it lends.
+    pub fn described(&self, description: BackendDescription) -> BackendDescription {
+        let mut description = description.reading(self.backends.keys());
+        let said = [(LENDS, self.lends), (BORROWS, self.loans.is_some())];
+        let said = said.into_iter().filter(|(_, is_so)| *is_so);
+        description.capabilities.extend(said.map(|(name, _)| (name.to_owned(), "True".to_owned())));
+        description
     }
 
     async fn copy(&self, source: BackendObject, from: &PoolId, target: Target<'_>) -> Result<(), Failure> {
-        let Some(backend) = self.backends.get(&from.backend) else {
-            let message = format!("{source} is on {from}, and the executor of that backend is another");
-            return Err(Failure::new(FailureKind::Unsupported, message));
-        };
-        let content = backend.content(&from.pool, source).await?;
         let volume = target.volume;
-        let copied = self.copier.copy(&content, target).await?;
+        let copied = match (self.backends.get(&from.backend), &self.loans) {
+            (Some(backend), _) => {
+                let content = backend.content(&from.pool, source).await?;
+                self.copier.copy(Source::Here(&content), target).await?
+            }
+            (None, Some(loans)) => {
+                let borrowed = Borrowed::begin(Arc::clone(loans), from.clone(), source).await?;
+                let copied = self.copier.copy(Source::Lent(&borrowed), target).await;
+                borrowed.give_back().await;
+                copied?
+            }
+            (None, None) => {
+                let message = format!("{source} is on {from}, and the executor of that backend is another");
+                return Err(Failure::new(FailureKind::Unsupported, message));
+            }
+        };
         tracing::info!(%volume, %source, %from, ?copied, "copied from another pool");
         Ok(())
     }

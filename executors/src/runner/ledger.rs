@@ -80,8 +80,11 @@ impl LedgerClient {
 
     /// The backend as it describes itself, and what its executor can read.
     fn description(&self) -> BackendDescription {
-        let names = self.neighbours.iter().flat_map(|neighbours| neighbours.names());
-        self.backend.description().reading(names)
+        let described = self.backend.description();
+        match &self.neighbours {
+            Some(neighbours) => neighbours.described(described),
+            None => described,
+        }
     }
 
     /// Presents the backend, and again whenever it describes itself otherwise: some of what it says

@@ -9,6 +9,7 @@
 //!   [`leadership`]: whose turn it is to decide them.
 //! * [`events`]: public events on a stream.
 //! * [`pools`]: how full the pools of other hosts are. [`inventory`]: what is on them.
+//!   [`loans`]: what executors lend each other.
 //!
 //! Names of streams and subjects are in [`crate::subjects`].
 
@@ -20,6 +21,7 @@ pub mod gateway;
 pub mod inventory;
 pub mod leadership;
 mod lease;
+pub mod loans;
 pub mod log;
 mod placement;
 pub mod pools;
@@ -33,6 +35,7 @@ pub use events::JetStreamEvents;
 pub use gateway::{GatewayConfig, NatsGateway, Speaker, Warning, serve_commands};
 pub use inventory::{NatsInventory, serve_inventory};
 pub use leadership::{Leadership, LeadershipConfig, Term};
+pub use loans::{NatsLoans, serve_loans};
 pub use log::{JetStreamLog, MAX_BLOCK_BYTES};
 pub use pools::{follow_pools, publish_pools};
 pub use work_queue::{JetStreamQueue, QueueConfig};

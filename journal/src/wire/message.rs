@@ -1,5 +1,5 @@
 //! What processes say to each other: commands and their answers, work orders, pool reports, what is
-//! on a pool.
+//! on a pool, loans.
 //!
 //! Nothing in here is kept for ever, but processes of different versions talk while an upgrade is
 //! under way. The same rules hold as for the ledger therefore: the first byte is the version, the
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::v1::codec::Wire;
 use super::v1::commands::SubmissionV1;
 use super::v1::inventory::InventoryPartV1;
+use super::v1::loans::{LoanAnswerV1, LoanQuestionV1};
 use super::v1::orders::WorkOrderV1;
 use super::v1::pools::PoolStatsV1;
 use super::v1::rejections::RejectionV1;
@@ -23,6 +24,7 @@ use super::v1::values::PoolIdV1;
 use super::{Invalid, decode_block, encode_block};
 use crate::gateway::{Receipt, Submission, SubmitError};
 use crate::inventory::InventoryPart;
+use crate::loans::{LoanAnswer, LoanQuestion};
 use crate::log::{BlockNumber, Sequenced};
 use crate::work_queue::WorkOrder;
 
@@ -148,6 +150,32 @@ pub fn encode_inventory_question(pool: &PoolId) -> Vec<u8> {
 /// If it is not one, or of another version.
 pub fn decode_inventory_question(bytes: &[u8]) -> Result<PoolId, Invalid> {
     PoolId::from_wire(decode::<PoolIdV1<'_>>("a question about a pool", bytes)?)
+}
+
+/// The bytes of a question about a loan.
+pub fn encode_loan_question(question: &LoanQuestion) -> Vec<u8> {
+    encode::<LoanQuestionV1<'_>>(&question.to_wire())
+}
+
+/// Reads a question about a loan.
+///
+/// # Errors
+/// If it is not one, or of another version.
+pub fn decode_loan_question(bytes: &[u8]) -> Result<LoanQuestion, Invalid> {
+    LoanQuestion::from_wire(decode::<LoanQuestionV1<'_>>("a question about a loan", bytes)?)
+}
+
+/// The bytes of the answer about a loan.
+pub fn encode_loan_answer(answer: &LoanAnswer) -> Vec<u8> {
+    encode::<LoanAnswerV1<'_>>(&answer.to_wire())
+}
+
+/// Reads the answer about a loan.
+///
+/// # Errors
+/// If it is not one, or of another version.
+pub fn decode_loan_answer(bytes: &[u8]) -> Result<LoanAnswer, Invalid> {
+    LoanAnswer::from_wire(decode::<LoanAnswerV1<'_>>("an answer about a loan", bytes)?)
 }
 
 /// The bytes of one message of the answer.

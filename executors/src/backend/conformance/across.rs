@@ -14,7 +14,7 @@ use tephra_domain::units::SizeGib;
 use super::super::Backend;
 use super::super::directory::{DirectoryBackend, DirectoryConfig, OpenError};
 use super::{BLOCK_BYTES, Bench, Fingerprint, ONE, Suite, TWO, snapshot_of, volume};
-use crate::copy::{Copied, Copier, Limits, Target};
+use crate::copy::{Copied, Copier, Limits, Source, Target};
 use crate::process::Spawner;
 
 /// Copies from one backend into another, and shows that the data is the same: of a snapshot while its
@@ -76,7 +76,9 @@ impl Pair<'_> {
         let pool = Suite { bench: self.from, case: "copying" }.pool();
         let content = self.from.backend().content(&pool, source).await?;
         let pool = &Suite { bench: self.to, case: "copying" }.pool();
-        self.copier.copy(&content, Target { backend: self.to.backend(), pool, volume, size }).await
+        self.copier
+            .copy(Source::Here(&content), Target { backend: self.to.backend(), pool, volume, size })
+            .await
     }
 
     async fn copied(&self, source: BackendObject, volume: BackendObject, size: SizeGib, expected: Copied) {

@@ -246,6 +246,16 @@ macro_rules! as_uuid {
     )*};
 }
 
+impl Wire<'_, Id> for Uuid {
+    fn to_wire(&self) -> Id {
+        Id(self.into_bytes())
+    }
+
+    fn from_wire(wire: Id) -> Result<Self, Invalid> {
+        Ok(Self::from_bytes(wire.0))
+    }
+}
+
 as_uuid!(VolumeId, SnapshotId, VolumeTypeId, ImageId, CommandId, OperationId, AttachmentId);
 
 macro_rules! as_text {
