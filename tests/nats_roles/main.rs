@@ -17,6 +17,7 @@ mod bench;
 mod chaos;
 mod deployment;
 mod journal;
+mod lending;
 mod linearizable;
 mod lost;
 mod moved;
