@@ -12,6 +12,8 @@ mod events;
 mod gateway;
 #[path = "jetstream/leadership.rs"]
 mod leadership;
+#[path = "jetstream/loans.rs"]
+mod loans;
 #[path = "jetstream/log.rs"]
 mod log;
 #[path = "jetstream/permissions.rs"]

@@ -31,11 +31,13 @@ use tephra_domain::units::{SizeGib, Timestamp};
 use tephra_domain::volume::{VolumeSource, VolumeState};
 use tephra_domain::volume_type::VolumeTypeEvent;
 use tephra_journal::gateway::{Receipt, Submission, SubmitError};
+use tephra_journal::loans::{Loan, LoanAnswer, LoanQuestion, LoanRequest};
 use tephra_journal::wire::message::{
-    decode_answer, decode_order, decode_pools, decode_submission, encode_answer, encode_order, encode_pools,
-    encode_submission,
+    decode_answer, decode_loan_answer, decode_loan_question, decode_order, decode_pools, decode_submission,
+    encode_answer, encode_loan_answer, encode_loan_question, encode_order, encode_pools, encode_submission,
 };
 use tephra_journal::work_queue::WorkOrder;
+use uuid::Uuid;
 
 fn volume() -> VolumeId {
     VolumeId::from_uuid(uuid(1))
@@ -363,6 +365,31 @@ fn every_effect_arrives_as_it_was_sent() {
     }
 }
 
+fn loan_questions() -> [LoanQuestion; 2] {
+    let pool = PoolId { backend: BackendName::new("b"), pool: PoolName::new("p") };
+    let object = BackendObject::SafetySnapshot { volume: volume(), operation: operation() };
+    let loan = Uuid::from_u128(7);
+    [LoanQuestion::Lend(LoanRequest { loan, pool, object }), LoanQuestion::GiveBack { loan }]
+}
+
+fn loan_answers() -> [LoanAnswer; 3] {
+    let lender = Uuid::from_u128(8);
+    let loan = Loan { lender, host: "10.0.0.5".into(), port: 10_809, key: "0f".into(), lasts_ms: 60_000 };
+    let failure = Failure::new(FailureKind::BackendUnavailable, "no port");
+    [LoanAnswer::Lent(loan), LoanAnswer::GivenBack, LoanAnswer::Failed(failure)]
+}
+
+#[test]
+fn loans_arrive_as_they_were_asked_for_and_show_no_key() {
+    for sent in loan_questions() {
+        assert_eq!(decode_loan_question(&encode_loan_question(&sent)).unwrap(), sent);
+    }
+    for sent in loan_answers() {
+        assert_eq!(decode_loan_answer(&encode_loan_answer(&sent)).unwrap(), sent);
+        assert!(!format!("{sent:?}").contains("0f"), "{sent:?}");
+    }
+}
+
 #[test]
 fn pools_arrive_as_they_were_sent() {
     let sent = vec![pool_stats(Timestamp(3)), pool_stats(Timestamp(4))];
@@ -470,6 +497,8 @@ fn a_changed_byte_anywhere_never_panics() {
         commands().into_iter().map(|c| encode_submission(&submitted(c))).collect();
     messages.extend(receipts().iter().map(encode_answer));
     messages.extend([encode_order(&order), encode_pools(&[pool_stats(Timestamp(3))])]);
+    messages.extend(loan_questions().iter().map(encode_loan_question));
+    messages.extend(loan_answers().iter().map(encode_loan_answer));
     for message in messages {
         for at in 0..message.len() {
             for byte in [0, 1, 2, 3, 0x7F, 0x80, 0xFE, 0xFF] {
@@ -479,6 +508,8 @@ fn a_changed_byte_anywhere_never_panics() {
                 drop(decode_answer(&changed));
                 drop(decode_order(&changed));
                 drop(decode_pools(&changed));
+                drop(decode_loan_question(&changed));
+                drop(decode_loan_answer(&changed));
             }
         }
     }
@@ -525,6 +556,8 @@ fn version_1_has_these_bytes() {
     for rejection in reset_rejections() {
         all.extend(encode_answer(&Err(SubmitError::Rejected(rejection))));
     }
+    all.extend(loan_questions().iter().flat_map(encode_loan_question));
+    all.extend(loan_answers().iter().flat_map(encode_loan_answer));
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/messages-v1.hex");
     let text: String = hex::encode(&all).as_bytes().chunks(100).fold(String::new(), |mut text, line| {
         text.push_str(std::str::from_utf8(line).unwrap());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tephra_domain::actor::{Actor, Role};
 use tephra_domain::attachment::{AttachmentState, Connector};
-use tephra_domain::backend::BackendDescription;
+use tephra_domain::backend::{BORROWS, BackendDescription, LENDS};
 use tephra_domain::command::{
     Command, Context, CreateAttachment, CreateSnapshot, CreateVolume, CreateVolumeType, ManageSnapshot,
     ManageVolume,
@@ -129,6 +129,19 @@ impl World {
             let Some(known) = world.ledger.backends.get(backend) else { continue };
             let description = Box::new(known.description.clone().reading(&names));
             world.must(Command::RegisterBackend { backend: backend.clone(), description });
+        }
+        world
+    }
+
+    /// The same, with executors of processes of their own, of which the first lends what it holds.
+    pub fn with_a_lender(backends: &[&str], native_revert: bool) -> Self {
+        let mut world = Self::with_backends(backends, native_revert);
+        for (number, backend) in backends.iter().map(|name| BackendName::new(*name)).enumerate() {
+            let Some(known) = world.ledger.backends.get(&backend) else { continue };
+            let mut description = Box::new(known.description.clone());
+            let word = if number == 0 { LENDS } else { BORROWS };
+            description.capabilities.insert(word.to_owned(), "True".to_owned());
+            world.must(Command::RegisterBackend { backend, description });
         }
         world
     }

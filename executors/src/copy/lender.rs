@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::key::{CREDENTIALS, Endpoint, KeyDirectory};
 use super::qemu::{End, Limits};
-use crate::backend::Backend;
+use crate::backend::{Backend, Content};
 use crate::process::{Launcher, Output, ProcessError, Program};
 
 /// How long a loan lasts that nobody asks for again.
@@ -74,6 +74,14 @@ struct Lent {
     serving: JoinHandle<Option<ProcessError>>,
 }
 
+impl Lent {
+    /// The loan, which lasts as long as a new one from now on.
+    fn renewed(&self) -> Loan {
+        self.until.send_replace(Instant::now() + LOAN_LASTS);
+        self.loan.clone()
+    }
+}
+
 /// A server that is being started on a port.
 struct Start {
     program: Program,
@@ -108,13 +116,37 @@ impl QemuLender {
         }
     }
 
-    async fn begin(&self, request: &LoanRequest, taken: &BTreeSet<u16>) -> Result<Lent, Failure> {
-        let Some(backend) = self.backends.get(&request.pool.backend) else {
-            let message = format!("{} is not served by this executor", request.pool);
-            return Err(Failure::new(FailureKind::BackendUnavailable, message));
-        };
-        let content = backend.content(&request.pool.pool, request.object).await?;
-        let source = End::of(&content).await;
+    /// Lends what is in one place, of whatever backend.
+    pub(crate) async fn lend_content(
+        &self,
+        request: &LoanRequest,
+        content: &Content,
+    ) -> Result<Loan, Failure> {
+        let mut loans = self.loans.lock().await;
+        self.lend_from(&mut loans, request, content).await
+    }
+
+    async fn lend_from(
+        &self,
+        loans: &mut BTreeMap<Uuid, Lent>,
+        request: &LoanRequest,
+        content: &Content,
+    ) -> Result<Loan, Failure> {
+        let taken = loans.values().map(|lent| lent.loan.port).collect();
+        let lent = self.begin(request, content, &taken).await?;
+        tracing::info!(object = %request.object, pool = %request.pool, "lent to another executor");
+        let loan = lent.renewed();
+        loans.insert(request.loan, lent);
+        Ok(loan)
+    }
+
+    async fn begin(
+        &self,
+        request: &LoanRequest,
+        content: &Content,
+        taken: &BTreeSet<u16>,
+    ) -> Result<Lent, Failure> {
+        let source = End::of(content).await;
         for port in self.config.ports.clone().filter(|port| !taken.contains(port)) {
             // 244 random bits
             let key = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
@@ -269,17 +301,15 @@ impl Lender for QemuLender {
     async fn lend(&self, request: &LoanRequest) -> Result<Loan, Failure> {
         let mut loans = self.loans.lock().await;
         loans.retain(|_, lent| !lent.serving.is_finished());
-        if !loans.contains_key(&request.loan) {
-            let taken = loans.values().map(|lent| lent.loan.port).collect();
-            let lent = self.begin(request, &taken).await?;
-            tracing::info!(object = %request.object, pool = %request.pool, "lent to another executor");
-            loans.insert(request.loan, lent);
+        if let Some(lent) = loans.get(&request.loan) {
+            return Ok(lent.renewed());
         }
-        let Some(lent) = loans.get(&request.loan) else {
-            return Err(Failure::new(FailureKind::BackendError, "a loan was lost"));
+        let Some(backend) = self.backends.get(&request.pool.backend) else {
+            let message = format!("{} is not served by this executor", request.pool);
+            return Err(Failure::new(FailureKind::BackendUnavailable, message));
         };
-        lent.until.send_replace(Instant::now() + LOAN_LASTS);
-        Ok(lent.loan.clone())
+        let content = backend.content(&request.pool.pool, request.object).await?;
+        self.lend_from(&mut loans, request, &content).await
     }
 
     async fn give_back(&self, loan: Uuid) {

@@ -25,8 +25,9 @@ use crate::wire::message::{
     decode_loan_answer, decode_loan_question, encode_loan_answer, encode_loan_question,
 };
 
-/// How long an answer may take: the executor looks at its storage and starts a server.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// How long an answer may take: the executor looks at its storage and starts a server. From one account to
+/// another NATS does not say at once that nobody is there.
+const ANSWER_LIMIT: Duration = Duration::from_secs(40);
 
 /// Questions that one backend of an executor answers at a time.
 const ANSWERED_AT_A_TIME: usize = 16;
@@ -39,12 +40,19 @@ const GROUP: &str = "executors";
 pub struct NatsLoans {
     client: Client,
     cell: Cell,
+    limit: Duration,
 }
 
 impl NatsLoans {
     /// Borrows from the executors of a cell.
     pub const fn new(client: Client, cell: Cell) -> Self {
-        Self { client, cell }
+        Self { client, cell, limit: ANSWER_LIMIT }
+    }
+
+    /// Waits no longer than this for an answer.
+    #[must_use]
+    pub fn answered_within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     async fn ask(
@@ -54,8 +62,7 @@ impl NatsLoans {
         question: &LoanQuestion,
     ) -> Result<LoanAnswer, Failure> {
         let subject = self.cell.loans_subject(backend, lender);
-        let request =
-            Request::new().payload(encode_loan_question(question).into()).timeout(Some(ANSWER_LIMIT));
+        let request = Request::new().payload(encode_loan_question(question).into()).timeout(Some(self.limit));
         match self.client.send_request(subject, request).await {
             Ok(message) => decode_loan_answer(&message.payload).map_err(|reason| {
                 let message = format!("the executor's answer cannot be read: {reason}");

@@ -35,7 +35,7 @@ use crate::support::{Running, create_volume};
 /// How long it is waited for something that must not happen.
 const SILENCE: Duration = Duration::from_millis(700);
 
-const EXAMPLE: &str = include_str!("../../../deploy/nats/permissions.conf.example");
+pub const EXAMPLE: &str = include_str!("../../../deploy/nats/permissions.conf.example");
 
 /// Under which name roles with an account of their own reach JetStream of the ledger's account.
 const IMPORTED_API: &str = "TEPHRA.API";
@@ -52,11 +52,11 @@ impl Roles {
     }
 
     /// The same, with the example changed as it says.
-    fn start_with(example: String, cell: Cell) -> Self {
+    pub fn start_with(example: String, cell: Cell) -> Self {
         let seeds = tempfile::tempdir().unwrap();
         let mut environment = BTreeMap::new();
         let all = ["system", "sequencer", "api", "executor_lvm", "events", "operator", "consumer_alpha"];
-        for role in all {
+        for role in all.into_iter().chain(["executor_rbd"]) {
             let key = KeyPair::new_user();
             std::fs::write(seeds.path().join(role), key.seed().unwrap()).unwrap();
             environment.insert(format!("TEPHRA_{}_NKEY", role.to_uppercase()), key.public_key());
@@ -79,6 +79,10 @@ impl Roles {
 
     fn seed(&self, role: &str) -> PathBuf {
         self.seeds.path().join(role)
+    }
+
+    pub const fn cell(&self) -> &Cell {
+        &self.cell
     }
 
     pub async fn client(&self, role: &str) -> Client {

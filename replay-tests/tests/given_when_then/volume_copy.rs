@@ -147,6 +147,28 @@ fn nothing_is_copied_to_where_its_source_cannot_be_read() {
 }
 
 #[test]
+fn what_is_lent_is_copied_to_where_it_is_borrowed() {
+    let mut world = World::with_a_lender(&["one", "two"], true);
+    let source = world.given_volume(1, 7);
+    world.fill("one");
+    let (copy, create) = world.new_volume_from(None, VolumeSource::Volume(source));
+    world.when(create).unwrap();
+    assert_eq!(
+        performed(&mut world),
+        ["CreateSnapshot on one", "CopyVolume on two", "DeleteSnapshot on one"]
+    );
+    assert_eq!((where_is(&world, copy).as_deref(), world.tag(copy)), (Some("two"), Some(7)));
+
+    // and not the other way: who borrows does not lend
+    let (back, create) = world.new_volume_from(None, VolumeSource::Volume(copy));
+    world.fill("two");
+    world.pools[0].free_gib = 100.0;
+    world.when(create).unwrap();
+    let reason = "one#one: the source is on two#two, which its executor cannot read (source)";
+    assert!(failure_of(&world, back).contains(reason), "{}", failure_of(&world, back));
+}
+
+#[test]
 fn nothing_is_copied_from_a_backend_that_is_down() {
     let (mut world, source) = given_source();
     world.pools[0].is_up = false;

@@ -2,24 +2,31 @@
 
 use std::any::Any;
 use std::fs::{File, OpenOptions};
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
-use tephra_domain::ids::BackendName;
+use tephra_domain::ids::{BackendName, PoolId};
 use tephra_domain::units::SizeGib;
+use tephra_journal::loans::{Lender as _, Loan, LoanRequest, Loans};
+use uuid::Uuid;
 
-use super::super::Backend;
 use super::super::directory::{DirectoryBackend, DirectoryConfig, OpenError};
+use super::super::{Backend, Content};
 use super::{BLOCK_BYTES, Bench, Fingerprint, ONE, Suite, TWO, snapshot_of, volume};
-use crate::copy::{Copied, Copier, Limits, Source, Target};
+use crate::copy::{Borrowed, Copied, Copier, LendingConfig, Limits, QemuLender, Source, Target};
 use crate::process::Spawner;
 
+/// Where loans are served; several tests may run at once.
+const LOAN_PORTS: RangeInclusive<u16> = 10_809..=10_840;
+
 /// Copies from one backend into another, and shows that the data is the same: of a snapshot while its
-/// volume is written, into volumes of its size and larger, over what a copy left that died, and again.
-/// What cannot be copied leaves nothing behind.
+/// volume is written, into volumes of its size and larger, over what a copy left that died, and again; and
+/// from what is lent, as to the executor of another process. What cannot be copied leaves nothing behind.
 ///
 /// # Panics
 /// At the first thing that two backends must show and these do not.
@@ -49,6 +56,11 @@ pub async fn check_copies(from: &dyn Bench, to: &dyn Bench) {
         target.done(Effect::DeleteVolume { volume: made }).await;
     }
     source.assert_same(snapshot, &before).await;
+
+    let made = volume();
+    pair.copied_from_a_loan(snapshot, made, TWO).await;
+    target.assert_same(made, &before).await;
+    target.done(Effect::DeleteVolume { volume: made }).await;
 
     let made = volume();
     let too_large = pair.copy(snapshot, made, ONE).await.map_err(|failure| failure.kind);
@@ -83,6 +95,47 @@ impl Pair<'_> {
 
     async fn copied(&self, source: BackendObject, volume: BackendObject, size: SizeGib, expected: Copied) {
         assert_eq!(self.copy(source, volume, size).await, Ok(expected), "{source} into {size} GiB");
+    }
+}
+
+impl Pair<'_> {
+    async fn copied_from_a_loan(&self, source: BackendObject, volume: BackendObject, size: SizeGib) {
+        let from = Suite { bench: self.from, case: "lending" }.pool();
+        let pool = &Suite { bench: self.to, case: "copying" }.pool();
+        let content = self.from.backend().content(&from, source).await;
+        let content = content.unwrap_or_else(|failure| panic!("{source} is not to be read: {failure}"));
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let config = LendingConfig { address, ports: LOAN_PORTS };
+        let lender = QemuLender::new(config, Arc::new(Spawner), Limits::default(), []);
+        let loans: Arc<dyn Loans> = Arc::new(OneLoan { lender, content });
+        let from = PoolId { backend: self.from.backend().name().clone(), pool: from };
+        let copied = async {
+            let borrowed = Borrowed::begin(Arc::clone(&loans), from, source).await?;
+            let target = Target { backend: self.to.backend(), pool, volume, size };
+            let copied = self.copier.copy(Source::Lent(&borrowed), target).await;
+            borrowed.give_back().await;
+            copied
+        };
+        let stretches = usize::try_from(size.gib()).unwrap_or(0);
+        assert_eq!(copied.await, Ok(Copied { written: stretches, found: 0 }), "{source}, lent");
+    }
+}
+
+/// The executor of another process, with one thing to lend.
+struct OneLoan {
+    lender: QemuLender,
+    content: Content,
+}
+
+#[async_trait]
+impl Loans for OneLoan {
+    async fn borrow(&self, _: Option<Uuid>, request: &LoanRequest) -> Result<Loan, Failure> {
+        self.lender.lend_content(request, &self.content).await
+    }
+
+    async fn give_back(&self, _: &BackendName, _: Uuid, loan: Uuid) -> Result<(), Failure> {
+        self.lender.give_back(loan).await;
+        Ok(())
     }
 }
 
