@@ -123,7 +123,10 @@ impl QemuLender {
         content: &Content,
     ) -> Result<Loan, Failure> {
         let mut loans = self.loans.lock().await;
-        self.lend_from(&mut loans, request, content).await
+        match known(&mut loans, request.loan) {
+            Some(loan) => Ok(loan),
+            None => self.lend_from(&mut loans, request, content).await,
+        }
     }
 
     async fn lend_from(
@@ -238,6 +241,12 @@ impl QemuLender {
     }
 }
 
+/// A loan that is served, which lasts longer now.
+fn known(loans: &mut BTreeMap<Uuid, Lent>, loan: Uuid) -> Option<Loan> {
+    loans.retain(|_, lent| !lent.serving.is_finished());
+    loans.get(&loan).map(Lent::renewed)
+}
+
 /// What a borrower asks a server for.
 pub fn export_name(loan: Uuid) -> String {
     loan.to_string()
@@ -300,9 +309,8 @@ impl Lender for QemuLender {
 
     async fn lend(&self, request: &LoanRequest) -> Result<Loan, Failure> {
         let mut loans = self.loans.lock().await;
-        loans.retain(|_, lent| !lent.serving.is_finished());
-        if let Some(lent) = loans.get(&request.loan) {
-            return Ok(lent.renewed());
+        if let Some(loan) = known(&mut loans, request.loan) {
+            return Ok(loan);
         }
         let Some(backend) = self.backends.get(&request.pool.backend) else {
             let message = format!("{} is not served by this executor", request.pool);
