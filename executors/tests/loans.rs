@@ -7,9 +7,11 @@ mod support;
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use support::{gib, volume};
@@ -20,7 +22,9 @@ use tephra_domain::ids::{BackendName, PoolId, PoolName};
 use tephra_executors::backend::Backend;
 use tephra_executors::backend::conformance::Fingerprint;
 use tephra_executors::backend::directory::{DirectoryBackend, DirectoryConfig};
-use tephra_executors::copy::{Copier, LendingConfig, Limits, Neighbours, QemuLender, act};
+use tephra_executors::copy::{
+    Borrowed, Copier, LOAN_LASTS, LendingConfig, Limits, Neighbours, QemuLender, act,
+};
 use tephra_executors::process::{Launcher, Output, ProcessError, Program, Spawner};
 use tephra_journal::loans::{Lender, Loan, LoanRequest, Loans};
 use tokio::net::TcpStream;
@@ -34,6 +38,7 @@ const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 struct Lenders {
     up: Mutex<Option<Arc<QemuLender>>>,
     asked: Mutex<Vec<Loan>>,
+    in_vain: Mutex<u32>,
 }
 
 impl Lenders {
@@ -47,7 +52,8 @@ impl Lenders {
 #[async_trait]
 impl Loans for Lenders {
     async fn borrow(&self, lender: Option<Uuid>, request: &LoanRequest) -> Result<Loan, Failure> {
-        let loan = self.up(lender)?.lend(request).await?;
+        let up = self.up(lender).inspect_err(|_| *self.in_vain.lock().unwrap() += 1)?;
+        let loan = up.lend(request).await?;
         self.asked.lock().unwrap().push(loan.clone());
         Ok(loan)
     }
@@ -63,13 +69,17 @@ fn directory(below: &Path, name: &str) -> Arc<dyn Backend> {
     Arc::new(DirectoryBackend::open(config).unwrap())
 }
 
-fn lender(from: &Arc<dyn Backend>, ports: std::ops::RangeInclusive<u16>) -> Arc<QemuLender> {
-    let config = LendingConfig { address: HOST, ports };
+fn lender(from: &Arc<dyn Backend>, ports: RangeInclusive<u16>) -> Arc<QemuLender> {
+    lender_lasting(from, ports, LOAN_LASTS)
+}
+
+fn lender_lasting(from: &Arc<dyn Backend>, ports: RangeInclusive<u16>, lasts: Duration) -> Arc<QemuLender> {
+    let config = LendingConfig { address: HOST, ports, lasts };
     Arc::new(QemuLender::new(config, Arc::new(Spawner), Limits::default(), [Arc::clone(from)]))
 }
 
 /// Ports that nobody listens on, as far as can be known.
-fn free_ports(count: u16) -> std::ops::RangeInclusive<u16> {
+fn free_ports(count: u16) -> RangeInclusive<u16> {
     loop {
         let first = TcpListener::bind((HOST, 0)).unwrap().local_addr().unwrap().port();
         let Some(last) = first.checked_add(count - 1) else { continue };
@@ -105,7 +115,7 @@ impl Hosts {
         self.root.path().join("from").join(volume(1).to_string())
     }
 
-    fn lend(&self, ports: std::ops::RangeInclusive<u16>) -> Arc<QemuLender> {
+    fn lend(&self, ports: RangeInclusive<u16>) -> Arc<QemuLender> {
         let lender = lender(&self.from, ports);
         *self.lenders.up.lock().unwrap() = Some(Arc::clone(&lender));
         lender
@@ -190,16 +200,105 @@ impl Launcher for Restarting {
 }
 
 #[tokio::test]
-async fn a_copy_whose_lender_is_gone_fails_and_goes_on_where_it_was_when_it_is_asked_for_again() {
+async fn a_copy_whose_lender_is_started_again_goes_on_with_the_new_one() {
     let hosts = Arc::new(Hosts::with_source(2).await);
     hosts.lend(free_ports(2));
     let launcher = Arc::new(Restarting { hosts: Arc::clone(&hosts), copied: Mutex::default() });
-    let failure = hosts.copy(Arc::clone(&launcher) as Arc<dyn Launcher>, 2).await.unwrap_err();
-    assert!(failure.kind.is_retryable(), "{failure}");
-    assert!(!failure.message.contains(&HOST.to_string()), "no addresses: {failure}");
     assert_eq!(hosts.copy(Arc::clone(&launcher) as Arc<dyn Launcher>, 2).await, Ok(()));
     assert!(hosts.is_copied(2));
-    assert_eq!(*launcher.copied.lock().unwrap(), 2, "each stretch was written once");
+    assert_eq!(*launcher.copied.lock().unwrap(), 3, "the second stretch was begun where nobody is any more");
+    let lenders = hosts.lenders.asked.lock().unwrap().iter().map(|loan| loan.lender).collect::<Vec<_>>();
+    assert!(lenders.first() != lenders.last(), "{lenders:?}");
+}
+
+/// Ends the server in the middle of what reads from it, the first time.
+struct Killing {
+    hosts: Arc<Hosts>,
+    left: Mutex<bool>,
+}
+
+#[async_trait]
+impl Launcher for Killing {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        let is_first = program.argv().iter().any(|word| word == "convert")
+            && std::mem::take(&mut *self.left.lock().unwrap());
+        if !is_first {
+            return program.run().await;
+        }
+        // what reads does not come to an end, as if its lender's host had lost its power
+        let first = self.hosts.lenders.up.lock().unwrap().take().unwrap();
+        first.give_back_all().await;
+        self.hosts.lend(free_ports(2));
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn what_reads_from_a_host_that_is_gone_is_not_waited_for_once_the_source_is_lent_elsewhere() {
+    let hosts = Arc::new(Hosts::with_source(1).await);
+    let first = lender_lasting(&hosts.from, free_ports(2), Duration::from_secs(2));
+    *hosts.lenders.up.lock().unwrap() = Some(first);
+    let launcher = Killing { hosts: Arc::clone(&hosts), left: Mutex::new(true) };
+    assert_eq!(hosts.copy(Arc::new(launcher), 1).await, Ok(()));
+    assert!(hosts.is_copied(1));
+}
+
+#[tokio::test]
+async fn an_executor_that_is_away_for_a_while_is_waited_for() {
+    let hosts = Arc::new(Hosts::with_source(1).await);
+    let copying = tokio::spawn({
+        let hosts = Arc::clone(&hosts);
+        async move { hosts.copy(Arc::new(Spawner), 1).await }
+    });
+    until("it has been asked in vain twice", || *hosts.lenders.in_vain.lock().unwrap() >= 2).await;
+    hosts.lend(free_ports(1));
+    assert_eq!(copying.await.unwrap(), Ok(()));
+    assert!(hosts.is_copied(1));
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let waited = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), waited).await.is_ok(), "waited too long: {what}");
+}
+
+#[tokio::test]
+async fn a_loan_lasts_while_it_is_asked_for_and_ends_by_itself_afterwards() {
+    let hosts = Hosts::with_source(1).await;
+    let lender = lender_lasting(&hosts.from, free_ports(1), Duration::from_secs(2));
+    *hosts.lenders.up.lock().unwrap() = Some(lender);
+    let loans = Arc::clone(&hosts.lenders) as Arc<dyn Loans>;
+    let borrowed = Borrowed::begin(loans, pool("from"), volume(1)).await.unwrap();
+    // asked for six times while it lasts: by then it would be over
+    until("it is asked for", || hosts.lenders.asked.lock().unwrap().len() > 12).await;
+    assert!(hosts.is_served(0).await);
+    let loans: Vec<Loan> = hosts.lenders.asked.lock().unwrap().clone();
+    assert!(loans.iter().all(|loan| *loan == loans[0]));
+    drop(borrowed);
+    let gone = async {
+        while is_served(&loans[0]).await {
+            tokio::task::yield_now().await
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), gone).await.is_ok(), "it is still served");
+}
+
+#[tokio::test]
+async fn a_loan_that_was_given_back_is_not_made_again_nor_of_something_else() {
+    let hosts = Hosts::with_source(1).await;
+    let lender = hosts.lend(free_ports(1));
+    let request = hosts.request();
+    let loan = lender.lend(&request).await.unwrap();
+    let another = LoanRequest { object: volume(7), ..request.clone() };
+    assert_eq!(lender.lend(&another).await.unwrap_err().kind, FailureKind::Mismatch);
+    lender.give_back(request.loan).await;
+    assert!(!is_served(&loan).await);
+    let late = lender.lend(&request).await.unwrap_err();
+    assert_eq!(late.kind, FailureKind::BackendUnavailable, "{late}");
+    assert!(!is_served(&loan).await);
 }
 
 #[tokio::test]
@@ -208,12 +307,28 @@ async fn who_has_not_the_key_reads_nothing() {
     let lender = hosts.lend(free_ports(1));
     let request = hosts.request();
     let loan = lender.lend(&request).await.unwrap();
-    assert!(is_served(&loan).await);
-    let url = format!("nbd://{}:{}/{}", loan.host, loan.port, request.loan);
-    let look = |program: Program| program.arg(&url).run();
-    let refused = look(Program::new("qemu-img", std::time::Duration::from_secs(20)).arg("info")).await;
+    let info = || Program::new("qemu-img", Duration::from_secs(20)).arg("info");
+    let unencrypted = format!("nbd://{}:{}/{}", loan.host, loan.port, request.loan);
+    let refused = info().arg(unencrypted).run().await;
     let Err(ProcessError::Failed { stderr_tail, .. }) = refused else { panic!("{refused:?}") };
     assert!(stderr_tail.to_lowercase().contains("tls"), "{stderr_tail}");
+
+    let keys = tempfile::tempdir().unwrap();
+    let with_key = async |key: &str| {
+        std::fs::write(keys.path().join("keys.psk"), format!("tephra:{key}\n")).unwrap();
+        let object =
+            format!("tls-creds-psk,id=k,endpoint=client,username=tephra,dir={}", keys.path().display());
+        let image = format!(
+            "driver=raw,file.driver=nbd,file.server.type=inet,file.server.host={},file.server.port={},\
+             file.export={},file.tls-creds=k",
+            loan.host, loan.port, request.loan
+        );
+        info().arg("--object").arg(object).arg("--image-opts").arg(image).run().await
+    };
+    let wrong = with_key(&"0".repeat(loan.key.len())).await;
+    assert!(matches!(wrong, Err(ProcessError::Failed { .. })), "{wrong:?}");
+    let right = with_key(&loan.key).await;
+    assert!(right.is_ok(), "{right:?}");
     lender.give_back(request.loan).await;
 }
 

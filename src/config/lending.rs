@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use tephra_executors::copy::LendingConfig;
+use tephra_executors::copy::{LOAN_LASTS, LendingConfig};
 
 use super::refuse;
 use crate::failure::CommandResult;
@@ -41,12 +41,14 @@ impl LendingSection {
     pub fn adapter(&self) -> CommandResult<Option<LendingConfig>> {
         let Self { address, first_port, ports } = *self;
         let Some(address) = address else { return Ok(None) };
-        if address.is_unspecified() {
+        if address.is_unspecified() || address.is_multicast() {
             return Err(refuse("lending.address", "other hosts must be told one address of this host"));
         }
         let last = ports.checked_sub(1).and_then(|more| first_port.checked_add(more));
         match last {
-            Some(last) if first_port > 0 => Ok(Some(LendingConfig { address, ports: first_port..=last })),
+            Some(last) if first_port > 0 => {
+                Ok(Some(LendingConfig { address, ports: first_port..=last, lasts: LOAN_LASTS }))
+            }
             Some(_) | None => {
                 Err(refuse("lending.ports", "between 1 and what there is above lending.first_port"))
             }

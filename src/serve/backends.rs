@@ -1,6 +1,8 @@
 //! The backends of the configuration, opened.
 
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tephra_domain::ids::{BackendName, PoolName, ZoneName};
@@ -11,12 +13,15 @@ use tephra_executors::backend::rbd::{RbdBackend, RbdConfig};
 use tephra_executors::copy::{Copier, Limits, Neighbours, QemuLender};
 use tephra_executors::export::Exporting;
 use tephra_executors::export::tgt::{TgtConfig, TgtExporter};
-use tephra_executors::process::Spawner;
+use tephra_executors::process::{Program, Spawner};
 use tephra_journal::loans::Lender;
 use tephra_journal::secrets::MasterKey;
 
 use crate::config::{BackendConfig, Config, Driver};
 use crate::failure::{CommandError, CommandResult, Exit};
+
+/// How long a program may take to say its version.
+const VERSION_LIMIT: Duration = Duration::from_secs(20);
 
 /// Opens all backends, in the order of the configuration, and makes them neighbours: whatever one of
 /// them holds can be copied into any other.
@@ -40,12 +45,18 @@ pub(super) async fn open_backends(
 /// What lends these backends to executors of other processes, if the configuration says where.
 ///
 /// # Errors
-/// The key of a value that cannot be meant.
-pub(super) fn open_lender(
+/// The key of a value that cannot be meant; an address that is not this host's; `qemu-nbd` is not there.
+pub(super) async fn open_lender(
     config: &Config,
     opened: &[Arc<dyn Backend>],
 ) -> CommandResult<Option<Arc<dyn Lender>>> {
     let Some(lending) = config.lending.adapter()? else { return Ok(None) };
+    let refused = |reason: &dyn std::fmt::Display| {
+        CommandError::new(Exit::Usage, format!("lending.address: nothing can be lent: {reason}"))
+    };
+    TcpListener::bind((lending.address, 0)).map_err(|error| refused(&error))?;
+    let version = Program::new("qemu-nbd", VERSION_LIMIT).arg("--version").run().await;
+    version.map_err(|error| refused(&error).hint("on Debian, qemu-nbd comes with qemu-utils"))?;
     let (launcher, opened) = (Arc::new(Spawner), opened.iter().cloned());
     Ok(Some(Arc::new(QemuLender::new(lending, launcher, Limits::default(), opened))))
 }

@@ -105,7 +105,7 @@ impl<'a> NatsStage<'a> {
             let store = open_store(self.config)?;
             let images = store.map(|store| open_worker(self.config, store)).transpose()?;
             let (opened, neighbours) = open_backends(self.config, master_key(self.config)?.as_ref()).await?;
-            let lender = open_lender(self.config, &opened)?;
+            let lender = open_lender(self.config, &opened).await?;
             let loans = NatsLoans::new(self.client.clone(), self.nats.cell.clone());
             let neighbours = Arc::new(neighbours.among_others(Arc::new(loans), lender.is_some()));
             for (backend, opened) in self.config.backends.iter().zip(opened) {

@@ -2,13 +2,14 @@
 //!
 //! What it runs: `prlimit … qemu-nbd --read-only --persistent --tls-creds=…`, one for each loan, on a port
 //! of its own. It speaks TLS and lets in who has the loan's key, which goes over NATS to whoever asked. It is a
-//! child of ours that dies with us: a lender that is gone holds nothing open, and has nothing to be swept.
+//! child of ours that dies with us: a lender that is gone holds nothing open. What a kill -9 leaves behind is a
+//! directory in that for temporary files, with a key that opens nothing any more.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, TcpListener};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,10 +17,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tephra_domain::effect::{Failure, FailureKind};
 use tephra_domain::ids::BackendName;
 use tephra_journal::loans::{Lender, Loan, LoanRequest};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::key::{CREDENTIALS, Endpoint, KeyDirectory};
@@ -30,11 +31,17 @@ use crate::process::{Launcher, Output, ProcessError, Program};
 /// How long a loan lasts that nobody asks for again.
 pub const LOAN_LASTS: Duration = Duration::from_secs(60);
 
+/// For how long a loan that was given back is not made again: a question that was overtaken may arrive later.
+const GIVEN_BACK_FOR: Duration = Duration::from_secs(120);
+
 /// The longest that one server runs. A loan that lasts longer gets another one.
 const SERVED_AT_MOST: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How long a server may take to open what it serves.
-const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long lending may take, so that whoever asks still hears of it.
+const LEND_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a server may take of that to open what it serves.
+const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// How often it is looked whether it has.
 const START_INTERVAL: Duration = Duration::from_millis(10);
@@ -55,6 +62,8 @@ pub struct LendingConfig {
     pub address: IpAddr,
     /// The ports, one for each loan.
     pub ports: RangeInclusive<u16>,
+    /// How long a loan lasts that nobody asks for again; usually [`LOAN_LASTS`].
+    pub lasts: Duration,
 }
 
 /// Lends what the backends of this process hold.
@@ -64,22 +73,32 @@ pub struct QemuLender {
     launcher: Arc<dyn Launcher>,
     limits: Limits,
     backends: BTreeMap<BackendName, Arc<dyn Backend>>,
-    loans: Mutex<BTreeMap<Uuid, Lent>>,
+    book: Mutex<Book>,
+}
+
+/// All loans. Nobody waits for anything while it is open.
+#[derive(Default)]
+struct Book {
+    loans: BTreeMap<Uuid, Entry>,
+    given_back: VecDeque<(Instant, Uuid)>,
+}
+
+enum Entry {
+    /// It is being made, perhaps on a port already.
+    Beginning { port: Option<u16> },
+    /// It is served.
+    Lent(Lent),
 }
 
 struct Lent {
+    request: LoanRequest,
     loan: Loan,
     until: watch::Sender<Instant>,
-    is_over: CancellationToken,
+    /// Ends it, also when this is dropped.
+    is_over: DropGuard,
+    /// That it is ending.
+    ends: CancellationToken,
     serving: JoinHandle<Option<ProcessError>>,
-}
-
-impl Lent {
-    /// The loan, which lasts as long as a new one from now on.
-    fn renewed(&self) -> Loan {
-        self.until.send_replace(Instant::now() + LOAN_LASTS);
-        self.loan.clone()
-    }
 }
 
 /// A server that is being started on a port.
@@ -87,6 +106,65 @@ struct Start {
     program: Program,
     pid_file: PathBuf,
     keys: KeyDirectory,
+}
+
+/// What is to be done about a question.
+enum Turn {
+    Known(Loan),
+    Refused(Failure),
+    Begin,
+}
+
+impl Book {
+    fn forget_what_is_over(&mut self) {
+        self.loans.retain(|_, entry| match entry {
+            Entry::Beginning { .. } => true,
+            Entry::Lent(lent) => !lent.ends.is_cancelled() && !lent.serving.is_finished(),
+        });
+        self.given_back.retain(|(at, _)| at.elapsed() < GIVEN_BACK_FOR);
+    }
+
+    fn turn(&mut self, request: &LoanRequest, lasts: Duration) -> Turn {
+        self.forget_what_is_over();
+        let refused = |kind, message: &str| Turn::Refused(Failure::new(kind, message));
+        if self.given_back.iter().any(|(_, loan)| *loan == request.loan) {
+            return refused(FailureKind::BackendUnavailable, "the loan was given back");
+        }
+        match self.loans.get(&request.loan) {
+            Some(Entry::Lent(lent)) if lent.request == *request => {
+                lent.until.send_replace(Instant::now() + lasts);
+                Turn::Known(lent.loan.clone())
+            }
+            Some(Entry::Lent(_)) => refused(FailureKind::Mismatch, "the loan is of another object"),
+            Some(Entry::Beginning { .. }) => refused(FailureKind::Busy, "the loan is being made"),
+            None => {
+                self.loans.insert(request.loan, Entry::Beginning { port: None });
+                Turn::Begin
+            }
+        }
+    }
+
+    fn has_port(&self, port: u16) -> bool {
+        self.loans.values().any(|entry| match entry {
+            Entry::Beginning { port: taken } => *taken == Some(port),
+            Entry::Lent(lent) => lent.loan.port == port,
+        })
+    }
+}
+
+/// A loan that is being made: gone from the book if it does not come to be.
+struct Beginning<'a> {
+    lender: &'a QemuLender,
+    loan: Uuid,
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        let mut book = self.lender.book();
+        if matches!(book.loans.get(&self.loan), Some(Entry::Beginning { .. })) {
+            book.loans.remove(&self.loan);
+        }
+    }
 }
 
 impl QemuLender {
@@ -104,53 +182,68 @@ impl QemuLender {
             launcher,
             limits,
             backends: backends.into_iter().map(named).collect(),
-            loans: Mutex::default(),
+            book: Mutex::default(),
         }
     }
 
     /// Ends all loans.
     pub async fn give_back_all(&self) {
-        let all: Vec<Uuid> = self.loans.lock().await.keys().copied().collect();
+        let all: Vec<Uuid> = self.book().loans.keys().copied().collect();
         for loan in all {
             self.give_back(loan).await;
         }
     }
 
-    /// Lends what is in one place, of whatever backend.
-    pub(crate) async fn lend_content(
-        &self,
-        request: &LoanRequest,
-        content: &Content,
-    ) -> Result<Loan, Failure> {
-        let mut loans = self.loans.lock().await;
-        match known(&mut loans, request.loan) {
-            Some(loan) => Ok(loan),
-            None => self.lend_from(&mut loans, request, content).await,
-        }
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn lend_from(
+    /// Lends what is in one place, of whatever backend.
+    pub(crate) async fn lend_from(
         &self,
-        loans: &mut BTreeMap<Uuid, Lent>,
         request: &LoanRequest,
-        content: &Content,
+        content: impl Future<Output = Result<Content, Failure>>,
     ) -> Result<Loan, Failure> {
-        let taken = loans.values().map(|lent| lent.loan.port).collect();
-        let lent = self.begin(request, content, &taken).await?;
+        let turn = self.book().turn(request, self.config.lasts);
+        match turn {
+            Turn::Known(loan) => return Ok(loan),
+            Turn::Refused(failure) => return Err(failure),
+            Turn::Begin => {}
+        }
+        let _beginning = Beginning { lender: self, loan: request.loan };
+        let made = async { self.make(request, &content.await?).await };
+        let lent = tokio::time::timeout(LEND_LIMIT, made).await.map_err(|_| {
+            let message = format!("{} cannot be lent within {} s", request.object, LEND_LIMIT.as_secs());
+            Failure::new(FailureKind::TimedOut, message)
+        })??;
+        let loan = lent.loan.clone();
+        let mut book = self.book();
+        match book.loans.get_mut(&request.loan) {
+            Some(entry) => *entry = Entry::Lent(lent),
+            // it was given back before it was there
+            None => return Err(Failure::new(FailureKind::BackendUnavailable, "the loan was given back")),
+        }
+        drop(book);
         tracing::info!(object = %request.object, pool = %request.pool, "lent to another executor");
-        let loan = lent.renewed();
-        loans.insert(request.loan, lent);
         Ok(loan)
     }
 
-    async fn begin(
-        &self,
-        request: &LoanRequest,
-        content: &Content,
-        taken: &BTreeSet<u16>,
-    ) -> Result<Lent, Failure> {
+    /// A port that nobody has, for a loan that is being made.
+    fn port(&self, loan: Uuid, tried: u16) -> Option<u16> {
+        let mut book = self.book();
+        let is_free = |port: &u16| TcpListener::bind((self.config.address, *port)).is_ok();
+        let mut ports = self.config.ports.clone().filter(|port| *port > tried);
+        let found = ports.find(|port| !book.has_port(*port) && is_free(port))?;
+        // it may have been given back meanwhile
+        *book.loans.get_mut(&loan)? = Entry::Beginning { port: Some(found) };
+        Some(found)
+    }
+
+    async fn make(&self, request: &LoanRequest, content: &Content) -> Result<Lent, Failure> {
         let source = End::of(content).await;
-        for port in self.config.ports.clone().filter(|port| !taken.contains(port)) {
+        let mut tried = 0;
+        while let Some(port) = self.port(request.loan, tried) {
+            tried = port;
             // 244 random bits
             let key = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
             let start = self.server(&source, request.loan, port, KeyDirectory::make(&key).await?);
@@ -159,9 +252,9 @@ impl QemuLender {
                 host: self.config.address.to_string().into(),
                 port,
                 key: key.into(),
-                lasts_ms: u64::try_from(LOAN_LASTS.as_millis()).unwrap_or(u64::MAX),
+                lasts_ms: u64::try_from(self.config.lasts.as_millis()).unwrap_or(u64::MAX),
             };
-            match self.served(start, loan).await {
+            match self.served(start, request, loan).await {
                 Ok(lent) => return Ok(lent),
                 Err(ProcessError::Failed { stderr_tail, .. }) if stderr_tail.contains(PORT_TAKEN) => {}
                 Err(error) => {
@@ -193,30 +286,30 @@ impl QemuLender {
     }
 
     /// Serves until nobody asks for it any more, once the server listens.
-    async fn served(&self, start: Start, loan: Loan) -> Result<Lent, ProcessError> {
+    async fn served(&self, start: Start, request: &LoanRequest, loan: Loan) -> Result<Lent, ProcessError> {
         let Start { program, pid_file, keys } = start;
-        let (until, mut lasts) = watch::channel(Instant::now() + START_LIMIT + LOAN_LASTS);
-        let (is_over, launcher) = (CancellationToken::new(), Arc::clone(&self.launcher));
-        let (over, running) = (is_over.clone(), pid_file.clone());
+        let (until, mut lasts) = watch::channel(Instant::now() + START_LIMIT + self.config.lasts);
+        let (over, ends) = (CancellationToken::new(), CancellationToken::new());
+        let is_over = over.clone().drop_guard();
+        let (launcher, running, ending) = (Arc::clone(&self.launcher), pid_file.clone(), ends.clone());
         let mut serving = tokio::spawn(async move {
+            let _keys = keys;
             let mut ended = launcher.launch(program);
-            let reason = tokio::select! {
+            tokio::select! {
                 biased;
-                () = over.cancelled() => None,
+                () = over.cancelled() => {}
                 output = &mut ended => return died(output),
-                () = run_out(&mut lasts) => Some("nobody asks for it any more"),
-            };
-            if let Some(reason) = reason {
-                tracing::info!(reason, "a loan has ended");
+                () = run_out(&mut lasts) => tracing::info!("a loan has ended: nobody asks for it any more"),
             }
+            ending.cancel();
+            // without a number it has not begun, and dropping it ends it
             if let Some(pid) = read_pid(&running).await {
                 // it is our child, and not waited for yet: nobody else has its number
                 if let Err(error) = kill_process(pid, Signal::KILL) {
                     tracing::warn!(%error, "a loan's server could not be ended");
                 }
+                drop(tokio::time::timeout(END_LIMIT, ended).await);
             }
-            drop(tokio::time::timeout(END_LIMIT, ended).await);
-            drop(keys);
             None
         });
         let started = async {
@@ -225,26 +318,18 @@ impl QemuLender {
                 tokio::time::sleep(START_INTERVAL).await;
             }
         };
-        let lent = |serving| Lent { loan, until, is_over: is_over.clone(), serving };
         tokio::select! {
             biased;
             ended = &mut serving => Err(ended.ok().flatten().unwrap_or_else(|| no_answer(Duration::ZERO))),
             started = tokio::time::timeout(START_LIMIT, started) => match started {
-                Ok(()) => Ok(lent(serving)),
-                Err(_elapsed) => {
-                    is_over.cancel();
-                    drop(serving.await);
-                    Err(no_answer(START_LIMIT))
+                Ok(()) => {
+                    until.send_replace(Instant::now() + self.config.lasts);
+                    Ok(Lent { request: request.clone(), loan, until, is_over, ends, serving })
                 }
+                Err(_elapsed) => Err(no_answer(START_LIMIT)),
             },
         }
     }
-}
-
-/// A loan that is served, which lasts longer now.
-fn known(loans: &mut BTreeMap<Uuid, Lent>, loan: Uuid) -> Option<Loan> {
-    loans.retain(|_, lent| !lent.serving.is_finished());
-    loans.get(&loan).map(Lent::renewed)
 }
 
 /// What a borrower asks a server for.
@@ -308,23 +393,25 @@ impl Lender for QemuLender {
     }
 
     async fn lend(&self, request: &LoanRequest) -> Result<Loan, Failure> {
-        let mut loans = self.loans.lock().await;
-        if let Some(loan) = known(&mut loans, request.loan) {
-            return Ok(loan);
-        }
-        let Some(backend) = self.backends.get(&request.pool.backend) else {
-            let message = format!("{} is not served by this executor", request.pool);
-            return Err(Failure::new(FailureKind::BackendUnavailable, message));
+        let content = async {
+            let Some(backend) = self.backends.get(&request.pool.backend) else {
+                let message = format!("{} is not served by this executor", request.pool);
+                return Err(Failure::new(FailureKind::BackendUnavailable, message));
+            };
+            backend.content(&request.pool.pool, request.object).await
         };
-        let content = backend.content(&request.pool.pool, request.object).await?;
-        self.lend_from(&mut loans, request, &content).await
+        self.lend_from(request, content).await
     }
 
     async fn give_back(&self, loan: Uuid) {
-        let lent = self.loans.lock().await.remove(&loan);
-        if let Some(lent) = lent {
-            lent.is_over.cancel();
-            drop(lent.serving.await);
+        let entry = {
+            let mut book = self.book();
+            book.given_back.push_back((Instant::now(), loan));
+            book.loans.remove(&loan)
+        };
+        if let Some(Entry::Lent(Lent { is_over, serving, .. })) = entry {
+            drop(is_over);
+            drop(serving.await);
         }
     }
 }

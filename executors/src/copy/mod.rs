@@ -32,6 +32,7 @@ mod work;
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::PoolName;
 use tephra_domain::units::SizeGib;
@@ -41,7 +42,7 @@ pub use self::lender::{LOAN_LASTS, LendingConfig, QemuLender};
 pub use self::qemu::Limits;
 use self::qemu::{Blank, Runs};
 pub(crate) use self::qemu::{DIFFERENT, End, escaped};
-use self::stretch::stretches;
+use self::stretch::{Stretch, stretches};
 pub use self::work::{Neighbours, act};
 use crate::backend::{Backend, Content};
 use crate::process::Launcher;
@@ -68,6 +69,13 @@ pub struct Copied {
     pub found: usize,
 }
 
+impl std::ops::AddAssign for Copied {
+    fn add_assign(&mut self, more: Self) {
+        self.written = self.written.saturating_add(more.written);
+        self.found = self.found.saturating_add(more.found);
+    }
+}
+
 /// Where the data comes from.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
@@ -78,10 +86,33 @@ pub enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    async fn end(self) -> End<'a> {
+    async fn end(self) -> Result<End<'a>, Failure> {
         match self {
-            Self::Here(content) => End::of(content).await,
-            Self::Lent(borrowed) => End::lent(borrowed.access()),
+            Self::Here(content) => Ok(End::of(content).await),
+            Self::Lent(borrowed) => Ok(End::lent(borrowed.access()?)),
+        }
+    }
+
+    /// Works with what is read at one place, as long as it is there; with that at another place once more.
+    async fn with<'w, T>(
+        self,
+        work: impl Fn(End<'a>) -> BoxFuture<'w, Result<T, Failure>> + Send + Sync,
+    ) -> Result<T, Failure> {
+        loop {
+            let end = self.end().await?;
+            let Self::Lent(borrowed) = self else { return work(end).await };
+            let access = borrowed.access()?;
+            let worked = tokio::select! {
+                biased;
+                worked = work(end) => worked,
+                () = borrowed.is_elsewhere(&access) => continue,
+            };
+            match worked {
+                Err(failure) if failure.kind.is_retryable() && borrowed.has_moved(&access).await? => {
+                    tracing::info!(%failure, "reading goes on elsewhere");
+                }
+                worked => return worked,
+            }
         }
     }
 }
@@ -99,6 +130,16 @@ pub struct Target<'a> {
     pub size: SizeGib,
 }
 
+/// A stretch that is to be brought about.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    target: Target<'a>,
+    end: &'a End<'a>,
+    stretch: Stretch,
+    is_new: bool,
+    blank: Blank,
+}
+
 impl Copier {
     /// Runs programs through a launcher, within limits.
     pub fn new(launcher: Arc<dyn Launcher>, limits: Limits) -> Self {
@@ -113,8 +154,8 @@ impl Copier {
     /// written; `Mismatch` if it does not hold what was written.
     pub async fn copy(&self, source: Source<'_>, target: Target<'_>) -> Result<Copied, Failure> {
         let Target { backend, pool, volume, size } = target;
-        let mut runs = Runs { launcher: &self.launcher, limits: self.limits, source: source.end().await };
-        let stretches = stretches(runs.length().await?, size.bytes())?;
+        let length = source.with(|from| Box::pin(async move { self.runs(from).length().await })).await?;
+        let stretches = stretches(length, size.bytes())?;
 
         let is_new = match backend.content(pool, volume).await {
             Ok(_) => false,
@@ -128,28 +169,36 @@ impl Copier {
 
         let mut copied = Copied::default();
         for stretch in stretches {
-            // what is lent may be served elsewhere by now
-            runs.source = source.end().await;
-            if !is_new && runs.is_there(stretch, &end).await? {
-                copied.found = copied.found.saturating_add(1);
-                continue;
-            }
-            // the storage may have been taken over by another process while the last one took its time
-            backend.content(pool, volume).await?;
-            runs.write(stretch, &end, blank).await?;
-            if !runs.is_there(stretch, &end).await? {
-                let message = format!(
-                    "{volume} does not hold what was copied into it, between bytes {} and {}",
-                    stretch.start,
-                    stretch.start.saturating_add(stretch.length)
-                );
-                return Err(Failure::new(FailureKind::Mismatch, message));
-            }
-            copied.written = copied.written.saturating_add(1);
+            let work = Work { target, end: &end, stretch, is_new, blank };
+            copied += source.with(|from| Box::pin(self.stretch(from, work))).await?;
             tracing::debug!(%volume, bytes = stretch.start.saturating_add(stretch.length), "copied so far");
         }
-        runs.make_durable(&end, size.bytes()).await?;
+        self.runs(source.end().await?).make_durable(&end, size.bytes()).await?;
         Ok(copied)
+    }
+
+    const fn runs<'a>(&'a self, source: End<'a>) -> Runs<'a> {
+        Runs { launcher: &self.launcher, limits: self.limits, source }
+    }
+
+    async fn stretch(&self, from: End<'_>, work: Work<'_>) -> Result<Copied, Failure> {
+        let Work { target: Target { backend, pool, volume, .. }, end, stretch, is_new, blank } = work;
+        let runs = self.runs(from);
+        if !is_new && runs.is_there(stretch, end).await? {
+            return Ok(Copied { written: 0, found: 1 });
+        }
+        // the storage may have been taken over by another process while the last one took its time
+        backend.content(pool, volume).await?;
+        runs.write(stretch, end, blank).await?;
+        if runs.is_there(stretch, end).await? {
+            return Ok(Copied { written: 1, found: 0 });
+        }
+        let message = format!(
+            "{volume} does not hold what was copied into it, between bytes {} and {}",
+            stretch.start,
+            stretch.start.saturating_add(stretch.length)
+        );
+        Err(Failure::new(FailureKind::Mismatch, message))
     }
 }
 

@@ -305,6 +305,16 @@ impl Runs<'_> {
 
 impl End<'_> {
     fn without_location(&self, line: &str, name: &str) -> String {
+        let options = self.whole().to_string_lossy().into_owned();
+        let line = &match options.split_once(',').map(|(_, options)| options) {
+            // these say where it is in other words
+            Some(options) if line.contains(options) => {
+                let before = line.split(options).next().unwrap_or_default();
+                let start = before.rfind("driver=raw").unwrap_or(before.len());
+                line.replace(options, "").replacen(before.get(start..).unwrap_or_default(), name, 1)
+            }
+            Some(_) | None => line.to_owned(),
+        };
         let location = self.location();
         let quoted = line.replace(&*escaped(&location).to_string_lossy(), name);
         let quoted = quoted.replace(&*location.to_string_lossy(), name);

@@ -124,7 +124,8 @@ pub async fn serve_loans(
     let mut questions = select(shared, own);
     let places = Arc::new(Semaphore::new(ANSWERED_AT_A_TIME));
     while let Some(Some(question)) = stop.run_until_cancelled(questions.next()).await {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+        let place = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await;
+        let Some(Ok(place)) = place else { break };
         let (client, backend, lender) = (client.clone(), backend.clone(), Arc::clone(lender));
         // nobody waits for it: whoever asked is told, or asks again
         tokio::spawn(async move {

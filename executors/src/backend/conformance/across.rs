@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::super::directory::{DirectoryBackend, DirectoryConfig, OpenError};
 use super::super::{Backend, Content};
 use super::{BLOCK_BYTES, Bench, Fingerprint, ONE, Suite, TWO, snapshot_of, volume};
-use crate::copy::{Borrowed, Copied, Copier, LendingConfig, Limits, QemuLender, Source, Target};
+use crate::copy::{Borrowed, Copied, Copier, LOAN_LASTS, LendingConfig, Limits, QemuLender, Source, Target};
 use crate::process::Spawner;
 
 /// Where loans are served; several tests may run at once.
@@ -105,7 +105,7 @@ impl Pair<'_> {
         let content = self.from.backend().content(&from, source).await;
         let content = content.unwrap_or_else(|failure| panic!("{source} is not to be read: {failure}"));
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let config = LendingConfig { address, ports: LOAN_PORTS };
+        let config = LendingConfig { address, ports: LOAN_PORTS, lasts: LOAN_LASTS };
         let lender = QemuLender::new(config, Arc::new(Spawner), Limits::default(), []);
         let loans: Arc<dyn Loans> = Arc::new(OneLoan { lender, content });
         let from = PoolId { backend: self.from.backend().name().clone(), pool: from };
@@ -130,7 +130,7 @@ struct OneLoan {
 #[async_trait]
 impl Loans for OneLoan {
     async fn borrow(&self, _: Option<Uuid>, request: &LoanRequest) -> Result<Loan, Failure> {
-        self.lender.lend_content(request, &self.content).await
+        self.lender.lend_from(request, async { Ok(self.content.clone()) }).await
     }
 
     async fn give_back(&self, _: &BackendName, _: Uuid, loan: Uuid) -> Result<(), Failure> {
