@@ -1,6 +1,7 @@
 //! What the runner says to the ledger, for as long as it takes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -8,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tephra_domain::actor::Actor;
 use tephra_domain::backend::BackendDescription;
 use tephra_domain::command::Command;
-use tephra_domain::effect::{EffectKey, Outcome};
+use tephra_domain::effect::Outcome;
 use tephra_domain::event::Event;
 use tephra_domain::ids::{CommandId, RequestId, VolumeId};
 use tephra_domain::operation::OperationEvent;
@@ -65,6 +66,8 @@ pub struct LedgerClient {
     neighbours: Option<Arc<Neighbours>>,
     gateway: Arc<dyn CommandGateway>,
     clock: Arc<dyn Clock>,
+    /// How often it was asked whether an attempt is due.
+    questions: AtomicU64,
 }
 
 impl LedgerClient {
@@ -75,7 +78,7 @@ impl LedgerClient {
         gateway: Arc<dyn CommandGateway>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { backend, neighbours, gateway, clock }
+        Self { backend, neighbours, gateway, clock, questions: AtomicU64::default() }
     }
 
     /// The backend as it describes itself, and what its executor can read.
@@ -153,10 +156,14 @@ impl LedgerClient {
         }
     }
 
-    /// Whether the ledger still waits for this attempt.
+    /// Whether the ledger still waits for this attempt, now: each question has an id of its own, so that no
+    /// answer to an earlier one is taken for it, ours or another executor's.
     pub async fn is_due(&self, order: &WorkOrder) -> bool {
         let key = order.due.key;
-        let asked = self.submit(submission("check", order, Command::CheckAttempt { key })).await;
+        let at = self.clock.now().micros().to_string();
+        let number = self.questions.fetch_add(1, Ordering::Relaxed).to_string();
+        let id = command_id(&["check", &key.to_string(), &at, &number]);
+        let asked = self.submit(submission(id, order, Command::CheckAttempt { key })).await;
         match asked {
             Ok(_) => true,
             Err(Rejection::StaleReport) => {
@@ -174,18 +181,18 @@ impl LedgerClient {
     /// Reports how an attempt turned out.
     pub async fn report(&self, order: &WorkOrder, outcome: Outcome) -> Fate {
         let key = order.due.key;
-        let fate =
-            match self.submit(submission("report", order, Command::ReportOutcome { key, outcome })).await {
-                Ok(_) => Fate::Accepted,
-                Err(Rejection::StaleReport) => {
-                    tracing::info!("the report is stale: its attempt has been overtaken");
-                    Fate::Stale
-                }
-                Err(rejection) => {
-                    tracing::error!(%rejection, "the ledger refuses the report");
-                    Fate::Rejected
-                }
-            };
+        let id = command_id(&["report", &key.to_string()]);
+        let fate = match self.submit(submission(id, order, Command::ReportOutcome { key, outcome })).await {
+            Ok(_) => Fate::Accepted,
+            Err(Rejection::StaleReport) => {
+                tracing::info!("the report is stale: its attempt has been overtaken");
+                Fate::Stale
+            }
+            Err(rejection) => {
+                tracing::error!(%rejection, "the ledger refuses the report");
+                Fate::Rejected
+            }
+        };
         ::metrics::counter!(metrics::REPORTS_TOTAL, "backend" => self.label(), "fate" => fate.as_str())
             .increment(1);
         fate
@@ -224,18 +231,8 @@ impl LedgerClient {
     }
 }
 
-fn submission(purpose: &str, order: &WorkOrder, command: Command) -> Submission {
-    Submission {
-        id: report_id(purpose, order.due.key),
-        request: order.request.clone(),
-        actor: Actor::system(),
-        idempotency: None,
-        command,
-    }
-}
-
-fn report_id(purpose: &str, key: EffectKey) -> CommandId {
-    command_id(&[purpose, &key.to_string()])
+fn submission(id: CommandId, order: &WorkOrder, command: Command) -> Submission {
+    Submission { id, request: order.request.clone(), actor: Actor::system(), idempotency: None, command }
 }
 
 /// An id that follows from what the command is about: the same report has the same id, whoever

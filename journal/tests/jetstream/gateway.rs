@@ -333,9 +333,15 @@ async fn an_executor_is_heard_on_the_attempts_of_its_own_backend_and_on_no_other
             other => panic!("{other:?}"),
         }
     }
-    executor.submit(submission(Actor::system(), check)).await.unwrap();
+    let question = submission(Actor::system(), check);
+    executor.submit(question.clone()).await.unwrap();
     let done = executor.submit(submission(Actor::system(), report.clone())).await.unwrap();
     assert!(matches!(done, Receipt::Accepted { .. }), "{done:?}");
+    // what was so before the report is no answer after it, not even to the same question
+    match executor.submit(question).await {
+        Err(SubmitError::Rejected(Rejection::StaleReport)) => {}
+        other => panic!("{other:?}"),
+    }
     match stranger.submit(submission(Actor::system(), report)).await {
         Err(SubmitError::Rejected(Rejection::StaleReport)) => {}
         other => panic!("{other:?}"),
