@@ -111,10 +111,15 @@ fn ended(program: &str, command: &str, code: Option<i32>, stderr: &str) -> Refus
     if let (Some(code), "qemu-img") = (code, program) {
         return failed(kind_of(stderr), &format!("failed with exit code {code}"));
     }
-    // `rm` notes in the trash what it removes; where the pool has no room for that, it says that there is no
-    // image, and leaves it
-    if says("Disk quota exceeded") || says("No space left on device") {
-        return failed(FailureKind::NoSpace, "the pool is full");
+    // `rm` notes in the trash what it removes; where it cannot, it says that there is no image, and leaves it
+    if code == Some(errno::ENOENT)
+        && (says("failed to add image to trash") || says("error setting trash image state"))
+    {
+        if says("Disk quota exceeded") || says("No space left on device") {
+            return failed(FailureKind::NoSpace, "the pool is full");
+        }
+        let kind = if says("timed out") { FailureKind::TimedOut } else { FailureKind::BackendError };
+        return failed(kind, "the image could not be moved into the trash");
     }
     match code {
         Some(errno::ENOENT) => Refusal::Missing,
@@ -214,6 +219,17 @@ mod tests {
     fn an_image_that_a_full_pool_does_not_let_go_of_is_not_missing() {
         let refused = "librbd::trash::MoveRequest: 0x7f2c handle_trash_add: failed to add image to trash: (122) Disk quota exceeded\nlibrbd::api::Trash: move: error setting trash image state: (2) No such file or directory\nrbd: delete error: (2) No such file or directory";
         assert_eq!(kind(2, refused), FailureKind::NoSpace);
+        let stalled = refused.replace("(122) Disk quota exceeded", "(110) Connection timed out");
+        assert_eq!(kind(2, &stalled), FailureKind::TimedOut);
+        let other = refused.replace("(122) Disk quota exceeded", "(5) Input/output error");
+        assert_eq!(kind(2, &other), FailureKind::BackendError);
+    }
+
+    #[test]
+    fn what_the_log_of_a_program_has_no_room_for_says_nothing_of_the_pool() {
+        let log = "problem writing to /var/log/ceph/client.log: (28) No space left on device\n";
+        let missing = format!("{log}rbd: error opening image volume-1: (2) No such file or directory");
+        assert_eq!(of(2, &missing), Refusal::Missing);
     }
 
     #[test]
