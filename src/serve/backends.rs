@@ -52,7 +52,8 @@ pub(super) async fn open_lender(
 ) -> CommandResult<Option<Arc<dyn Lender>>> {
     let Some(lending) = config.lending.adapter()? else { return Ok(None) };
     let refused = |reason: &dyn std::fmt::Display| {
-        CommandError::new(Exit::Usage, format!("lending.address: nothing can be lent: {reason}"))
+        // not one that a service manager takes for good: the address may be there a moment later
+        CommandError::new(Exit::Error, format!("lending.address: nothing can be lent: {reason}"))
     };
     TcpListener::bind((lending.address, 0)).map_err(|error| refused(&error))?;
     let version = Program::new("qemu-nbd", VERSION_LIMIT).arg("--version").run().await;

@@ -124,7 +124,7 @@ impl Book {
         self.given_back.retain(|(at, _)| at.elapsed() < GIVEN_BACK_FOR);
     }
 
-    fn turn(&mut self, request: &LoanRequest, lasts: Duration) -> Turn {
+    fn turn(&mut self, request: &LoanRequest, lasts: Duration, most: usize) -> Turn {
         self.forget_what_is_over();
         let refused = |kind, message: &str| Turn::Refused(Failure::new(kind, message));
         if self.given_back.iter().any(|(_, loan)| *loan == request.loan) {
@@ -137,6 +137,9 @@ impl Book {
             }
             Some(Entry::Lent(_)) => refused(FailureKind::Mismatch, "the loan is of another object"),
             Some(Entry::Beginning { .. }) => refused(FailureKind::Busy, "the loan is being made"),
+            None if self.loans.len() >= most => {
+                refused(FailureKind::BackendUnavailable, "all ports for loans are taken")
+            }
             None => {
                 self.loans.insert(request.loan, Entry::Beginning { port: None });
                 Turn::Begin
@@ -204,7 +207,7 @@ impl QemuLender {
         request: &LoanRequest,
         content: impl Future<Output = Result<Content, Failure>>,
     ) -> Result<Loan, Failure> {
-        let turn = self.book().turn(request, self.config.lasts);
+        let turn = self.book().turn(request, self.config.lasts, self.config.ports.len());
         match turn {
             Turn::Known(loan) => return Ok(loan),
             Turn::Refused(failure) => return Err(failure),

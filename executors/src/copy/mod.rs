@@ -47,6 +47,9 @@ pub use self::work::{Neighbours, act};
 use crate::backend::{Backend, Content};
 use crate::process::Launcher;
 
+/// How often one stretch is begun again because what it is read from is elsewhere.
+const MOST_MOVES: u32 = 5;
+
 /// Copies between backends.
 #[derive(Clone)]
 pub struct Copier {
@@ -98,9 +101,15 @@ impl<'a> Source<'a> {
         self,
         work: impl Fn(End<'a>) -> BoxFuture<'w, Result<T, Failure>> + Send + Sync,
     ) -> Result<T, Failure> {
+        let mut moves = 0_u32;
         loop {
             let end = self.end().await?;
             let Self::Lent(borrowed) = self else { return work(end).await };
+            if moves > MOST_MOVES {
+                let message = "the source was lent again and again, and could not be read";
+                return Err(Failure::new(FailureKind::BackendError, message));
+            }
+            moves = moves.saturating_add(1);
             let access = borrowed.access()?;
             let worked = tokio::select! {
                 biased;
@@ -173,7 +182,7 @@ impl Copier {
             copied += source.with(|from| Box::pin(self.stretch(from, work))).await?;
             tracing::debug!(%volume, bytes = stretch.start.saturating_add(stretch.length), "copied so far");
         }
-        self.runs(source.end().await?).make_durable(&end, size.bytes()).await?;
+        self.runs(end.clone()).make_durable(&end, size.bytes()).await?;
         Ok(copied)
     }
 

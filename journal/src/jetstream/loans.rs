@@ -13,7 +13,6 @@ use futures::StreamExt;
 use futures::stream::select;
 use tephra_domain::effect::{Failure, FailureKind};
 use tephra_domain::ids::BackendName;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -28,9 +27,6 @@ use crate::wire::message::{
 /// How long an answer may take: the executor looks at its storage and starts a server. From one account to
 /// another NATS does not say at once that nobody is there.
 const ANSWER_LIMIT: Duration = Duration::from_secs(40);
-
-/// Questions that one backend of an executor answers at a time.
-const ANSWERED_AT_A_TIME: usize = 16;
 
 /// The group of all executors of a backend: one of them gets each question.
 const GROUP: &str = "executors";
@@ -122,17 +118,14 @@ pub async fn serve_loans(
     let shared = shared.map_err(|error| cannot_listen(&error))?;
     let own = client.subscribe(own).await.map_err(|error| cannot_listen(&error))?;
     let mut questions = select(shared, own);
-    let places = Arc::new(Semaphore::new(ANSWERED_AT_A_TIME));
     while let Some(Some(question)) = stop.run_until_cancelled(questions.next()).await {
-        let place = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await;
-        let Some(Ok(place)) = place else { break };
         let (client, backend, lender) = (client.clone(), backend.clone(), Arc::clone(lender));
-        // nobody waits for it: whoever asked is told, or asks again
+        // nobody waits for it: whoever asked is told, or asks again. There are no more of those that take
+        // long than the lender has ports
         tokio::spawn(async move {
             if let Err(error) = answer(&client, &backend, &*lender, question).await {
                 tracing::warn!(%backend, %error, "an executor that borrows could not be told");
             }
-            drop(place);
         });
     }
     Ok(())
