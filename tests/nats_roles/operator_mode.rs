@@ -56,8 +56,8 @@ impl<'a> Account<'a> {
             let Some(head) = text.lines().find(is_head) else { continue };
             let shares = |list: &str| -> Result<Vec<Share<'a>>> {
                 let lines = text.lines().map(str::trim).skip_while(|line| !line.starts_with(list));
-                let lines = lines.take_while(|line| *line != "]").filter(|line| line.contains('"'));
-                lines.map(Share::parse).collect()
+                let lines = lines.take_while(|line| *line != "]").filter(|line| !line.starts_with('#'));
+                lines.filter(|line| line.contains('"')).map(Share::parse).collect()
             };
             accounts.push(Self {
                 name: head.trim().trim_end_matches(": {"),
