@@ -89,22 +89,17 @@ pub enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    async fn end(self) -> Result<End<'a>, Failure> {
-        match self {
-            Self::Here(content) => Ok(End::of(content).await),
-            Self::Lent(borrowed) => Ok(End::lent(borrowed.access()?)),
-        }
-    }
-
     /// Works with what is read at one place, as long as it is there; with that at another place once more.
     async fn with<'w, T>(
         self,
         work: impl Fn(End<'a>) -> BoxFuture<'w, Result<T, Failure>> + Send + Sync,
     ) -> Result<T, Failure> {
+        let borrowed = match self {
+            Self::Here(content) => return work(End::of(content).await).await,
+            Self::Lent(borrowed) => borrowed,
+        };
         let mut moves = 0_u32;
         loop {
-            let end = self.end().await?;
-            let Self::Lent(borrowed) = self else { return work(end).await };
             if moves > MOST_MOVES {
                 let message = "the source was lent again and again, and could not be read";
                 return Err(Failure::new(FailureKind::BackendError, message));
@@ -113,7 +108,7 @@ impl<'a> Source<'a> {
             let access = borrowed.access()?;
             let worked = tokio::select! {
                 biased;
-                worked = work(end) => worked,
+                worked = work(End::lent(Arc::clone(&access))) => worked,
                 () = borrowed.is_elsewhere(&access) => continue,
             };
             match worked {
