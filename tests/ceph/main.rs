@@ -11,6 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
+mod lab;
+
+use lab::Lab;
+
 /// How long anything that must happen may take. It only bounds a failure.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// How often it is looked at meanwhile.
@@ -19,20 +23,10 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// Either may get a volume: they are equally full.
 const POOLS: [&str; 2] = ["volumes", "backups"];
 
-/// A cluster of the test's own.
-struct Lab(PathBuf);
-
 impl Lab {
-    fn start(directory: PathBuf) -> Result<Self> {
-        let lab = Self(directory);
-        ensure!(lab.script().arg("start").status()?.success(), "the lab does not start");
-        Ok(lab)
-    }
-
-    fn script(&self) -> Command {
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/labs/ceph-lab"));
-        command.env("CEPH_LAB_DIR", &self.0);
-        command
+    /// A backend that does not wait long for a cluster that stalls.
+    fn impatient_backend(&self, name: &str, user: &str, pools: &[&str]) -> String {
+        self.backend(name, user, pools) + "command_timeout_s = 5\n"
     }
 
     fn signal_osd(&self, signal: &str) -> Result<()> {
@@ -40,10 +34,6 @@ impl Lab {
         let pid = String::from_utf8(pid)?;
         ensure!(Command::new("kill").args([signal, pid.trim()]).status()?.success(), "no OSD to signal");
         Ok(())
-    }
-
-    fn conf(&self) -> PathBuf {
-        self.0.join("ceph.conf")
     }
 
     fn admin(&self, command: &str) -> Result<String> {
@@ -64,19 +54,6 @@ impl Lab {
         Ok(std::fs::write(self.keyring(name), output.stdout)?)
     }
 
-    fn keyring(&self, user: &str) -> PathBuf {
-        self.0.join(format!("{user}.keyring"))
-    }
-
-    /// A backend's part of a configuration.
-    fn backend(&self, name: &str, user: &str, pools: &[&str]) -> String {
-        let (conf, keyring) = (self.conf(), self.keyring(user));
-        format!(
-            "[[backends]]\nname = {name:?}\ndriver = \"rbd\"\n[backends.rbd]\npools = {pools:?}\n\
-             user = {user:?}\nceph_conf = {conf:?}\nkeyring = {keyring:?}\ncommand_timeout_s = 5\n"
-        )
-    }
-
     /// Runs a command of `qemu-io` on a volume, as its user's guest would.
     fn guest(&self, volume: &str, command: &str) -> Result<()> {
         let name = format!("volume-{volume}");
@@ -91,12 +68,6 @@ impl Lab {
             return Ok(());
         }
         bail!("{name} is in no pool")
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        drop(self.script().arg("destroy").stderr(Stdio::null()).status());
     }
 }
 
@@ -259,8 +230,8 @@ fn ensure_eq(found: &Value, expected: &Value, what: &str) -> Result<()> {
 async fn a_server_on_ceph_and_on_files_keeps_data_and_leaves_nothing_behind() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let lab = Lab::start(directory.path().join("cluster"))?;
-    let backends =
-        lab.backend("ceph", "cinder", &POOLS) + "[[backends]]\nname = \"files\"\ndriver = \"directory\"\n";
+    let backends = lab.impatient_backend("ceph", "cinder", &POOLS)
+        + "[[backends]]\nname = \"files\"\ndriver = \"directory\"\n";
     let server = Server::start(directory.path(), &backends).await?;
     server.make_types(&["ceph", "files"]).await?;
 
@@ -323,7 +294,8 @@ async fn two_users_have_a_pool_each_and_neither_gets_into_the_others() -> Result
     lab.add_user("second", "backups")?;
     let backends =
         [("one", "first", "volumes"), ("two", "second", "backups"), ("crossed", "second", "volumes")];
-    let text: String = backends.iter().map(|(name, user, pool)| lab.backend(name, user, &[pool])).collect();
+    let text: String =
+        backends.iter().map(|(name, user, pool)| lab.impatient_backend(name, user, &[pool])).collect();
     let server = Server::start(directory.path(), &text).await?;
     server.make_types(&["one", "two", "crossed"]).await?;
 

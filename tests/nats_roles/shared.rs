@@ -3,11 +3,15 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+#[path = "../ceph/lab.rs"]
+mod lab;
+
+use self::lab::Lab;
 use crate::deployment::{Deployment, Process};
 use crate::server::{Api, until};
 use crate::{accepted, create, invariants, status_becomes};
@@ -18,33 +22,10 @@ const DATA_MIB: u64 = 64;
 /// Where `rbd` really is, whatever is before it in the `PATH` of a process.
 const RBD: &str = "/usr/bin/rbd";
 
-/// Of the test's own; it ends with it.
-struct Lab(PathBuf);
-
 impl Lab {
-    fn start(directory: PathBuf) -> Result<Self> {
-        let lab = Self(directory);
-        ensure!(lab.script().arg("start").status()?.success(), "the lab does not start");
-        Ok(lab)
-    }
-
-    fn script(&self) -> Command {
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/labs/ceph-lab"));
-        command.env("CEPH_LAB_DIR", &self.0);
-        command
-    }
-
-    fn backend(&self) -> String {
-        let (conf, keyring) = (self.0.join("ceph.conf"), self.0.join("cinder.keyring"));
-        format!(
-            "[[backends]]\nname = \"ceph\"\ndriver = \"rbd\"\n[backends.rbd]\npools = [{POOL:?}]\n\
-             user = \"cinder\"\nceph_conf = {conf:?}\nkeyring = {keyring:?}\n"
-        )
-    }
-
     /// Runs a command of `qemu-io` on a volume, as its user's guest would.
     fn guest(&self, volume: &str, command: &str) -> Result<()> {
-        let image = format!("rbd:{POOL}/volume-{volume}:conf={}", self.0.join("ceph.conf").display());
+        let image = format!("rbd:{POOL}/volume-{volume}:conf={}", self.conf().display());
         let output = Command::new("qemu-io").args(["-f", "raw", &image, "-c", command]).output()?;
         let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success() && !said.contains("failed"), "{command}: {said}");
@@ -57,12 +38,6 @@ impl Lab {
 
     fn check(&self, volume: &str, content: u8) -> Result<()> {
         self.guest(volume, &format!("read -P {content} 0 {DATA_MIB}M"))
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        drop(self.script().arg("destroy").stdin(Stdio::null()).stderr(Stdio::null()).status());
     }
 }
 
@@ -145,7 +120,8 @@ async fn an_executor_that_lost_its_order_in_the_middle_of_a_revert_takes_nothing
 -> Result<()> {
     let directory = tempfile::tempdir()?;
     let lab = Lab::start(directory.path().join("ceph"))?;
-    let mut deployment = Deployment::start_with(directory.path(), 1, 0, &lab.backend()).await?;
+    let mut deployment =
+        Deployment::start_with(directory.path(), 1, 0, &lab.backend("ceph", "cinder", &[POOL])).await?;
     let outcome = is_fenced(&mut deployment, &lab).await;
     if outcome.is_err() {
         eprintln!("{}", deployment.last_words());
