@@ -5,10 +5,11 @@ mod images;
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tephra_domain::effect::{BackendObject, Effect, FailureKind};
@@ -191,6 +192,33 @@ async fn a_copy_from_a_device_that_hangs_ends_at_its_time_limit() {
     refused(&backend, Effect::Verify { object: clone, size: ONE }, FailureKind::Mismatch).await;
     done(&backend, copy).await;
     assert_eq!(fingerprint(&backend, clone), fingerprint(&backend, source));
+}
+
+/// A volume with thick snapshots grows while its device is away. lvm2's own rule for udev activates a whole
+/// group at the first word of a disk after it has forgotten that the group is complete, which `lvchange -an`
+/// has it do: it keeps that in a file.
+#[tokio::test]
+#[ignore = "needs real lvm2: ./test lvm"]
+async fn udev_does_not_activate_a_volume_again_that_is_inactive_in_order_to_grow() {
+    let group = Group::new("tephra-awake", 8);
+    let is_complete = Path::new("/run/lvm/vgs_online").join(&group.name);
+    let known_since = || {
+        let found = std::fs::metadata(&is_complete).ok()?;
+        Some((found.ino(), found.ctime(), found.ctime_nsec()))
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while known_since().is_none() {
+        assert!(Instant::now() < deadline, "udev never takes the group for complete");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let backend = group.open(Provisioning::Thick).await;
+    let grows = volume();
+    done(&backend, create(grows)).await;
+    done(&backend, Effect::CreateSnapshot { snapshot: snapshot_of(grows) }).await;
+    let before = known_since();
+    done(&backend, Effect::ExtendVolume { volume: grows, to: TWO }).await;
+    run(["udevadm", "settle"]);
+    assert_eq!(known_since(), before, "the group was forgotten, and perhaps found and activated again");
 }
 
 #[tokio::test]

@@ -69,6 +69,8 @@ impl Group {
     pub fn new(name: &str, gib: u64) -> Self {
         let disk = Disk::new(gib);
         run(["vgcreate", "-y", name, &disk.device]);
+        // until udev has had its way with the new group, it may activate whatever is in it
+        run(["udevadm", "settle"]);
         Self { name: name.to_owned(), disk }
     }
 
@@ -175,7 +177,8 @@ fn with_device<T>(backend: &LvmBackend, object: BackendObject, read: impl Fn(&Pa
     }
     let found = read(&path);
     if passing {
-        run(["lvchange", "-y", "-an", &name]);
+        // as the backend does it: udev is not to activate it again
+        run(["lvchange", "-y", "-an", "--config", "global/event_activation=0", &name]);
     }
     Some(found)
 }

@@ -214,7 +214,10 @@ impl Commands<'_> {
     }
 
     fn deactivate(&self, lv: &str) -> Program {
-        self.lvm("lvchange").args(["-y", "-an"]).arg(self.path(lv))
+        // otherwise lvm2 takes the group for one that may have gone (`lv_change_activate`, 2.03.16), and has
+        // udev activate all of it again when it next hears of a disk, in the middle of what needs it inactive
+        let stays_away = ["--config", "global/event_activation=0"];
+        self.lvm("lvchange").args(["-y", "-an"]).args(stays_away).arg(self.path(lv))
     }
 
     fn extend(&self, lv: &str, bytes: u64) -> Program {
