@@ -17,7 +17,7 @@ use tephra_domain::effect::{BackendObject, Effect, Failure};
 use tephra_domain::ids::{BackendName, PoolName};
 use tephra_domain::scheduler::PoolStats;
 use tephra_domain::units::Timestamp;
-use tephra_executors::backend::conformance::across::{DirectoryEnd, check_copies};
+use tephra_executors::backend::conformance::across::{DirectoryEnd, check_copies, check_loan};
 use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter, Tally};
 use tephra_executors::backend::conformance::{BLOCK_BYTES, Bench, Fingerprint, check_all};
 use tephra_executors::backend::directory::{DirectoryBackend, DirectoryConfig, Driver};
@@ -246,4 +246,5 @@ async fn data_goes_from_one_directory_into_another() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (one, other) = (DirectoryEnd::open(one.path()).unwrap(), DirectoryEnd::open(other.path()).unwrap());
     check_copies(&one, &other).await;
+    check_loan(&one, &other).await;
 }

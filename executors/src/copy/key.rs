@@ -14,6 +14,10 @@ const USER: &str = "tephra";
 /// The name under which a program's other options speak of its credentials.
 pub const CREDENTIALS: &str = "loan";
 
+/// The group `ffdhe2048` of RFC 7919, from which QEMU's servers take their parts of session keys. Without it each
+/// looks for primes of its own before it serves anything, which takes up to seconds.
+const DH_PARAMETERS: &str = include_str!("dh-params.pem");
+
 /// A directory of its owner alone that holds the key, gone with this.
 #[derive(Debug)]
 pub struct KeyDirectory(TempDir);
@@ -33,10 +37,11 @@ impl KeyDirectory {
         let line = format!("{USER}:{key}\n");
         let made = tokio::task::spawn_blocking(move || {
             let directory = tempfile::Builder::new().prefix("tephra-loan-").tempdir()?;
-            // the name is what QEMU looks for
+            // these names are what QEMU looks for
             let path = directory.path().join("keys.psk");
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
             file.write_all(line.as_bytes())?;
+            std::fs::write(directory.path().join("dh-params.pem"), DH_PARAMETERS)?;
             Ok::<_, std::io::Error>(Self(directory))
         });
         let failed = |why: &dyn std::fmt::Display| {

@@ -6,7 +6,7 @@ use std::fs::File;
 use async_trait::async_trait;
 use tephra_domain::effect::{BackendObject, Effect};
 use tephra_executors::backend::Backend;
-use tephra_executors::backend::conformance::across::{DirectoryEnd, check_copies};
+use tephra_executors::backend::conformance::across::{DirectoryEnd, check_copies, check_loan};
 use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter, Tally};
 use tephra_executors::backend::conformance::{Bench, Fingerprint, check_all};
 use tephra_executors::backend::lvm::{LvmBackend, Provisioning, changes};
@@ -224,6 +224,9 @@ async fn data_goes_between_thick_thin_and_a_directory() {
         (&thin, &thick),
     ] {
         check_copies(from, into).await;
+    }
+    for (from, into) in [(&thick as &dyn Bench, &thin as &dyn Bench), (&thin, &files), (&files, &thick)] {
+        check_loan(from, into).await;
     }
     assert!(groups.0.lvs().is_empty() && groups.1.lvs().is_empty());
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use tephra_domain::effect::{BackendObject, Effect};
 use tephra_executors::backend::Backend;
-use tephra_executors::backend::conformance::across::{DirectoryEnd, check_copies};
+use tephra_executors::backend::conformance::across::{DirectoryEnd, check_copies, check_loan};
 use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter, Tally};
 use tephra_executors::backend::conformance::{BLOCK_BYTES, Bench, Fingerprint, check_all};
 use tephra_executors::backend::rbd::{self, CloneFormat, RbdBackend, RbdConfig};
@@ -163,5 +163,7 @@ async fn data_goes_between_a_cluster_and_a_directory() {
     check_copies(&bench, &files).await;
     check_copies(&files, &bench).await;
     check_copies(&bench, &bench).await;
+    check_loan(&bench, &files).await;
+    check_loan(&files, &bench).await;
     delete_everything(&bench.lab, &bench.backend).await;
 }
