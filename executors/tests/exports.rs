@@ -18,12 +18,14 @@ use async_trait::async_trait;
 use rustix::fs::{FlockOperation, flock, ioctl_ficlone};
 use tempfile::TempDir;
 use tephra_domain::attachment::AttachMode;
-use tephra_domain::effect::{BackendObject, Effect, Export, FailureKind};
+use tephra_domain::effect::{BackendObject, Effect, Export, Failure, FailureKind};
 use tephra_domain::ids::{AttachmentId, BackendName, PoolName, SnapshotId, VolumeId};
 use tephra_domain::units::SizeGib;
 use tephra_executors::backend::Backend as _;
 use tephra_executors::backend::conformance::interrupt::{Attempt, Interrupter};
 use tephra_executors::backend::directory::{DirectoryBackend, DirectoryConfig};
+use tephra_executors::backend::faulty::{Fault, FaultyBackend, Rule, Strikes};
+use tephra_executors::backend::memory::{MemoryBackend, MemoryConfig};
 use tephra_executors::export::conformance::{ExportBench, Shown, check_all, source_of};
 use tephra_executors::export::memory::MemoryExporter;
 use tephra_executors::export::tgt::{DEFAULT_IQN_PREFIX, TgtConfig, TgtExporter, changes, target_name};
@@ -138,6 +140,25 @@ async fn a_file_is_copied_piece_by_piece_only_while_no_host_writes_to_it() {
     assert_eq!(perform(&export).await, Err(FailureKind::Busy));
     drop(copied);
     assert_eq!(perform(&export).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_host_is_let_in_only_once_the_backend_has_made_the_volume_ready() {
+    let memory = MemoryBackend::new(MemoryConfig::new("memory"));
+    let volume = BackendObject::Volume(VolumeId::from_uuid(Uuid::from_u128(7)));
+    let pool = PoolName::new("memory");
+    let create = Effect::CreateVolume { volume, size: SizeGib::new(1).unwrap() };
+    memory.perform(&pool, &create).await.unwrap();
+    let faulty = Arc::new(FaultyBackend::new(Arc::new(memory)));
+    let no_room = Failure::new(FailureKind::NoSpace, "no room for what a revert must take again first");
+    faulty.inject(Rule::once("ExportVolume", Strikes::Before, Fault::Fail(no_room.clone())));
+    let exporter = MemoryExporter::default();
+    let backend = Exporting::in_memory(faulty, Arc::new(exporter.clone()));
+    let export = Effect::ExportVolume { volume, export: export_for("alpha", 8) };
+    assert_eq!(backend.perform(&pool, &export).await, Err(no_room));
+    assert!(exporter.exports().is_empty());
+    assert_eq!(backend.perform(&pool, &export).await, Ok(()));
+    assert_eq!(exporter.exports().len(), 1);
 }
 
 /// A tgtd of the test's own.

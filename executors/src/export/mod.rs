@@ -3,7 +3,7 @@
 //! A backend whose volumes every host reaches by itself (RBD, NFS, a directory of the same host)
 //! needs none of this: its description says how, and the effects are done once the volume is there.
 //! For the others, [`Exporting`] puts an [`Exporter`] before the backend: it performs the effects
-//! about exports and leaves all others to the backend.
+//! about exports, once the backend has made the volume ready, and leaves all others to the backend.
 //!
 //! A file that hosts write to must not be copied piece by piece: the copy would hold what the volume
 //! never held. Daemons take no locks on files that a backend could see, so [`Exporting`] takes them
@@ -148,6 +148,8 @@ impl Backend for Exporting {
     async fn perform(&self, pool: &PoolName, effect: &Effect) -> Result<(), Failure> {
         match effect {
             Effect::ExportVolume { volume, export } => {
+                // what an attempt has left half-done on the volume is finished before a host writes to it
+                self.backend.perform(pool, effect).await?;
                 let source = self.source(pool, *volume).await?;
                 self.copies.refuse_if_copied(&source).await?;
                 self.exporter.export(&source, volume.volume(), export).await

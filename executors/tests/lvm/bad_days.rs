@@ -12,11 +12,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tephra_domain::effect::{BackendObject, Effect, FailureKind};
+use tephra_domain::attachment::AttachMode;
+use tephra_domain::effect::{BackendObject, Effect, Export, FailureKind};
+use tephra_domain::ids::AttachmentId;
 use tephra_domain::units::Timestamp;
 use tephra_executors::backend::Backend;
 use tephra_executors::backend::lvm::{LvmBackend, LvmConfig, OpenError, Provisioning};
+use tephra_executors::export::Exporting;
+use tephra_executors::export::memory::MemoryExporter;
 use tephra_executors::process::{Launcher, Output, ProcessError, Program, Spawner};
+use uuid::Uuid;
 
 use crate::support::{
     Group, ONE, TWO, create, done, fingerprint, perform, refused, run, safety_of, snapshot_of, try_run,
@@ -425,6 +430,20 @@ async fn a_reverted_volume_without_room_for_its_snapshot_loses_nothing_and_can_b
     }
     assert_eq!(fingerprint(&backend, used), first);
     assert_eq!(fingerprint(&backend, safety), second);
+    // nor is any host let in to write what the snapshot would hold
+    let backend = Arc::new(backend);
+    let exporter = MemoryExporter::default();
+    let exporting = Exporting::new(Arc::clone(&backend) as Arc<dyn Backend>, Arc::new(exporter.clone()));
+    let export = Export {
+        attachment: AttachmentId::from_uuid(Uuid::new_v4()),
+        initiator: None,
+        address: None,
+        mode: AttachMode::ReadWrite,
+    };
+    let attach = Effect::ExportVolume { volume: used, export };
+    let failure = exporting.perform(&backend.config().pool, &attach).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NoSpace, "{failure}");
+    assert!(exporter.exports().is_empty());
 
     // with room, the undo takes the snapshot before it changes the volume
     run(["lvremove", "-y", "tephra-room/greedy"]);

@@ -31,6 +31,12 @@ fn safety() -> BackendObject {
     BackendObject::SafetySnapshot { volume: volume().volume(), operation }
 }
 
+fn export() -> Effect {
+    let attachment = AttachmentId::from_uuid(Uuid::from_u128(5));
+    let export = Export { attachment, initiator: None, address: None, mode: AttachMode::ReadWrite };
+    Effect::ExportVolume { volume: volume(), export }
+}
+
 fn gib(size: u32) -> SizeGib {
     SizeGib::new(size).unwrap()
 }
@@ -319,18 +325,12 @@ fn nobody_sees_what_a_volume_has_grown_by_before_it_is_zeroed() {
     let untag = format!("untag volume-1 {growing}");
     let zeroed = ["zero grown volume-1 1 3", "sync volume-1", &*untag];
     let half = |gib| tagged(plain(volume(), gib), &growing);
-    let export = Export {
-        attachment: AttachmentId::from_uuid(Uuid::from_u128(5)),
-        initiator: None,
-        address: None,
-        mode: AttachMode::ReadWrite,
-    };
     for effect in [
         Effect::ExtendVolume { volume: volume(), to: gib(3) },
         // the undo: it would take somebody else's data for the volume's
         Effect::ShrinkVolume { volume: volume(), to: gib(1) },
         Effect::CreateSnapshot { snapshot: snapshot() },
-        Effect::ExportVolume { volume: volume(), export },
+        export(),
     ] {
         check(&effect, vec![half(3)], &thick(), &zeroed, Then::LookAgain);
         let away = Lv { is_active: false, ..half(3) };
@@ -425,7 +425,9 @@ fn a_snapshot_that_there_is_no_room_for_any_more_keeps_nothing_from_being_delete
     // nobody gets at the volume before: what is written then would be in the snapshot
     let undo = Effect::RevertToSnapshot { volume: volume(), snapshot: safety() };
     let again = ["snapshot _snapshot-3 of volume-1 again", &forget];
-    check(&undo, lvs(), &thick(), &again, Then::LookAgain);
+    for effect in [undo, export()] {
+        check(&effect, lvs(), &thick(), &again, Then::LookAgain);
+    }
 }
 
 #[test]
