@@ -25,7 +25,8 @@ pub struct PoolStats {
     pub total_gib: f64,
     /// Free, in GiB.
     pub free_gib: f64,
-    /// What the ledger had provisioned there when this was measured, in GiB.
+    /// What the backend saw provisioned there when this was measured, in GiB: also by others, and nothing
+    /// where it does not look.
     pub provisioned_gib: f64,
     /// How much more than `total_gib` may be provisioned thinly (Cinder: 20).
     pub max_over_subscription_ratio: f64,

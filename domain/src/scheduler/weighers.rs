@@ -4,14 +4,16 @@ use crate::ledger::Ledger;
 
 use super::PoolStats;
 
-/// What is provisioned on the pool now, in GiB: what was measured, and what the ledger has placed
-/// or removed since.
+/// What is provisioned on the pool now, in GiB: by the ledger, or by the ledger and others when that was
+/// measured, whichever is more.
 pub fn provisioned_gib(ledger: &Ledger, stats: &PoolStats) -> f64 {
     let usage = ledger.pools.get(&stats.pool).copied().unwrap_or_default();
-    usage.provisioned_gib as f64
+    (usage.provisioned_gib as f64).max(stats.provisioned_gib)
 }
 
-/// What is free now, in GiB: what was measured, less what the ledger has placed since.
+/// What is free now, in GiB: what was measured, less what the ledger has placed since. What others have there
+/// is measured too, and is no room: beside it, what was placed since is counted only from the next report on,
+/// and a backend that has no room after all says so.
 pub fn free_gib(ledger: &Ledger, stats: &PoolStats) -> f64 {
     if stats.thin {
         stats.free_gib

@@ -77,6 +77,22 @@ fn what_is_placed_between_two_reports_is_counted() {
 }
 
 #[test]
+fn what_others_have_on_a_pool_is_no_room_there() {
+    let thick = two_pools(|one, two| {
+        (one.free_gib, one.provisioned_gib, one.thin) = (40.0, 60.0, false);
+        two.is_up = false;
+    });
+    assert_eq!(chosen(&thick, &Ask { size_gib: 41, ..PLAIN }), None, "60 of 100 GiB are somebody else's");
+    assert_eq!(chosen(&thick, &Ask { size_gib: 40, ..PLAIN }).as_deref(), Some("one"));
+    let thin = two_pools(|one, two| {
+        (one.total_gib, one.provisioned_gib, one.thin) = (10.0, 199.0, true);
+        two.is_up = false;
+    });
+    assert_eq!(chosen(&thin, &Ask { size_gib: 2, ..PLAIN }), None, "10 GiB are promised 20 times at most");
+    assert_eq!(chosen(&thin, &Ask { size_gib: 1, ..PLAIN }).as_deref(), Some("one"));
+}
+
+#[test]
 fn extra_specs_and_zones_must_be_met() {
     let with_ssd = |_: &mut PoolStats, two: &mut PoolStats| {
         two.capabilities.insert("disk".to_owned(), "ssd".to_owned());
