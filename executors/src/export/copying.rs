@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 /// Copies that are made of what hosts write to.
 #[derive(Clone, Debug)]
 pub struct Copies {
-    /// One at a time: they take no time, or are refused.
+    /// One of a file at a time: they take no time, or are refused.
     written: Arc<Mutex<()>>,
     /// Whether there are files to be locked.
     of_files: bool,
@@ -78,7 +78,10 @@ impl Copies {
         } else {
             FlockOperation::NonBlockingLockShared
         };
-        Ok(Copying { lock: self.lock(source, operation).await?, _turn: turn })
+        let lock = self.lock(source, operation).await?;
+        // a device may be copied for hours, from a snapshot: nobody waits for that
+        let turn = turn.filter(|_| lock.is_some());
+        Ok(Copying { lock, _turn: turn })
     }
 
     /// Refuses to let a host write to a file of which a copy is being made.
