@@ -225,8 +225,7 @@ async fn data_goes_between_thick_thin_and_a_directory() {
     ] {
         check_copies(from, into).await;
     }
-    for (from, into) in [(&thick as &dyn Bench, &thin as &dyn Bench), (&thin, &files), (&files, &thick)] {
-        check_loan(from, into).await;
-    }
+    // a device is lent to whoever writes to a device; what else is lent and borrowed is shown on files
+    check_loan(&thick, &thin).await;
     assert!(groups.0.lvs().is_empty() && groups.1.lvs().is_empty());
 }

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
@@ -31,6 +32,7 @@ const LOAN_PORTS: RangeInclusive<u16> = 10_809..=10_840;
 /// # Panics
 /// At the first thing that two backends must show and these do not.
 pub async fn check_copies(from: &dyn Bench, to: &dyn Bench) {
+    let began = Instant::now();
     let pair = Pair { from, to, copier: Copier::new(Arc::new(Spawner), Limits::default()) };
     let source = Suite { bench: from, case: "copying from" };
     let target = Suite { bench: to, case: "copying into" };
@@ -65,6 +67,7 @@ pub async fn check_copies(from: &dyn Bench, to: &dyn Bench) {
     target.assert_absent(made).await;
     source.done(Effect::DeleteSnapshot { snapshot }).await;
     source.done(Effect::DeleteVolume { volume: origin }).await;
+    pair.took(began, "copied");
 }
 
 /// Copies a snapshot that one backend lends into the other, as into one of another process, and shows that the
@@ -73,6 +76,7 @@ pub async fn check_copies(from: &dyn Bench, to: &dyn Bench) {
 /// # Panics
 /// If it is not.
 pub async fn check_loan(from: &dyn Bench, to: &dyn Bench) {
+    let began = Instant::now();
     let pair = Pair { from, to, copier: Copier::new(Arc::new(Spawner), Limits::default()) };
     let source = Suite { bench: from, case: "lending from" };
     let target = Suite { bench: to, case: "lending into" };
@@ -88,6 +92,7 @@ pub async fn check_loan(from: &dyn Bench, to: &dyn Bench) {
     target.done(Effect::DeleteVolume { volume: made }).await;
     source.done(Effect::DeleteSnapshot { snapshot }).await;
     source.done(Effect::DeleteVolume { volume: origin }).await;
+    pair.took(began, "lent");
 }
 
 struct Pair<'a> {
@@ -97,6 +102,12 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
+    fn took(&self, began: Instant, what: &str) {
+        let name = |bench: &dyn Bench| bench.backend().name().clone();
+        let (from, to) = (name(self.from), name(self.to));
+        println!("{:>6.1} s  {what} from {from} into {to}", began.elapsed().as_secs_f64());
+    }
+
     async fn copy(
         &self,
         source: BackendObject,
