@@ -227,15 +227,28 @@ impl Cluster {
     }
 
     async fn observe(&self, pool: &str, effect: &Effect) -> Result<Observed, Failure> {
-        let target = effect.target();
-        let found = self.seen(pool, &Place::of(target)).await?;
+        let place = Place::of_target(effect);
+        let mut found = self.seen(pool, &place).await?;
         let outside = match effect.outside_name() {
             // what is ours already, or not there to be given up, makes the other name meaningless
             Some(name) if found.is_some() == matches!(effect, Effect::Disown { .. }) => {
-                self.seen(pool, &Place::of(target).renamed(name)).await?
+                self.seen(pool, &place.renamed(name)).await?
             }
             Some(_) | None => None,
         };
+        let kept = match (effect, &outside) {
+            (Effect::Adopt { object: BackendObject::TemporaryVolume { .. }, from, .. }, Some(image)) => {
+                self.kept_snapshots(pool, from, image).await?
+            }
+            _ => Vec::new(),
+        };
+        let mut elsewhere = None;
+        if found.is_none() && matches!(effect, Effect::DeleteSnapshot { .. }) {
+            elsewhere = self.with_image_of_others(pool, &place).await?;
+            if let Some(place) = &elsewhere {
+                found = self.seen(pool, place).await?;
+            }
+        }
         let needs_source = match effect {
             Effect::CreateVolumeFromSnapshot { .. } | Effect::CloneVolume { .. } => {
                 found.as_ref().is_none_or(|found| found.parent.is_some())
@@ -268,7 +281,7 @@ impl Cluster {
             }
             _ => false,
         };
-        Ok(Observed { target: found, source, outside, is_deep })
+        Ok(Observed { target: found, source, outside, kept, elsewhere, is_deep })
     }
 
     async fn seen(&self, pool: &str, place: &Place) -> Result<Option<Image>, Failure> {
@@ -537,7 +550,10 @@ impl Backend for RbdBackend {
         let found = ours.map(|it| {
             let in_use = it.lock_type.is_some();
             let (name, kind) = match it.snapshot {
-                Some(snapshot) => (snapshot, FoundKind::Snapshot { of: Some(it.image.into()) }),
+                Some(snapshot) => {
+                    let name = names::shown(&it.image, snapshot);
+                    (name, FoundKind::Snapshot { of: Some(it.image.into()) })
+                }
                 None => (it.image, FoundKind::Volume),
             };
             FoundObject { name: name.into(), kind, bytes: it.size, in_use }

@@ -75,6 +75,15 @@ impl Lab {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// What `rbd` prints, which need be no text.
+    pub fn admin_bytes(&self, args: &[&str]) -> Vec<u8> {
+        let mut command = Command::new("rbd");
+        command.arg("--conf").arg(self.path("ceph.conf")).arg("--no-progress");
+        let output = command.args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
     pub fn export(&self, object: BackendObject) -> Option<Vec<u8>> {
         let mut command = Command::new("rbd");
         command.arg("--conf").arg(self.path("ceph.conf")).args(["export-diff", "--no-progress"]);

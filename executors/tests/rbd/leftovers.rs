@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tephra_domain::drift::FoundKind;
-use tephra_domain::effect::{BackendObject, Effect, FailureKind};
+use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::{OperationId, SnapshotId, VolumeId};
 use tephra_executors::backend::Backend;
 use tephra_executors::backend::rbd::{CloneFormat, RbdBackend, RbdConfig};
@@ -153,6 +153,64 @@ async fn what_others_put_there_is_left_alone() {
     assert!(trash.contains("thrown-away"));
     assert!(trash.contains(&aside.to_string()) && trash.contains(&source.to_string()), "{trash}");
     assert!(lab.admin("rbd ls --pool volumes").contains("golden"));
+}
+
+/// What [`object_clean`](tephra_domain::operations::object_clean) asks of the backend.
+async fn clean(backend: &RbdBackend, name: &str) -> Result<(), Failure> {
+    let volume = VolumeId::from_uuid(Uuid::new_v4());
+    let operation = OperationId::from_uuid(volume.as_uuid());
+    let object = if name.contains('@') {
+        BackendObject::SafetySnapshot { volume, operation }
+    } else {
+        BackendObject::TemporaryVolume { volume, operation }
+    };
+    let claim = Effect::Adopt { object, from: name.into(), size: None };
+    backend.perform(&pool(), &claim).await?;
+    backend.perform(&pool(), &claim).await?;
+    backend.perform(&pool(), &Effect::delete(object)).await
+}
+
+#[tokio::test]
+#[ignore = "needs Ceph: ./test ceph"]
+async fn everything_of_others_can_be_cleaned_and_clones_keep_what_they_need() {
+    let lab = Lab::start();
+    let backend = lab.backend();
+    lab.admin("rbd create --size 64M volumes/golden");
+    lab.admin("rbd bench --io-type write --io-size 1M --io-total 8M --io-pattern seq volumes/golden");
+    for snapshot in ["plain", "protected", "cloned-1", "cloned-2"] {
+        lab.admin(&format!("rbd snap create --no-progress volumes/golden@{snapshot}"));
+    }
+    for snapshot in ["protected", "cloned-1"] {
+        lab.admin(&format!("rbd snap protect volumes/golden@{snapshot}"));
+    }
+    for format in ["1", "2"] {
+        let option = format!("--rbd-default-clone-format={format}");
+        lab.admin(&format!("rbd clone {option} volumes/golden@cloned-{format} volumes/clone-{format}"));
+    }
+    let data =
+        || ["1", "2"].map(|format| lab.admin_bytes(&["export", &format!("volumes/clone-{format}"), "-"]));
+    let before = data();
+    assert!(before[0].iter().any(|byte| *byte != 0));
+
+    let listed = async || -> Vec<String> {
+        backend.list(&pool()).await.unwrap().into_iter().map(|found| found.name.into()).collect()
+    };
+    let snapshots: Vec<String> = listed().await.into_iter().filter(|name| name.contains('@')).collect();
+    assert_eq!(snapshots.len(), 4, "{snapshots:?}");
+    let refused = clean(&backend, "golden").await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Mismatch);
+    assert!(snapshots.iter().all(|name| refused.message.contains(name)), "{refused}");
+    assert!(listed().await.contains(&"golden".to_owned()), "it has lost its name");
+    for snapshot in &snapshots {
+        assert_eq!(clean(&backend, snapshot).await, Ok(()), "{snapshot}");
+    }
+    assert_eq!(clean(&backend, "golden").await, Ok(()));
+    assert_eq!(listed().await, ["clone-1", "clone-2"]);
+    assert!(data() == before, "the clones have lost data");
+    for clone in ["clone-1", "clone-2"] {
+        assert_eq!(clean(&backend, clone).await, Ok(()));
+    }
+    delete_everything(&lab, &backend).await;
 }
 
 #[tokio::test]

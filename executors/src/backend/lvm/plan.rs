@@ -270,6 +270,11 @@ impl<'a> World<'a> {
             (Some(lv), _) => (lv, Vec::new()),
             (None, Some(lv)) => {
                 is_unused_lv(from, lv)?;
+                if matches!(object, BackendObject::TemporaryVolume { .. }) && lv.has_thick_snapshots() {
+                    // claimed to be removed, it would have lost its name, and could not go before they do
+                    let message = format!("{from} has thick snapshots, which have to go before it");
+                    return Err(Failure::new(FailureKind::Mismatch, message));
+                }
                 (lv, vec![Step::Rename { from: lv.name.clone(), to: name::of(object) }])
             }
             (None, None) => return Err(missing()),

@@ -47,6 +47,11 @@ pub struct Observed {
     pub source: Option<Image>,
     /// What is under the name that is none of ours.
     pub outside: Option<Image>,
+    /// The snapshots of what is under that name which nobody has asked to have removed, where it is an
+    /// image that is about to be.
+    pub kept: Vec<String>,
+    /// Where the object is, if it is not under its name: a snapshot of an image of others.
+    pub elsewhere: Option<Place>,
     /// Whether the source has as many ancestors as a clone may have.
     pub is_deep: bool,
 }
@@ -97,7 +102,7 @@ pub fn plan(
     format: CloneFormat,
 ) -> Result<Vec<Step>, Failure> {
     let target = effect.target();
-    let place = Place::of(target);
+    let place = observed.elsewhere.clone().unwrap_or_else(|| Place::of_target(effect));
     match effect {
         Effect::CreateVolume { size, .. } => match &observed.target {
             Some(found) => has_size(target, found.size, *size).map(|()| Vec::new()),
@@ -163,7 +168,7 @@ pub fn plan(
         // hosts reach images by themselves
         Effect::ExportVolume { .. } => exists(target, observed.target.as_ref()).map(|_| Vec::new()),
         Effect::UnexportVolume { .. } => Ok(Vec::new()),
-        Effect::Adopt { from, size, .. } => adopt(target, from, *size, observed),
+        Effect::Adopt { from, size, .. } => adopt(target, place, from, *size, observed),
         Effect::Disown { to, .. } => match (&observed.target, &observed.outside) {
             (None, _) => Ok(Vec::new()),
             (Some(_), None) => Ok(vec![Step::Rename { to: place.renamed(to), from: place }]),
@@ -259,14 +264,19 @@ fn is_in(parent: &Parent, (pool, place): (&str, &Place)) -> bool {
 
 fn adopt(
     target: BackendObject,
+    place: Place,
     from: &str,
     size: Option<SizeGib>,
     observed: &Observed,
 ) -> Result<Vec<Step>, Failure> {
-    let place = Place::of(target);
     let (mut steps, found) = match (&observed.target, &observed.outside) {
         // an earlier attempt may have died before the end was filled
         (Some(found), _) => (Vec::new(), found),
+        // claimed, it would have lost its name, and could not go before they do
+        (None, Some(_)) if !observed.kept.is_empty() => {
+            let kept = observed.kept.join(", ");
+            return Err(mismatch(format!("{from} has snapshots, which have to go before it: {kept}")));
+        }
         (None, Some(found)) => (vec![Step::Rename { from: place.renamed(from), to: place }], found),
         (None, None) => return Err(missing(format!("{from} does not exist"))),
     };

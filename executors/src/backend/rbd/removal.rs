@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::Cluster;
 use super::cli::Of;
 use super::failure::Refusal;
-use super::names::{self, goes_with_its_volume, is_own, volume_cloned_from};
+use super::names::{self, Place, goes_with_its_volume, is_own, volume_cloned_from};
 use super::report::{Image, Parent, Snapshot};
 
 /// A chain of clones is never longer, whatever the settings were when it was made.
@@ -57,6 +57,42 @@ impl Cluster {
             Ok(()) | Err(Refusal::Missing) => Ok(()),
             Err(refusal) => Err(refusal.into_failure("rm")),
         }
+    }
+
+    /// The snapshots of an image that do not go with it.
+    pub(super) async fn kept_snapshots(
+        &self,
+        pool: &str,
+        name: &str,
+        image: &Image,
+    ) -> Result<Vec<String>, Failure> {
+        if image.snapshot_count == 0 {
+            return Ok(Vec::new());
+        }
+        let asked = self.cli.snapshots(pool, Of::Name(name)).await;
+        let snapshots = asked.map_err(|refusal| refusal.into_failure("snap ls"))?.unwrap_or_default();
+        let (_, kept) = sort(&snapshots);
+        Ok(kept.into_iter().map(|snapshot| names::shown(name, snapshot.to_owned())).collect())
+    }
+
+    /// Where a snapshot is whose volume is none: one that was claimed from an image of others has a name
+    /// of its own, but nobody but the pool says in which image. Looking through it takes long, and is
+    /// never needed where the volume is there.
+    pub(super) async fn with_image_of_others(
+        &self,
+        pool: &str,
+        place: &Place,
+    ) -> Result<Option<Place>, Failure> {
+        let Some(snapshot) = place.snapshot.as_deref().filter(|name| names::is_claimed(name)) else {
+            return Ok(None);
+        };
+        let image = Place { image: place.image.clone(), snapshot: None };
+        if self.seen(pool, &image).await?.is_some() {
+            return Ok(None);
+        }
+        let listed = self.cli.list(pool).await.map_err(|refusal| refusal.into_failure("ls"))?;
+        let found = listed.into_iter().find(|listed| listed.snapshot.as_deref() == Some(snapshot));
+        Ok(found.map(|listed| Place { image: listed.image, snapshot: listed.snapshot }))
     }
 
     async fn drop_snapshots_of(&self, pool: &str, name: &str) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use tephra_domain::ids::VolumeId;
+use tephra_domain::ids::{OperationId, VolumeId};
 use uuid::Uuid;
 
 use super::*;
@@ -173,4 +173,146 @@ async fn a_pool_that_is_not_there_takes_no_other_with_it() {
     assert_eq!(up(&["volumes"]).await, Ok(vec![true]));
     assert_eq!(up(&["nowhere", "volumes", "gone"]).await, Ok(vec![false, true, false]));
     assert_eq!(up(&["nowhere"]).await, Err(FailureKind::BackendUnavailable));
+}
+
+/// A pool in which somebody else has put images with snapshots.
+struct Strays {
+    /// The snapshots of each image.
+    images: Mutex<BTreeMap<String, BTreeSet<String>>>,
+    ran: Mutex<Vec<String>>,
+}
+
+impl Strays {
+    fn new<const N: usize>(images: [(&str, &[&str]); N]) -> Arc<Self> {
+        let images = images.map(|(image, snapshots)| {
+            (image.to_owned(), snapshots.iter().copied().map(str::to_owned).collect())
+        });
+        Arc::new(Self { images: Mutex::new(images.into()), ran: Mutex::default() })
+    }
+
+    fn backend(self: &Arc<Self>) -> RbdBackend {
+        let config = RbdConfig::new(BackendName::new("rbd"), "host", pool());
+        RbdBackend::new(config, Arc::clone(self) as Arc<dyn Launcher>)
+    }
+
+    /// As drift shows them.
+    async fn listed(self: &Arc<Self>) -> Vec<String> {
+        let listed = self.backend().list(&pool()).await.unwrap();
+        listed.into_iter().map(|found| found.name.into()).collect()
+    }
+
+    /// What it printed, nothing if it is not there.
+    fn answer(&self, line: &str) -> Option<String> {
+        let value = |option: &str| {
+            line.split(' ').find_map(|word| Some(word.strip_prefix(option)?.strip_prefix('=')?.to_owned()))
+        };
+        let mut images = self.images.lock().unwrap();
+        if line.contains(" ls --long ") {
+            let each = images.iter().flat_map(|(image, snapshots)| {
+                let of = snapshots.iter().map(move |snapshot| {
+                    format!(r#"{{"image":"{image}","snapshot":"{snapshot}","size":{GIB}}}"#)
+                });
+                of.chain([format!(r#"{{"image":"{image}","size":{GIB}}}"#)])
+            });
+            return Some(format!("[{}]", each.collect::<Vec<_>>().join(",")));
+        }
+        let image = value("--image")?;
+        let snapshots = images.get_mut(&image)?;
+        if let Some(snapshot) = value("--snap") {
+            let there = snapshots.contains(&snapshot);
+            if !there {
+                return None;
+            }
+            if line.contains(" snap rm ") {
+                snapshots.remove(&snapshot);
+            } else if let Some(to) = value("--dest-snap") {
+                snapshots.remove(&snapshot);
+                snapshots.insert(to);
+            }
+            return Some(format!(r#"{{"id":"1","size":{GIB},"protected":"false"}}"#));
+        }
+        Some(if line.contains(" snap ls ") {
+            let each = snapshots.iter().map(|name| {
+                format!(r#"{{"id":1,"name":"{name}","protected":"false","namespace":{{"type":"user"}}}}"#)
+            });
+            format!("[{}]", each.collect::<Vec<_>>().join(","))
+        } else if line.contains(" info ") {
+            format!(r#"{{"id":"1","size":{GIB},"snapshot_count":{}}}"#, snapshots.len())
+        } else if line.contains(" status ") {
+            r#"{"watchers":[]}"#.to_owned()
+        } else if let Some(to) = value("--dest") {
+            let snapshots = images.remove(&image)?;
+            images.insert(to, snapshots);
+            String::new()
+        } else {
+            assert!(line.contains(" rm ") && snapshots.is_empty(), "{line}");
+            images.remove(&image);
+            String::new()
+        })
+    }
+}
+
+#[async_trait]
+impl Launcher for Strays {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        let words: Vec<_> = program.argv().iter().map(|word| word.to_string_lossy()).collect();
+        let line = words.join(" ");
+        let stdout = self.answer(&line).ok_or_else(|| refused(2))?;
+        if changes(program.argv()) {
+            self.ran.lock().unwrap().push(line);
+        }
+        Ok(Output { stdout: stdout.into_bytes(), stderr_tail: String::new() })
+    }
+}
+
+fn claimed(n: u128, is_snapshot: bool) -> BackendObject {
+    let (volume, operation) = (volume(n).volume(), OperationId::from_uuid(Uuid::from_u128(n)));
+    if is_snapshot {
+        BackendObject::SafetySnapshot { volume, operation }
+    } else {
+        BackendObject::TemporaryVolume { volume, operation }
+    }
+}
+
+fn adopt(object: BackendObject, from: &str) -> Effect {
+    Effect::Adopt { object, from: from.into(), size: None }
+}
+
+#[tokio::test]
+async fn an_image_of_others_goes_after_its_snapshots_and_keeps_its_name_until_then() {
+    let cluster = Strays::new([("golden", &["daily"]), ("other", &["daily"])]);
+    assert_eq!(cluster.listed().await, ["golden@daily", "golden", "other@daily", "other"]);
+    let backend = cluster.backend();
+    let image = claimed(1, false);
+    let refused = backend.perform(&pool(), &adopt(image, "golden")).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Mismatch);
+    assert!(refused.message.contains("golden@daily"), "{refused}");
+    assert_eq!(*cluster.ran.lock().unwrap(), Vec::<String>::new());
+
+    let snapshot = claimed(2, true);
+    let claim = adopt(snapshot, "golden@daily");
+    // a snapshot that was claimed can be given back, and is claimed once
+    for effect in
+        [claim.clone(), Effect::Disown { object: snapshot, to: "golden@daily".into() }, claim.clone(), claim]
+    {
+        assert_eq!(backend.perform(&pool(), &effect).await, Ok(()), "{effect:?}");
+    }
+    assert_eq!(cluster.ran.lock().unwrap().len(), 3);
+    for _ in 0..2 {
+        assert_eq!(backend.perform(&pool(), &Effect::DeleteSnapshot { snapshot }).await, Ok(()));
+    }
+    assert_eq!(cluster.listed().await, ["golden", "other@daily", "other"]);
+    for effect in [adopt(image, "golden"), Effect::DeleteVolume { volume: image }] {
+        assert_eq!(backend.perform(&pool(), &effect).await, Ok(()), "{effect:?}");
+    }
+    assert_eq!(cluster.listed().await, ["other@daily", "other"]);
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_volume_is_never_looked_for_in_another_image() {
+    let (ours, name) = (volume(1).to_string(), claimed(1, true).to_string());
+    let cluster = Strays::new([(&*ours, &[]), ("golden", &[&*name])]);
+    let delete = Effect::DeleteSnapshot { snapshot: claimed(1, true) };
+    assert_eq!(cluster.backend().perform(&pool(), &delete).await, Ok(()));
+    assert_eq!(*cluster.ran.lock().unwrap(), Vec::<String>::new());
 }

@@ -536,6 +536,13 @@ fn what_is_taken_over_keeps_its_data_and_what_is_given_up_takes_nobodys_name() {
     let open = Lv { is_open: true, ..lv("legacy", "-wi-ao----", 2) };
     check_refused(&adopt, vec![open], &thick(), FailureKind::Busy);
 
+    let origin = || lv("legacy", "owi-a-s---", 2);
+    check(&adopt, vec![origin()], &thick(), &[rename], Then::Done);
+    let operation = OperationId::from_uuid(Uuid::from_u128(1));
+    let to_be_removed = BackendObject::TemporaryVolume { volume: volume().volume(), operation };
+    let clean = Effect::Adopt { object: to_be_removed, from: "legacy".into(), size: None };
+    check_refused(&clean, vec![origin()], &thick(), FailureKind::Mismatch);
+
     let disown = Effect::Disown { object: volume(), to: "legacy".into() };
     check(&disown, vec![plain(volume(), 1)], &thick(), &["rename volume-1 to legacy"], Then::Done);
     check(&disown, vec![], &thick(), &[], Then::Done);
