@@ -52,6 +52,12 @@ impl Daemon {
         });
         daemon
     }
+
+    fn restart(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        *self = Self::start();
+    }
 }
 
 impl Drop for Daemon {
@@ -141,7 +147,7 @@ fn holds(path: &Path, at: u64, byte: u8) -> bool {
     found == [byte; 4096]
 }
 
-async fn the_kernel_attaches(name: &str, provisioning: Provisioning) {
+async fn the_kernel_attaches(name: &str, provisioning: Provisioning, daemon: &mut Daemon) {
     let group = Group::new(name, 20);
     let lvm = Arc::new(group.open(provisioning).await);
     let config = TgtConfig {
@@ -208,6 +214,18 @@ async fn the_kernel_attaches(name: &str, provisioning: Provisioning) {
     drop(login);
     done(Effect::UnexportVolume { volume, attachment: reading.attachment }).await;
 
+    // the host has been started anew: its targets are gone, and nobody has activated the group
+    let restored = export(INITIATOR, AttachMode::ReadWrite);
+    done(Effect::ExportVolume { volume, export: restored.clone() }).await;
+    daemon.restart();
+    run(["vgchange", "-an", &group.name]);
+    assert!(!device.exists());
+    done(Effect::ExportVolume { volume, export: restored.clone() }).await;
+    let login = Login::new(restored.attachment);
+    assert!(holds(&PathBuf::from(format!("/dev/{}", login.disk(volume))), 0, 0xb1));
+    drop(login);
+    done(Effect::UnexportVolume { volume, attachment: restored.attachment }).await;
+
     let elsewhere = export("iqn.2026-01.test:elsewhere", AttachMode::ReadWrite);
     done(Effect::ExportVolume { volume, export: elsewhere.clone() }).await;
     let refused = Login::attempt(elsewhere.attachment, &KEY.chap(elsewhere.attachment).password);
@@ -226,8 +244,8 @@ async fn the_kernel_attaches(name: &str, provisioning: Provisioning) {
 #[tokio::test]
 #[ignore = "needs real lvm2, tgt and a kernel's initiator: ./test lvm"]
 async fn the_kernel_attaches_thick_and_thin_volumes() {
-    let _daemon = Daemon::start();
+    let mut daemon = Daemon::start();
     run(["iscsid"]);
-    the_kernel_attaches("tephra-iscsi-thick", Provisioning::Thick).await;
-    the_kernel_attaches("tephra-iscsi-thin", Provisioning::Thin).await;
+    the_kernel_attaches("tephra-iscsi-thick", Provisioning::Thick, &mut daemon).await;
+    the_kernel_attaches("tephra-iscsi-thin", Provisioning::Thin, &mut daemon).await;
 }
