@@ -261,8 +261,10 @@ impl LvmBackend {
     async fn bring_about(&self, effect: &Effect) -> Result<(), Failure> {
         let began = Instant::now();
         let mut looks = 0;
+        let mut is_half_deleted = false;
         loop {
             let observed = self.observe(effect).await?;
+            is_half_deleted |= plan::is_half_deleted(effect, &observed);
             let is_open = observed.lvs.iter().any(|lv| lv.is_open && !lv.is_thin_pool());
             let Plan { steps, mut then } = match plan::plan(effect, &observed, &self.settings) {
                 // half deleted is not busy to the ledger, but as open as others while udev looks at it
@@ -274,15 +276,21 @@ impl LvmBackend {
                     tokio::time::sleep(LOOK_AGAIN).await;
                     continue;
                 }
+                Err(failure) if is_half_deleted => return Err(not_as_it_was(failure)),
                 planned => planned?,
             };
             for step in &steps {
+                is_half_deleted |= plan::begins_to_delete(effect, step);
                 let taken = self.take(step).await;
                 if taken.as_ref().is_err_and(|failure| wants_what_others_took(step, failure)) {
                     then = Then::LookAgain;
                     break;
                 }
-                taken?;
+                match taken {
+                    Err(failure) if is_half_deleted => return Err(not_as_it_was(failure)),
+                    taken => taken?,
+                }
+                is_half_deleted |= plan::deletes(effect, step);
             }
             match then {
                 Then::Done => return Ok(()),
@@ -343,6 +351,15 @@ impl LvmBackend {
 fn wants_what_others_took(step: &Step, failure: &Failure) -> bool {
     let (Step::SnapshotAgain { on, .. } | Step::Hold { on, .. }) = step else { return false };
     !on.is_empty() && failure.kind == FailureKind::NoSpace
+}
+
+/// A failure of a delete that cannot be taken back: busy would mean that all is as it was.
+fn not_as_it_was(failure: Failure) -> Failure {
+    if !failure.kind.leaves_object_untouched() {
+        return failure;
+    }
+    let message = format!("{}, although its data is gone in part", failure.message);
+    Failure::new(FailureKind::BackendError, message)
 }
 
 /// A failure in the words of the effect, where the command knows less.
@@ -467,8 +484,7 @@ impl Backend for LvmBackend {
 
 /// Whether it is somebody's data: no pool, no hidden part of one, nothing unfinished.
 fn is_listed(lv: &Lv) -> bool {
-    let is_of_a_kind = lv.is_thin() || lv.attributes.starts_with(['-', 'o', 'O', 's', 'S']);
-    is_of_a_kind && !name::is_passing(&lv.name) && !lv.has_tag(name::INCOMPLETE)
+    !lv.is_part && !name::is_passing(&lv.name) && !lv.has_tag(name::INCOMPLETE)
 }
 
 fn found(lv: &Lv) -> FoundObject {
@@ -481,3 +497,6 @@ fn found(lv: &Lv) -> FoundObject {
     };
     FoundObject { name: name.into(), kind, bytes: lv.shown_bytes(), in_use: lv.is_open }
 }
+
+#[cfg(test)]
+mod tests;

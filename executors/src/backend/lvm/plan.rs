@@ -32,6 +32,8 @@ mod revert;
 #[cfg(test)]
 mod tests;
 
+pub use self::remove::{begins_to_delete, deletes, is_half_deleted};
+
 /// The unit in which devices are written.
 const SECTOR_BYTES: u64 = 512;
 

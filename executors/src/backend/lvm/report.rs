@@ -28,6 +28,8 @@ pub struct Lv {
     pub origin_bytes: Option<u64>,
     /// The pool of a thin volume.
     pub pool: Option<String>,
+    /// Whether it is a part of another, or what others are made of: nobody's data by itself.
+    pub is_part: bool,
     /// Its tags.
     pub tags: Vec<String>,
     /// Ten letters about it (lvs(8)).
@@ -206,6 +208,26 @@ fn segment(row: SegmentRow) -> Result<Segment, Failure> {
     })
 }
 
+/// The kinds (the first letter of `lv_attr`, lvs(8)) of which volumes and snapshots are: plain, RAID and
+/// mirrors with and without initial synchronisation, mirrors under conversion, thick origins and
+/// snapshots, thin and virtual volumes. All others are pools and parts.
+const TOP_LEVEL: [char; 12] = ['-', 'r', 'R', 'm', 'M', 'c', 'o', 'O', 's', 'S', 'V', 'v'];
+
+/// A cached volume, or the pool that it is cached in, which has none itself.
+const CACHE: char = 'C';
+
+/// What is hidden has brackets. A letter alone does not tell: the origin of a cache looks like a thick one.
+fn is_part(row: &LvRow) -> bool {
+    let kind = row.lv_attr.chars().next().unwrap_or_default();
+    let is_of_a_kind = TOP_LEVEL.contains(&kind) || (kind == CACHE && !row.pool_lv.is_empty());
+    row.lv_name.starts_with('[') || !is_of_a_kind
+}
+
+/// A cached volume has a pool, too.
+fn is_thin(row: &LvRow) -> bool {
+    row.lv_attr.chars().nth(6) == Some('t')
+}
+
 /// Without the brackets of what is hidden.
 fn plain_name(name: &str) -> String {
     name.trim_matches(['[', ']']).to_owned()
@@ -213,11 +235,13 @@ fn plain_name(name: &str) -> String {
 
 fn lv(row: LvRow) -> Result<Lv, Failure> {
     let text = |text: String| if text.is_empty() { None } else { Some(text) };
+    let is_thin = is_thin(&row);
     Ok(Lv {
+        is_part: is_part(&row),
         bytes: number(&row.lv_size)?,
         origin: text(row.origin),
         origin_bytes: text(row.origin_size).map(|size| number(&size)).transpose()?,
-        pool: text(row.pool_lv),
+        pool: text(row.pool_lv).filter(|_| is_thin),
         tags: row.lv_tags.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect(),
         attributes: row.lv_attr,
         is_active: row.lv_active == "active",
@@ -312,6 +336,59 @@ mod tests {
         assert_eq!(snapshot.origin.as_deref(), Some("volume-t"));
         let gone = recorded(include_str!("recorded/thin-origin-gone.json"));
         assert_eq!(by_name(&gone, "_snapshot-t").origin, None);
+    }
+
+    /// Attributes as lvs(8) and lvmraid(7) show them.
+    #[test]
+    fn converted_volumes_are_volumes_and_what_they_are_made_of_is_not() {
+        let row = |name: &str, attributes: &str, pool: &str| {
+            let row = serde_json::json!({
+                "lv_name": name, "lv_size": "1073741824", "origin": "", "origin_size": "", "pool_lv": pool,
+                "lv_tags": "", "lv_attr": attributes, "lv_active": "active", "lv_device_open": "0",
+                "lv_suspended": "0", "lv_snapshot_invalid": "0", "lv_merging": "", "lv_merge_failed": "",
+                "data_percent": "", "metadata_percent": "",
+            });
+            lv(serde_json::from_value(row).unwrap()).unwrap()
+        };
+        for (attributes, pool, is_thin) in [
+            ("-wi-a-----", "", false),
+            ("rwi-a-r---", "", false),
+            ("Rwi-aor---", "", false),
+            ("mwi-a-m---", "", false),
+            ("Mwi-aom---", "", false),
+            ("cwi-a-m---", "", false),
+            ("Cwi-aoC---", "[fast_cpool]", false),
+            ("owi-aos---", "", false),
+            ("swi-a-s---", "", false),
+            ("Vwi-a-tz--", "pool", true),
+            ("Vwi---tz-k", "pool", true),
+            ("vwi-a-v---", "vdopool", false),
+        ] {
+            let lv = row("volume-1", attributes, pool);
+            assert_eq!((lv.is_part, lv.is_thin()), (false, is_thin), "{attributes}");
+        }
+        for (name, attributes, pool) in [
+            ("[volume-1_corig]", "owi-aoC---", ""),
+            ("[fast_cpool]", "Cwi---C---", ""),
+            ("fast", "Cwi---C---", ""),
+            ("[volume-1_rimage_0]", "iwi-aor---", ""),
+            ("[volume-1_rmeta_0]", "ewi-aor---", ""),
+            ("[volume-1_mlog]", "lwi-aom---", ""),
+            ("[pool_tdata]", "rwi-aor---", ""),
+            ("pool", "twi-aotz--", ""),
+            ("vdopool", "dwi-a-v---", ""),
+            ("[pvmove0]", "p-C-aom---", ""),
+        ] {
+            assert!(row(name, attributes, pool).is_part, "{name} {attributes}");
+        }
+        for (recorded, volumes) in [
+            (recorded(include_str!("recorded/thick-snapshot.json")), vec!["volume-a", "s64"]),
+            (recorded(include_str!("recorded/thin.json")), vec!["volume-t", "_snapshot-t"]),
+        ] {
+            let listed = recorded.iter().filter(|lv| !lv.is_part).map(|lv| lv.name.as_str());
+            assert!(volumes.iter().all(|name| listed.clone().any(|listed| listed == *name)), "{volumes:?}");
+            assert!(!listed.clone().any(|name| name.starts_with("vg-pool") || name.starts_with("lvol")));
+        }
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Removing volumes and snapshots, and their data with them.
 
-use tephra_domain::effect::{BackendObject, Failure, FailureKind};
+use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 
 use super::super::Clear;
 use super::super::name;
 use super::super::report::Lv;
 use super::super::step::{Plan, Step, snapshot_bytes};
-use super::{World, activated, is_unused};
+use super::{Observed, World, activated, is_unused};
 
 impl World<'_> {
     pub fn delete_volume(&self, volume: BackendObject) -> Result<Plan, Failure> {
@@ -86,10 +86,40 @@ impl World<'_> {
 }
 
 fn can_go(object: BackendObject, lv: &Lv) -> Result<(), Failure> {
-    if lv.is_open && lv.has_tag(name::DELETING) {
+    if lv.is_open && has_lost_data(object, lv) {
         // not `Busy`, which would mean that it is as it was
         let message = format!("{object} is open: somebody uses it, although its data is gone in part");
         return Err(Failure::new(FailureKind::BackendError, message));
     }
     is_unused(object, lv)
+}
+
+/// Whether an earlier attempt at a delete has begun with its data, or has split it from its origin.
+fn has_lost_data(object: BackendObject, lv: &Lv) -> bool {
+    let is_split = object.is_snapshot() && !lv.is_thin() && !lv.is_thick_snapshot();
+    is_split || lv.has_tag(name::DELETING)
+}
+
+/// Whether an effect is a delete of which earlier attempts have done so much that it cannot be left at
+/// that: what is deleted is not as it was, or is gone.
+pub fn is_half_deleted(effect: &Effect, observed: &Observed) -> bool {
+    let object = effect.target();
+    let found = observed.get(&name::of(object));
+    is_delete(effect) && found.is_none_or(|lv| has_lost_data(object, lv))
+}
+
+/// Whether an effect is a delete that cannot be left at that any more as soon as this step has begun.
+pub fn begins_to_delete(effect: &Effect, step: &Step) -> bool {
+    let (Step::Clear { lv, .. } | Step::Split { lv }) = step else { return false };
+    is_delete(effect) && *lv == name::of(effect.target())
+}
+
+/// Whether an effect is a delete, and what is deleted is gone after this step.
+pub fn deletes(effect: &Effect, step: &Step) -> bool {
+    let Step::Remove { lv } = step else { return false };
+    is_delete(effect) && *lv == name::of(effect.target())
+}
+
+const fn is_delete(effect: &Effect) -> bool {
+    matches!(effect, Effect::DeleteVolume { .. } | Effect::DeleteSnapshot { .. })
 }
