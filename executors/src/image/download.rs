@@ -18,6 +18,15 @@ enum Hash {
 }
 
 impl Hash {
+    /// By its name in Python's hashlib, as Glance gives it; nothing for one that is not known here.
+    fn made_with(algorithm: &str) -> Option<Self> {
+        match algorithm {
+            "sha512" => Some(Self::Sha512(Box::default())),
+            "sha256" => Some(Self::Sha256(Box::default())),
+            _ => None,
+        }
+    }
+
     fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha512(hash) => hash.update(bytes),
@@ -45,15 +54,29 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// What the store says of the image's file.
-    pub fn of(image: &Image, limit_bytes: u64) -> Self {
-        let newer = match (image.os_hash_algo.as_deref(), &image.os_hash_value) {
-            (Some("sha512"), Some(value)) => Some((Hash::Sha512(Box::default()), value.clone())),
-            (Some("sha256"), Some(value)) => Some((Hash::Sha256(Box::default()), value.clone())),
-            (Some(_) | None, _) => None,
+    /// What the store says of the image's file. A hash that cannot be computed here gives way to the
+    /// older checksum (glanceclient's `--allow-md5-fallback`).
+    ///
+    /// # Errors
+    /// If such a hash is the only one.
+    pub fn of(image: &Image, limit_bytes: u64) -> Result<Self, ImageError> {
+        let algorithm = image.os_hash_algo.as_deref().unwrap_or("an algorithm that it does not name");
+        let newer = image.os_hash_value.clone().map(|value| (Hash::made_with(algorithm), value));
+        let older = image.checksum.clone().map(|value| (Hash::Md5(Box::default()), value));
+        let hash = match (newer, older) {
+            (Some((Some(hash), value)), _) => Some((hash, value)),
+            (Some((None, _)), None) => {
+                let reason =
+                    format!("its store gives a hash by {algorithm}, which cannot be checked, and no other");
+                return Err(ImageError::unacceptable(image.id, reason));
+            }
+            (Some((None, _)), older) => {
+                tracing::warn!(image = %image.id, algorithm, "its hash cannot be checked, only its MD5");
+                older
+            }
+            (None, older) => older,
         };
-        let older = || image.checksum.clone().map(|value| (Hash::Md5(Box::default()), value));
-        Self { image: image.id, hash: newer.or_else(older), size: image.size, limit_bytes, seen: 0 }
+        Ok(Self { image: image.id, hash, size: image.size, limit_bytes, seen: 0 })
     }
 
     /// Takes the next bytes in.
@@ -148,7 +171,8 @@ mod tests {
     async fn save_abc(image: &Image, limit_bytes: u64) -> Result<(), String> {
         let folder = tempfile::tempdir().unwrap();
         let chunks = futures::stream::iter([Ok::<_, String>(b"ab".to_vec()), Ok(b"c".to_vec())]);
-        let saved = save(chunks, Expected::of(image, limit_bytes), &folder.path().join("f")).await;
+        let expected = Expected::of(image, limit_bytes).map_err(|error| error.to_string())?;
+        let saved = save(chunks, expected, &folder.path().join("f")).await;
         saved.map_err(|error| error.to_string())
     }
 
@@ -176,10 +200,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_hash_that_cannot_be_checked_is_no_check() {
+        let unknown = Some(("sha3_512", "00"));
+        let refused = |error: &String| error.contains("sha3_512, which cannot be checked, and no other");
+        for size in [None, Some(3)] {
+            let error = save_abc(&image(size, unknown, None), 9).await.unwrap_err();
+            assert!(refused(&error), "{error}");
+        }
+        let md5 = "900150983cd24fb0d6963f7d28e17f72";
+        save_abc(&image(None, unknown, Some(md5)), 9).await.unwrap();
+        let error = save_abc(&image(None, unknown, Some("01")), 9).await.unwrap_err();
+        assert!(error.contains("its store announces 01"), "{error}");
+        let unnamed = Image { os_hash_algo: None, ..image(None, Some(("", "00")), None) };
+        let error = save_abc(&unnamed, 9).await.unwrap_err();
+        assert!(error.contains("which cannot be checked"), "{error}");
+    }
+
+    #[tokio::test]
     async fn a_file_that_breaks_off_is_the_stores_failure() {
         let folder = tempfile::tempdir().unwrap();
         let chunks = futures::stream::iter([Ok(b"ab".to_vec()), Err("reset".to_owned())]);
-        let expected = Expected::of(&image(None, None, None), 9);
+        let expected = Expected::of(&image(None, None, None), 9).unwrap();
         let error = save(chunks, expected, &folder.path().join("f")).await.unwrap_err();
         assert_eq!(error.to_string(), "the image store does not answer: its file broke off: reset");
     }

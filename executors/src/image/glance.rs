@@ -135,7 +135,7 @@ impl ImageStore for GlanceStore {
     async fn fetch(&self, image: &Image, to: &Path, limit_bytes: u64) -> Result<(), ImageError> {
         let request = self.request(Method::GET, &[&image.id.to_string(), "file"]).await?;
         let response = checked(image.id, request.send().await.map_err(unanswered)?)?;
-        save(Box::pin(response.bytes_stream()), Expected::of(image, limit_bytes), to).await
+        save(Box::pin(response.bytes_stream()), Expected::of(image, limit_bytes)?, to).await
     }
 
     async fn publish(&self, image: &NewImage, from: &Path) -> Result<(), ImageError> {

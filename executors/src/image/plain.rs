@@ -81,7 +81,7 @@ impl ImageStore for DirectoryStore {
     async fn fetch(&self, image: &Image, to: &Path, limit_bytes: u64) -> Result<(), ImageError> {
         let file = tokio::fs::File::open(self.directory.join(file_name(image)?)).await;
         let file = file.map_err(|error| found(image.id, "the image cannot be read", error))?;
-        save(ReaderStream::with_capacity(file, 1 << 20), Expected::of(image, limit_bytes), to).await
+        save(ReaderStream::with_capacity(file, 1 << 20), Expected::of(image, limit_bytes)?, to).await
     }
 
     async fn publish(&self, image: &NewImage, from: &Path) -> Result<(), ImageError> {
@@ -190,7 +190,7 @@ impl ImageStore for HttpsStore {
     async fn fetch(&self, image: &Image, to: &Path, limit_bytes: u64) -> Result<(), ImageError> {
         let response = self.get(image.id, &file_name(image)?).await?;
         let bytes = Box::pin(response.bytes_stream());
-        save(bytes, Expected::of(image, limit_bytes), to).await
+        save(bytes, Expected::of(image, limit_bytes)?, to).await
     }
 
     async fn publish(&self, _: &NewImage, _: &Path) -> Result<(), ImageError> {
