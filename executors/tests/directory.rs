@@ -322,6 +322,104 @@ async fn a_volume_that_is_written_elsewhere_is_not_copied_without_a_reflink() {
     }
 }
 
+/// A host with one loop device, as sysfs shows it.
+fn with_loop_device(directory: &tempfile::TempDir, file: &Path, read_only: bool) -> DirectoryConfig {
+    let block_devices = directory.path().join("block");
+    let device = block_devices.join("loop7");
+    std::fs::create_dir_all(device.join("loop")).unwrap();
+    std::fs::write(device.join("loop/backing_file"), format!("{}\n", file.display())).unwrap();
+    std::fs::write(device.join("ro"), format!("{}\n", u8::from(read_only))).unwrap();
+    DirectoryConfig { block_devices, ..config(&directory.path().join("volumes")) }
+}
+
+#[tokio::test]
+async fn a_volume_that_a_loop_device_has_open_is_in_use_although_nobody_locks_it() {
+    for read_only in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("volumes").join(volume(1).to_string());
+        let config = with_loop_device(&directory, &file, read_only);
+        let backend = DirectoryBackend::open(config).unwrap();
+        perform(&backend, create(volume(1))).await.unwrap();
+        perform(&backend, create(volume(2))).await.unwrap();
+        let reflinks = copies_at_one_stroke(directory.path());
+        let taken = perform(&backend, Effect::CreateSnapshot { snapshot: snapshot(1) }).await;
+        // what nobody writes can be copied piece by piece
+        assert_eq!(taken.is_ok(), reflinks || read_only, "{taken:?}");
+        let deleted = perform(&backend, Effect::DeleteVolume { volume: volume(1) }).await;
+        for failure in taken.err().into_iter().chain(deleted.err()) {
+            assert_eq!(failure.kind, FailureKind::Busy);
+            assert!(failure.message.contains("/dev/loop7 of this host has it open"), "{failure}");
+        }
+        let listed = backend.list(&PoolName::new("files")).await.unwrap();
+        let used: Vec<&str> = listed.iter().filter(|found| found.in_use).map(|found| &*found.name).collect();
+        assert_eq!(used, [volume(1).to_string()]);
+        perform(&backend, Effect::DeleteVolume { volume: volume(2) }).await.unwrap();
+        std::fs::remove_dir_all(directory.path().join("block/loop7")).unwrap();
+        perform(&backend, Effect::DeleteVolume { volume: volume(1) }).await.unwrap();
+    }
+}
+
+/// Whether the file system there has reflinks.
+fn copies_at_one_stroke(directory: &Path) -> bool {
+    let [from, to] = ["reflink-from", "reflink-to"].map(|name| {
+        let path = directory.join(name);
+        std::fs::write(&path, [7; 4096]).unwrap();
+        File::options().write(true).read(true).open(path).unwrap()
+    });
+    rustix::fs::ioctl_ficlone(&to, &from).is_ok()
+}
+
+/// Detached when it is dropped.
+struct Loop(String);
+
+impl Loop {
+    /// Nothing, with the reason, where the host lets nobody make one.
+    fn on(file: &Path, options: &[&str]) -> Result<Self, String> {
+        let made = Command::new("losetup").args(["--find", "--show"]).args(options).arg(file).output();
+        let made = made.map_err(|error| format!("losetup cannot be started: {error}"))?;
+        if !made.status.success() {
+            return Err(String::from_utf8_lossy(&made.stderr).trim().to_owned());
+        }
+        Ok(Self(String::from_utf8_lossy(&made.stdout).trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        drop(Command::new("losetup").args(["--detach", &self.0]).status());
+    }
+}
+
+#[tokio::test]
+async fn a_volume_on_a_real_loop_device_is_in_use_until_it_is_detached() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(directory.path());
+    perform(&backend, create(volume(1))).await.unwrap();
+    let attached = match Loop::on(&path(&directory, volume(1)), &[]) {
+        Ok(attached) => attached,
+        Err(reason) => {
+            println!("skipped: no loop device on this host: {reason}");
+            return;
+        }
+    };
+    let delete = Effect::DeleteVolume { volume: volume(1) };
+    let refused = perform(&backend, delete.clone()).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Busy);
+    assert!(refused.message.contains(&attached.0), "{refused}");
+    let taken = perform(&backend, Effect::CreateSnapshot { snapshot: snapshot(1) }).await;
+    match taken {
+        Ok(()) => assert!(copies_at_one_stroke(directory.path())),
+        Err(failure) => assert_eq!(failure.kind, FailureKind::Busy),
+    }
+    drop(attached);
+    // the kernel lets go of the file when whoever looks at the device has closed it (udev)
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while let Err(failure) = perform(&backend, delete.clone()).await {
+        assert!(std::time::Instant::now() < deadline, "{failure}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
 /// QEMU locks single bytes of its images with `fcntl`, and such locks are seen by other processes
 /// only.
 #[tokio::test]

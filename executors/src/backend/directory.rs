@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::files::{Files, Refusal};
 pub use self::files::{Nobody, Witness};
+use self::loops::LoopDevices;
 use self::plan::{Action, Observed};
 use super::{Backend, Content};
 use crate::export;
@@ -29,6 +30,7 @@ use crate::export;
 pub(crate) mod copy;
 mod files;
 mod lock;
+mod loops;
 mod plan;
 
 /// Which of the two drivers serves a directory.
@@ -66,6 +68,8 @@ pub struct DirectoryConfig {
     pub file_mode: u32,
     /// Whether the ledger may use `RevertToSnapshot`; without, it copies through a temporary volume.
     pub native_revert: bool,
+    /// Where the kernel shows this host's loop devices, which may have files open: `/sys/block`.
+    pub block_devices: PathBuf,
 }
 
 impl DirectoryConfig {
@@ -83,6 +87,7 @@ impl DirectoryConfig {
             reserved_percentage: 0,
             file_mode: 0o600,
             native_revert: true,
+            block_devices: PathBuf::from("/sys/block"),
         }
     }
 }
@@ -134,7 +139,8 @@ impl DirectoryBackend {
     /// As [`DirectoryBackend::open`].
     pub fn open_before(config: DirectoryConfig, witness: Arc<dyn Witness>) -> Result<Self, OpenError> {
         let directory = || config.directory.clone();
-        let opened = Files::open(&config.directory, config.file_mode, witness);
+        let loops = LoopDevices::in_directory(&config.block_devices);
+        let opened = Files::open(&config.directory, config.file_mode, loops, witness);
         let files = opened.map_err(|refusal| match refusal {
             Refusal::Taken => OpenError::Taken { directory: directory() },
             Refusal::Io(source) => OpenError::Unusable { directory: directory(), source },

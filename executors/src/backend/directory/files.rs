@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use super::copy;
 use super::lock::Lock;
+use super::loops::LoopDevices;
 
 /// What a file is called while it is being made.
 const PARTIAL: &str = ".partial";
@@ -57,6 +58,8 @@ pub struct Files {
     mode: Mode,
     /// Probing for locks takes and frees them: two probes at once would see each other.
     probing: Mutex<()>,
+    /// What has files open without a lock.
+    loops: LoopDevices,
     pub lock: Lock,
 }
 
@@ -91,7 +94,12 @@ pub struct Sweep {
 
 impl Files {
     /// Makes the directory if need be, shows that it can be written, and takes its lock.
-    pub fn open(path: &Path, file_mode: u32, witness: Arc<dyn Witness>) -> Result<Self, Refusal> {
+    pub fn open(
+        path: &Path,
+        file_mode: u32,
+        loops: LoopDevices,
+        witness: Arc<dyn Witness>,
+    ) -> Result<Self, Refusal> {
         std::fs::create_dir_all(path)?;
         let directory =
             openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -103,6 +111,7 @@ impl Files {
             directory,
             mode: Mode::from_raw_mode(file_mode),
             probing: Mutex::default(),
+            loops,
             lock,
         })
     }
@@ -158,6 +167,7 @@ impl Files {
     pub fn list(&self) -> Result<Vec<FoundObject>, Failure> {
         let seen = || -> io::Result<Vec<FoundObject>> {
             let locked = locked_files()?;
+            let loops = self.loops.with_files()?;
             let mut found = Vec::new();
             for entry in Dir::read_from(&self.directory)? {
                 let entry = entry?;
@@ -173,11 +183,13 @@ impl Files {
                 if FileType::from_raw_mode(file.st_mode) != FileType::RegularFile {
                     continue;
                 }
+                let is_locked = locked.contains(&(major(file.st_dev), minor(file.st_dev), file.st_ino));
+                let identity = (file.st_dev, file.st_ino);
                 found.push(FoundObject {
                     kind: kind_of(name),
                     name: name.into(),
                     bytes: u64::try_from(file.st_size).unwrap_or(0),
-                    in_use: locked.contains(&(major(file.st_dev), minor(file.st_dev), file.st_ino)),
+                    in_use: is_locked || loops.iter().any(|device| device.has(name, identity)),
                 });
             }
             Ok(found)
@@ -187,11 +199,7 @@ impl Files {
 
     /// Gives a file another name that nobody has, unless somebody uses the file.
     pub fn rename(&self, from: &str, to: &str) -> Result<(), Failure> {
-        match self.is_used(from, FlockOperation::NonBlockingLockExclusive) {
-            Ok(false) => {}
-            Ok(true) => return Err(failure(&from, "rename", &Errno::BUSY.into())),
-            Err(error) => return Err(failure(&from, "look at", &error)),
-        }
+        self.refuse_if_used(from, "rename")?;
         let renamed = || {
             self.publish(from, to, Publish::New)?;
             self.sync_directory(to)
@@ -248,7 +256,7 @@ impl Files {
         bytes: u64,
         go_on: &dyn Fn() -> bool,
     ) -> Result<(), Failure> {
-        self.refuse_if_used(object)?;
+        self.refuse_if_used(&object.to_string(), "change")?;
         let from = self.open_source(source)?;
         self.build(object, Publish::Replace, |file| self.fill(&from, file, bytes, go_on))
     }
@@ -269,7 +277,7 @@ impl Files {
 
     /// Takes zeroes off the end, and nothing but zeroes.
     pub fn cut_zeroes(&self, object: BackendObject, bytes: u64) -> Result<(), Failure> {
-        self.refuse_if_used(object)?;
+        self.refuse_if_used(&object.to_string(), "change")?;
         let cut = || {
             let name = object.to_string();
             let file = self.open_file(&name, OFlags::RDWR)?;
@@ -294,7 +302,7 @@ impl Files {
 
     /// No file of that name, finished or not.
     pub fn remove(&self, object: BackendObject) -> Result<(), Failure> {
-        self.refuse_if_used(object)?;
+        self.refuse_if_used(&object.to_string(), "change")?;
         let name = object.to_string();
         let removed = || {
             self.unlink(&name)?;
@@ -334,8 +342,8 @@ impl Files {
             return to.set_len(bytes);
         }
         // without a reflink the copy takes time, and must not be of something that changes
-        if self.is_used(&name, FlockOperation::NonBlockingLockShared)? {
-            return Err(Errno::BUSY.into());
+        if let Some(user) = self.user(&name, For::Reading)? {
+            return Err(user.into());
         }
         to.set_len(bytes)?;
         copy::copy_sparse(&from.file, to, from.file.metadata()?.len(), &|| {
@@ -414,35 +422,69 @@ impl Files {
         Ok(())
     }
 
-    fn refuse_if_used(&self, object: BackendObject) -> Result<(), Failure> {
-        match self.is_used(&object.to_string(), FlockOperation::NonBlockingLockExclusive) {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(failure(&object, "change", &Errno::BUSY.into())),
-            Err(error) => Err(failure(&object, "look at", &error)),
+    fn refuse_if_used(&self, name: &str, doing: &str) -> Result<(), Failure> {
+        match self.user(name, For::Changing) {
+            Ok(None) => Ok(()),
+            Ok(Some(user)) => Err(failure(&name, doing, &user.into())),
+            Err(error) => Err(failure(&name, "look at", &error)),
         }
     }
 
-    /// Whether somebody holds a lock on the file: of `flock`, or of `fcntl` (as QEMU does). Ours
-    /// are taken one after the other and freed at once, because over NFS both are one kind.
-    fn is_used(&self, name: &str, flock_as: FlockOperation) -> io::Result<bool> {
+    /// Who is in the way of that, as far as this host can tell: whoever holds a lock on the file, of `flock`
+    /// or of `fcntl` (as QEMU does), and loop devices, which hold none. Our own locks are taken one after
+    /// the other and freed at once, because over NFS both are one kind.
+    fn user(&self, name: &str, purpose: For) -> io::Result<Option<User>> {
         let _alone = self.probing.lock().unwrap_or_else(PoisonError::into_inner);
         let file = match self.open_file(name, OFlags::RDWR) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
+        };
+        let flock_as = match purpose {
+            For::Reading => FlockOperation::NonBlockingLockShared,
+            For::Changing => FlockOperation::NonBlockingLockExclusive,
         };
         match flock(&file, flock_as) {
             Ok(()) => flock(&file, FlockOperation::Unlock)?,
-            Err(Errno::WOULDBLOCK) => return Ok(true),
+            Err(Errno::WOULDBLOCK) => return Ok(Some(User::HasLock)),
             Err(error) => return Err(error.into()),
         }
         match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                fcntl_lock(&file, FlockOperation::Unlock)?;
-                Ok(false)
+            Ok(()) => fcntl_lock(&file, FlockOperation::Unlock)?,
+            Err(Errno::AGAIN | Errno::ACCESS) => return Ok(Some(User::HasLock)),
+            Err(error) => return Err(error.into()),
+        }
+        let found = fstat(&file)?;
+        let mut loops = self.loops.with_files()?.into_iter();
+        let device = loops.find(|device| {
+            (device.writes || purpose == For::Changing) && device.has(name, (found.st_dev, found.st_ino))
+        });
+        Ok(device.map(|device| User::Loop { device: device.to_string() }))
+    }
+}
+
+/// What nobody else may have a file open for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Reading it piece by piece: others may read it, too.
+    Reading,
+    /// Changing it under everybody's feet.
+    Changing,
+}
+
+/// Somebody who has a file open.
+enum User {
+    HasLock,
+    Loop { device: String },
+}
+
+impl From<User> for io::Error {
+    fn from(user: User) -> Self {
+        match user {
+            User::HasLock => Errno::BUSY.into(),
+            User::Loop { device } => {
+                Self::new(io::ErrorKind::ResourceBusy, format!("{device} of this host has it open"))
             }
-            Err(Errno::AGAIN | Errno::ACCESS) => Ok(true),
-            Err(error) => Err(error.into()),
         }
     }
 }
@@ -513,13 +555,17 @@ fn failure(object: &dyn Display, doing: &str, error: &io::Error) -> Failure {
         }
         Some(Errno::TIMEDOUT) => FailureKind::TimedOut,
         Some(_) => FailureKind::BackendError,
+        None if error.kind() == io::ErrorKind::ResourceBusy => FailureKind::Busy,
         None if error.kind() == io::ErrorKind::UnexpectedEof => FailureKind::ObjectMissing,
         None if error.kind() == io::ErrorKind::Interrupted => FailureKind::BackendUnavailable,
         None => FailureKind::BackendError,
     };
     let message = match kind {
-        FailureKind::Busy => format!("cannot {doing} {object}: somebody uses it"),
-        FailureKind::ObjectMissing
+        FailureKind::Busy if error.raw_os_error().is_some() => {
+            format!("cannot {doing} {object}: somebody uses it")
+        }
+        FailureKind::Busy
+        | FailureKind::ObjectMissing
         | FailureKind::NoSpace
         | FailureKind::TimedOut
         | FailureKind::BackendUnavailable
