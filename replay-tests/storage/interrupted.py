@@ -1,6 +1,11 @@
 """Executors that die at work."""
 
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+# How long an executor may take to begin with what it is asked for. It only bounds a failure.
+BEGINS_WITHIN = 60
 
 
 class Interrupted:
@@ -14,24 +19,35 @@ class Interrupted:
 
     def __init__(self, deployment):
         self.deployment = deployment
-        self.killed = dict.fromkeys(self.PROGRAMS, 0)
 
-    def during(self, executor: str, action) -> None:
-        """Kills it once, in the middle of what `action` asks for, if the middle is met."""
+    def during(self, executor: str, action, what: str) -> None:
+        """Kills it once, in the middle of what `action` asks for."""
         program = self.deployment.executors[executor]
-        action()
-        if executor != "ceph":
-            watch = f"for _ in $(seq 200); do pgrep -x -P $(cat /run/tephra.pid) '{self.PROGRAMS[executor]}' && exit 0; done; exit 1"
-            met = self.deployment.guest.ask(watch)[0] == 0
-        else:
-            met = self._is_working(program.process.pid, self.PROGRAMS[executor])
-        self.killed[executor] += met
-        program.kill()
+        with ThreadPoolExecutor(1) as watching:
+            killed = watching.submit(self._killed_at_work, executor)
+            action()
+            was_at_work = killed.result()
+        assert was_at_work, f"{what}: {executor} was never seen at work"
         program.start()
 
+    def _killed_at_work(self, executor: str) -> bool:
+        programs = self.PROGRAMS[executor]
+        if executor == "ceph":
+            return self._killed_here(self.deployment.executors[executor].process, programs)
+        watch = f"""
+pid=$(cat /run/tephra.pid)
+until pgrep -x -P $pid '{programs}'; do [ $SECONDS -lt {BEGINS_WITHIN} ] || exit 1; done
+kill -9 $pid
+while [ -d /proc/$pid ]; do sleep 0.1; done"""
+        return self.deployment.guest.ask(watch)[0] == 0
+
     @staticmethod
-    def _is_working(pid: int, programs: str) -> bool:
-        for _ in range(200):
-            if subprocess.run(["pgrep", "-x", "-P", str(pid), programs], stdout=subprocess.DEVNULL).returncode == 0:
-                return True
-        return False
+    def _killed_here(process: subprocess.Popen, programs: str) -> bool:
+        look = ["pgrep", "-x", "-P", str(process.pid), programs]
+        until = time.monotonic() + BEGINS_WITHIN
+        while subprocess.run(look, stdout=subprocess.DEVNULL).returncode != 0:
+            if time.monotonic() > until:
+                return False
+        process.kill()
+        process.wait()
+        return True

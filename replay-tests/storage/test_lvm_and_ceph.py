@@ -199,7 +199,7 @@ def test_an_executor_that_is_killed_in_the_middle_of_each_operation_goes_on(depl
         def step(name: str, ask, wait) -> None:
             """One operation on every backend of the executor at once, which is killed meanwhile."""
             asked = {}
-            interrupted.during(executor, lambda: asked.update(zip(backends, at_once(ask, backends))))
+            interrupted.during(executor, lambda: asked.update(zip(backends, at_once(ask, backends))), name)
             for backend in backends:
                 wait(backend, asked[backend])
                 got[backend, name] = asked[backend]
@@ -253,7 +253,6 @@ def test_an_executor_that_is_killed_in_the_middle_of_each_operation_goes_on(depl
             is_empty(deployment, it)
 
     at_once(survives, ("lvm", "ceph"))
-    assert all(times >= 3 for times in interrupted.killed.values()), interrupted.killed
     assert user.drift() == []
 
 
@@ -266,13 +265,15 @@ def test_an_executor_that_is_killed_while_it_connects_and_lets_go_finishes_both(
     connector = {"host": "guest", "ip": "127.0.0.1", "initiator": INITIATOR}
     with ThreadPoolExecutor(2) as asking:
         # the answers wait for the executor, which dies meanwhile
-        interrupted.during("lvm", lambda: asking.submit(user.rest.call, "PUT", path, {"attachment": {"connector": connector}}))
+        interrupted.during(
+            "lvm", lambda: asking.submit(user.rest.call, "PUT", path, {"attachment": {"connector": connector}}), "connect"
+        )
         connection = until("it is connected", lambda: user.rest.get(path)["attachment"]["connection_info"])
         user.cinder("attachment-complete", attachment)
         used = deployment.connected("thin", volume, connection)
         used.io(f"write -P {FIRST} 1M 64k")
         used.disconnect()
-        interrupted.during("lvm", lambda: asking.submit(user.rest.call, "DELETE", path))
+        interrupted.during("lvm", lambda: asking.submit(user.rest.call, "DELETE", path), "disconnect")
     user.settled("volume", volume)
     assert deployment.targets() == ""
     deployment.holds("thin", volume, FIRST)
