@@ -26,6 +26,7 @@ use tephra_executors::backend::{Backend, Content};
 use tokio::sync::{RwLock, RwLockReadGuard};
 
 const DIRECTORY: &str = "TEPHRA_ATTEMPT_DIRECTORY";
+const EXPORT: &str = "TEPHRA_ATTEMPT_EXPORT";
 
 /// A directory is served by one process. Here that is this one, but for the while in which others
 /// attempt something and die.
@@ -91,7 +92,10 @@ impl DirectoryBench {
         let directory = tempfile::tempdir().unwrap();
         let mut config = DirectoryConfig::new(BackendName::new("files"), "host", directory.path());
         change(&mut config);
-        let interrupter = Interrupter::new("an_attempt").env(DIRECTORY, directory.path());
+        let mut interrupter = Interrupter::new("an_attempt").env(DIRECTORY, directory.path());
+        if let Driver::Nfs { export } = &config.driver {
+            interrupter = interrupter.env(EXPORT, export);
+        }
         let backend = Reopened::open(config);
         Self { backend, directory, interrupter, tally: Tally::default(), most }
     }
@@ -112,7 +116,10 @@ impl DirectoryBench {
 async fn an_attempt() {
     let Some(attempt) = Attempt::from_environment() else { return };
     let directory = std::env::var_os(DIRECTORY).unwrap();
-    let config = DirectoryConfig::new(BackendName::new("files"), "host", directory);
+    let mut config = DirectoryConfig::new(BackendName::new("files"), "host", directory);
+    if let Ok(export) = std::env::var(EXPORT) {
+        config.driver = Driver::Nfs { export };
+    }
     let backend = DirectoryBackend::open_before(config, attempt.witness()).unwrap();
     assert_eq!(backend.perform(&attempt.pool, &attempt.effect).await, Ok(()));
 }

@@ -196,6 +196,13 @@ async fn the_kernel_attaches(name: &str, provisioning: Provisioning, daemon: &mu
     done(Effect::CreateSnapshot { snapshot }).await;
     put(&path, 0, 0xb1).unwrap();
     assert!(holds(&device, 0, 0xb1));
+    // another one comes and goes under the host, whose writes go on
+    let passing = snapshot_of(volume);
+    done(Effect::CreateSnapshot { snapshot: passing }).await;
+    put(&path, 8 << 20, 0xb3).unwrap();
+    done(Effect::DeleteSnapshot { snapshot: passing }).await;
+    put(&path, 16 << 20, 0xb4).unwrap();
+    assert!(holds(&device, 8 << 20, 0xb3) && holds(&device, 16 << 20, 0xb4));
     drop(login);
     done(Effect::UnexportVolume { volume, attachment: first.attachment }).await;
     assert!(Login::attempt(first.attachment, &KEY.chap(first.attachment).password).is_err());
