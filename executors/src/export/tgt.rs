@@ -7,6 +7,7 @@
 //! |---|---|
 //! | always first | `A --op show --mode target` |
 //! | a new export | `A --op new --mode account`, `… target`, `… logicalunit`, `--op update --mode logicalunit`, `--op bind --mode account`, `… target`: nobody can log in before the last |
+//! | always last, for an export | `A --op show --mode portal`; `… new …` if tgtd listens on no such port |
 //! | it shows an old size | `A --op update --mode target` with `state` = `offline`, the connections and the unit as below, the unit as new, `state` = `ready` |
 //! | it is for another host | as removed, then as new |
 //! | removed | `A --op unbind --mode target`, `… account`: nobody can log in any more; `--op delete --mode connection` for each that there is; `--op delete --mode target --force`, `… account` |
@@ -16,6 +17,10 @@
 //! writes that are answered as done. So connections are closed first, and deleting is tried until
 //! what was under way has ended. A target that is `offline` refuses logins as something passing:
 //! initiators come again, and send again what had no answer.
+//!
+//! A tgtd without any target closes whatever connects to it, and Linux's initiator (kernel 5.15 and later)
+//! does not come back from that by itself: it does from a target that is not there yet, and from nobody
+//! listening. So tgtd may be started on another portal, and is given its own with the first target.
 //!
 //! `tgtadm` takes the password as an argument and in no other way: whoever can list processes on the
 //! export's host can see it in the moment in which the account is made.
@@ -40,7 +45,7 @@ use tokio::time::Instant;
 
 use self::shown::{LUN, Plan, Target, Wanted, plan};
 use super::Exporter;
-use crate::process::{Launcher, ProcessError, Program};
+use crate::process::{Launcher, Output, ProcessError, Program};
 
 /// How long one `tgtadm` may take. It answers within milliseconds; a target with busy sessions
 /// waits for them.
@@ -76,8 +81,12 @@ const UNIT_ACTIVE: &str = "logical unit is still active";
 /// Every initiator's address, to tgt.
 const ALL: &str = "ALL";
 
-/// What `tgtadm` exits with where there is no tgtd (ENOTCONN).
-const EXIT_NOT_CONNECTED: i32 = 107;
+/// What `tgtadm` exits with where there is no tgtd (ENOTCONN), and where it has died with the request
+/// unread (ECONNRESET).
+const EXITS_WITHOUT_TGTD: [i32; 2] = [107, 104];
+
+/// What `tgtadm` says, and exits with 0, where tgtd has died with the request half done.
+const UNANSWERED: [&str; 2] = ["tgtd closed the socket", "a partial response"];
 
 /// What target names begin with if nobody says (Cinder's `target_prefix`).
 pub const DEFAULT_IQN_PREFIX: &str = "iqn.2010-10.org.openstack:";
@@ -136,7 +145,11 @@ impl TgtExporter {
         }
         let port = self.config.control_port.to_string();
         let program = program.args(["--control-port", &port, "--lld", "iscsi"]).args(args);
-        Ok(String::from_utf8_lossy(&self.launcher.launch(program).await?.stdout).into_owned())
+        let Output { stdout, stderr_tail } = self.launcher.launch(program).await?;
+        if is_unanswered(&stderr_tail) {
+            return Err(ProcessError::Failed { program: "tgtadm".to_owned(), code: Some(0), stderr_tail });
+        }
+        Ok(String::from_utf8_lossy(&stdout).into_owned())
     }
 
     async fn targets(&self) -> Result<Vec<Target>, Failure> {
@@ -325,6 +338,29 @@ impl TgtExporter {
         Ok(())
     }
 
+    async fn listens(&self) -> Result<bool, Failure> {
+        let text = self.tgtadm(["--op", "show", "--mode", "portal"]).await.map_err(failure)?;
+        Ok(shown::listens(&text, &self.config.portal))
+    }
+
+    /// Lets hosts connect, once there is a target.
+    async fn open_portal(&self) -> Result<(), Failure> {
+        if self.listens().await? {
+            return Ok(());
+        }
+        let portal = format!("portal={}", self.config.portal);
+        let opened = self.tgtadm(["--op", "new", "--mode", "portal", "--param", &portal]).await;
+        let Err(failure) = opened.map_err(failure) else { return Ok(()) };
+        if failure.kind == FailureKind::BackendUnavailable {
+            return Err(failure);
+        }
+        // another backend's exporter over the same tgtd may have been faster
+        if !self.listens().await? {
+            tracing::warn!(portal = self.config.portal, %failure, "tgtd does not listen where hosts connect");
+        }
+        Ok(())
+    }
+
     async fn has_account(&self, account: &str) -> Result<bool, Failure> {
         let text = self.tgtadm(["--op", "show", "--mode", "account"]).await.map_err(failure)?;
         Ok(text.lines().any(|line| line.trim() == account))
@@ -344,10 +380,18 @@ fn by(allowed: &str) -> &'static str {
     if is_address { "--initiator-address" } else { "--initiator-name" }
 }
 
+fn is_unanswered(stderr: &str) -> bool {
+    UNANSWERED.iter().any(|said| stderr.contains(said))
+}
+
 fn failure(error: ProcessError) -> Failure {
     let kind = match &error {
         ProcessError::NotFound { .. } | ProcessError::Broken { .. } => FailureKind::BackendUnavailable,
-        ProcessError::Failed { code: Some(EXIT_NOT_CONNECTED), .. } => FailureKind::BackendUnavailable,
+        ProcessError::Failed { code, stderr_tail, .. }
+            if code.is_some_and(|code| EXITS_WITHOUT_TGTD.contains(&code)) || is_unanswered(stderr_tail) =>
+        {
+            FailureKind::BackendUnavailable
+        }
         ProcessError::Failed { .. } | ProcessError::TooMuchOutput { .. } => FailureKind::BackendError,
         ProcessError::TimedOut { .. } => FailureKind::TimedOut,
     };
@@ -396,16 +440,17 @@ impl Exporter for TgtExporter {
         let name = self.name(export.attachment);
         let found = self.find(export.attachment).await?;
         match (plan(found.as_ref(), &wanted), found) {
-            (Plan::Nothing, _) => Ok(()),
-            (Plan::Reopen, Some(found)) => self.reopen(&found, volume, &wanted).await,
+            (Plan::Nothing, _) => {}
+            (Plan::Reopen, Some(found)) => self.reopen(&found, volume, &wanted).await?,
             (Plan::Rebuild, Some(found)) => {
                 self.remove(&found).await?;
-                self.create(&name, volume, &wanted, &secret.password).await
+                self.create(&name, volume, &wanted, &secret.password).await?;
             }
             (Plan::Create | Plan::Reopen | Plan::Rebuild, _) => {
-                self.create(&name, volume, &wanted, &secret.password).await
+                self.create(&name, volume, &wanted, &secret.password).await?;
             }
         }
+        self.open_portal().await
     }
 
     async fn unexport(&self, attachment: AttachmentId) -> Result<(), Failure> {

@@ -99,6 +99,15 @@ pub fn parse_connections(text: &str) -> Vec<(String, String)> {
     connections
 }
 
+/// Whether a listing of portals has one on the port of this one. Its address may be another: of all the
+/// host's, or behind what translates addresses.
+pub fn listens(text: &str, portal: &str) -> bool {
+    let port = |portal: &str| portal.rsplit_once(':').map(|(_, port)| port.to_owned());
+    let wanted = port(portal);
+    let shown = text.lines().filter_map(|line| line.strip_prefix("Portal: ")?.rsplit_once(','));
+    wanted.is_some() && shown.map(|(at, _)| port(at)).any(|at| at == wanted)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Section {
     System,
@@ -286,5 +295,20 @@ Target 12: iqn.other
         }
         let open = Target { accounts: BTreeSet::new(), ..found() };
         assert_eq!(plan(Some(&open), &wanted()), Plan::Rebuild);
+    }
+
+    #[test]
+    fn a_portal_is_there_if_its_port_is_whatever_the_address() {
+        let text = "Portal: [::]:3261,1\nPortal: 0.0.0.0:3260,1\n";
+        for (portal, expected) in [
+            ("0.0.0.0:3260", true),
+            ("192.0.2.7:3260", true),
+            ("[2001:db8::7]:3261", true),
+            ("192.0.2.7:3262", false),
+            ("192.0.2.7:326", false),
+        ] {
+            assert_eq!(listens(text, portal), expected, "{portal}");
+        }
+        assert!(!listens("", "192.0.2.7:3260"));
     }
 }

@@ -4,7 +4,7 @@ use tephra_journal::secrets::MASTER_KEY_BYTES;
 use uuid::Uuid;
 
 use super::*;
-use crate::process::{Output, Spawner};
+use crate::process::Spawner;
 
 const GIB: u64 = 1 << 30;
 
@@ -25,6 +25,8 @@ struct Daemon {
     is_offline: bool,
     /// It says that it deletes targets, and does not.
     keeps_targets: bool,
+    /// Where it listens.
+    portals: Vec<String>,
     changes: usize,
     /// The changes that come to nothing, counted from 1.
     fails: Vec<usize>,
@@ -50,21 +52,31 @@ impl Tgt {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(2 * GIB).unwrap();
         let disk = Some(Disk { bytes: GIB, is_ours: true });
-        Arc::new(Self { daemon: Shared::new(Daemon { disk, fails, ..Daemon::default() }), file })
+        let portals = vec!["0.0.0.0:3260".to_owned()];
+        Arc::new(Self { daemon: Shared::new(Daemon { disk, fails, portals, ..Daemon::default() }), file })
     }
 
     fn exporter(self: &Arc<Self>) -> TgtExporter {
         TgtExporter::new(config(None, 0), Arc::clone(self) as Arc<dyn Launcher>)
     }
 
+    fn dying(self: &Arc<Self>, under: usize, end: (i32, &'static str)) -> TgtExporter {
+        let dying = Dying { tgt: Arc::clone(self), under, told: Shared::default(), end };
+        TgtExporter::new(config(None, 0), Arc::new(dying))
+    }
+
     async fn export(self: &Arc<Self>) -> Result<(), Failure> {
+        self.export_by(&self.exporter()).await
+    }
+
+    async fn export_by(&self, exporter: &TgtExporter) -> Result<(), Failure> {
         let export = Export {
             attachment: ATTACHMENT,
             initiator: Some("iqn.test:host".into()),
             address: None,
             mode: AttachMode::ReadWrite,
         };
-        self.exporter().export(self.file.path(), VOLUME, &export).await
+        exporter.export(self.file.path(), VOLUME, &export).await
     }
 
     fn listing(&self, daemon: &Daemon) -> String {
@@ -107,6 +119,14 @@ impl Launcher for Tgt {
         let mut stdout = String::new();
         match (after("--op").unwrap(), after("--mode").unwrap()) {
             ("show", "target") => stdout = self.listing(&daemon),
+            ("show", "portal") => {
+                stdout = daemon.portals.iter().map(|portal| format!("Portal: {portal},1\n")).collect();
+            }
+            ("new", "portal") => {
+                assert!(daemon.disk.is_some() && !daemon.is_offline, "{daemon:?}");
+                let portal = after("--param").and_then(|param| param.strip_prefix("portal="));
+                daemon.portals.push(portal.unwrap().to_owned());
+            }
             ("update", "target") => daemon.is_offline = after("--value") == Some("offline"),
             ("delete", "logicalunit") => assert!(daemon.disk.take().is_some(), "there was none"),
             ("new", "logicalunit") => {
@@ -137,6 +157,70 @@ async fn an_export_that_grows_is_ready_again_whichever_command_fails() {
             assert_eq!(daemon.disk, Some(Disk { bytes: 2 * GIB, is_ours: true }), "{fails:?}");
             assert!(!daemon.is_offline, "{fails:?}");
         }
+    }
+}
+
+/// A tgtd that dies under one of the commands, counted from 0, and is not started again.
+struct Dying {
+    tgt: Arc<Tgt>,
+    under: usize,
+    told: Shared<usize>,
+    /// What `tgtadm` exits with then, and says.
+    end: (i32, &'static str),
+}
+
+#[async_trait]
+impl Launcher for Dying {
+    async fn launch(&self, program: Program) -> Result<Output, ProcessError> {
+        let nth = {
+            let mut told = self.told.lock().unwrap();
+            *told += 1;
+            *told - 1
+        };
+        let (code, said) = match nth.cmp(&self.under) {
+            std::cmp::Ordering::Less => return self.tgt.launch(program).await,
+            std::cmp::Ordering::Equal => self.end,
+            std::cmp::Ordering::Greater => {
+                (107, "failed to send request hdr to tgt daemon, Transport endpoint is not connected")
+            }
+        };
+        let stderr_tail = format!("tgtadm: {said}\n");
+        if code == 0 {
+            return Ok(Output { stdout: Vec::new(), stderr_tail });
+        }
+        Err(ProcessError::Failed { program: "tgtadm".to_owned(), code: Some(code), stderr_tail })
+    }
+}
+
+#[tokio::test]
+async fn a_tgtd_that_dies_under_a_command_has_not_done_it_and_is_waited_for() {
+    let ends = [
+        (107, "failed to send request hdr to tgt daemon, Transport endpoint is not connected"),
+        (104, "can't get the response, Connection reset by peer"),
+        (0, "tgtd closed the socket"),
+        (0, "a partial response"),
+    ];
+    // what is there, offline, connections, the old disk, the new one, what it is, ready, where it listens
+    for (under, end) in (0..8).flat_map(|under| ends.map(|end| (under, end))) {
+        let tgt = Tgt::grown(Vec::new());
+        let failure = tgt.export_by(&tgt.dying(under, end)).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::BackendUnavailable, "{under}, {end:?}: {failure}");
+    }
+    for end in ends {
+        let tgt = Tgt::grown(Vec::new());
+        let failure = tgt.dying(0, end).is_written(tgt.file.path()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::BackendUnavailable, "{end:?}: {failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_tgtd_that_listens_elsewhere_is_given_the_portal_once_there_is_an_export() {
+    let tgt = Tgt::grown(Vec::new());
+    let elsewhere = "127.0.0.1:3261".to_owned();
+    tgt.daemon.lock().unwrap().portals = vec![elsewhere.clone()];
+    for _ in 0..2 {
+        assert_eq!(tgt.export().await, Ok(()));
+        assert_eq!(tgt.daemon.lock().unwrap().portals, [elsewhere.as_str(), "127.0.0.1:3260"]);
     }
 }
 
