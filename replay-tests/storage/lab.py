@@ -36,7 +36,7 @@ FIRST, SECOND, THIRD = 0x11, 0x22, 0x33
 """What volumes are filled with."""
 
 PORTAL = "127.0.0.1:3260"
-"""Where the guest's tgtd listens: its own kernel is the initiator."""
+"""Where the executor has the guest's tgtd listen: its own kernel is the initiator."""
 
 INITIATOR = "iqn.2026-01.test.lvm-vm:guest"
 """As `labs/lvm-vm` names its guest."""
@@ -115,7 +115,37 @@ until timeout 60 rbd --conf {self.share}/ceph.conf --keyring {self.share}/cinder
         self("kill -9 $(pgrep -x tgtd); while pgrep -x tgtd; do sleep 0.1; done")
 
     def start_tgtd(self) -> None:
-        self("setsid tgtd -f >/dev/null 2>&1 </dev/null &")
+        self("setsid tgtd -f --iscsi portal=127.0.0.1:3261 >/dev/null 2>&1 </dev/null &")
+
+    @contextlib.contextmanager
+    def mortal_tgtd(self):
+        """Meanwhile tgtd can be told under which of the next requests of `tgtadm` it dies; gives what tells it."""
+        self("""
+cp /usr/sbin/tgtadm /run/tgtadm
+cat >/run/mortal-tgtadm <<'SCRIPT'
+#!/bin/bash
+left=$(($(cat /run/tgtd-has-left) - 1))
+echo "$left" >/run/tgtd-has-left
+[ "$left" = 0 ] || exec /run/tgtadm "$@"
+tgtd=$(pgrep -x tgtd)
+kill -STOP "$tgtd"
+/run/tgtadm "$@" &
+# until it waits for the answer
+until read -r _ name state _ </proc/$!/stat && [ "$name $state" = "(tgtadm) S" ]; do :; done
+kill -KILL "$tgtd"
+wait $!
+SCRIPT
+chmod +x /run/mortal-tgtadm
+echo 0 >/run/tgtd-has-left
+mount --bind /run/mortal-tgtadm /usr/sbin/tgtadm
+""")
+        try:
+            yield lambda command: self(f"echo {command} >/run/tgtd-has-left")
+        finally:
+            self("umount --lazy /usr/sbin/tgtadm")
+
+    def tgtd_has_died(self) -> None:
+        self("timeout 120 bash -c 'while pgrep -x tgtd; do sleep 0.1; done'")
 
     def stop(self) -> None:
         (self.share / "stop").touch()
