@@ -89,7 +89,11 @@ struct DirectoryBench {
 
 impl DirectoryBench {
     fn new(most: u32, change: impl FnOnce(&mut DirectoryConfig)) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::below(&std::env::temp_dir(), most, change)
+    }
+
+    fn below(parent: &Path, most: u32, change: impl FnOnce(&mut DirectoryConfig)) -> Self {
+        let directory = tempfile::tempdir_in(parent).unwrap();
         let mut config = DirectoryConfig::new(BackendName::new("files"), "host", directory.path());
         change(&mut config);
         let mut interrupter = Interrupter::new("an_attempt").env(DIRECTORY, directory.path());
@@ -235,6 +239,25 @@ async fn the_nfs_backend_conforms() {
     assert_eq!(description.capabilities["export"], "filer.example:/export/volumes");
     check_all(&bench).await;
     bench.tally.check(true);
+}
+
+/// Where a server's export is mounted for the tests.
+const MOUNT: &str = "TEPHRA_NFS_MOUNT";
+
+#[tokio::test]
+#[ignore = "needs a mount of a real server: ./test conform"]
+async fn nfs_on_a_mount_conforms() {
+    let mount = PathBuf::from(std::env::var_os(MOUNT).expect("run by ./test conform"));
+    let bench = DirectoryBench::below(&mount, 1, |config| {
+        config.driver = Driver::Nfs { export: "127.0.0.1:/".to_owned() };
+    });
+    check_all(&bench).await;
+    bench.tally.check(true);
+    let files = tempfile::tempdir().unwrap();
+    let files = DirectoryEnd::open(files.path()).unwrap();
+    for (from, into) in [(&bench as &dyn Bench, &files as &dyn Bench), (&files, &bench)] {
+        check_copies(from, into).await;
+    }
 }
 
 #[tokio::test]
