@@ -100,6 +100,8 @@ async fn unwinds_from(
         image: &image,
         pool: PoolName::new("one"),
         everything: &|| group.everything(),
+        shows_snapshots: true,
+        looks_everywhere: false,
     };
     for (operation, faults) in tried {
         let struck = unwind(&storage, operation, faults).await;

@@ -76,6 +76,8 @@ async fn unwinds(operations: &[Operation], format: CloneFormat) {
         image: &image,
         pool: PoolName::new("volumes"),
         everything: &|| lab.everything(),
+        shows_snapshots: false,
+        looks_everywhere: true,
     };
     for operation in operations {
         let faults = unwind(&storage, *operation, FAULTS).await;

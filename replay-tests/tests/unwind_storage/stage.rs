@@ -1,11 +1,21 @@
 //! A pure control plane over a real backend, and the operations that are tried on it.
+//!
+//! How an operation has to end follows from its attempts. One at which nothing was done succeeds, also
+//! right after one at which something was; one that failed is repeated, as often as the ledger says. So a
+//! command that fails once, an answer that is lost once and an executor that dies leave no trace: what was
+//! asked for is there, with no debt and no failure on record. Only where the very last attempt at a step
+//! failed too, the step's table says what follows: all is undone, or what could not be tidied up is
+//! owed, and paid as soon as nothing is in the way. Nothing else is accepted.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
 use std::process::{Command as Process, Stdio};
 
 use tephra_domain::command::{Command, CreateVolumeFromImage};
-use tephra_domain::drift::{Expectation, FoundObject, compare};
-use tephra_domain::effect::{BackendObject, DueEffect, EffectKey, Outcome};
+use tephra_domain::drift::{Expectation, FoundKind, FoundObject, compare};
+use tephra_domain::effect::{BackendObject, Direction, DueEffect, EffectKey, Failure, Outcome};
 use tephra_domain::ids::{PoolName, SnapshotId, VolumeId};
+use tephra_domain::operation::{IfItFails, MAX_TRIES};
 use tephra_domain::snapshot::SnapshotState;
 use tephra_domain::volume::{VolumeSource, VolumeState};
 use tephra_executors::backend::Backend;
@@ -26,8 +36,11 @@ const OLD: u8 = 0x11;
 const NEW: u8 = 0x22;
 const BLANK: u8 = 0;
 
-/// Where it is written: near the beginning and at the very end of one GiB.
-const PLACES: [u64; 2] = [4096, (1 << 30) - 4096];
+/// Where it is written: near the beginning and at the very end. Everything else is zeroes.
+const PLACES: [u64; 2] = [4096, GIB - 4096];
+
+/// How long all volumes are.
+const GIB: u64 = 1 << 30;
 
 /// What is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +72,11 @@ pub struct Storage<'a> {
     pub pool: PoolName,
     /// Everything that is there, whatever the backend may say of it.
     pub everything: &'a (dyn Fn() -> Vec<String> + Sync),
+    /// Whether snapshots are among that.
+    pub shows_snapshots: bool,
+    /// Whether all of a volume is looked at, and not only what was written: where it is known what holds
+    /// no data, that takes no longer.
+    pub looks_everywhere: bool,
 }
 
 /// The commands of `qemu-io` that write a byte where it is looked for.
@@ -81,9 +99,19 @@ struct Stage<'a> {
 }
 
 /// How a run went.
+#[derive(Default)]
 struct Run {
     effects: usize,
     struck: bool,
+    /// What the tables say of the steps at which every attempt failed.
+    given_up: Vec<IfItFails>,
+}
+
+impl Run {
+    /// Whether everything was to be undone.
+    fn is_undone(&self) -> bool {
+        self.given_up.contains(&IfItFails::Undo)
+    }
 }
 
 /// Tries an operation with every fault at every command, and says how many faults there were.
@@ -114,7 +142,9 @@ async fn attempt(storage: &Storage<'_>, operation: Operation, fault: Option<Faul
     let mut stage = Stage::open(storage, operation).await;
     let run = stage.run(fault).await;
     let case = format!("{operation:?} with {fault:?}");
-    stage.check(&case).await;
+    let lasts = run.struck && fault.is_some_and(|fault| fault.for_good);
+    assert!(lasts || run.given_up.is_empty(), "{case}: nothing was in the way any more");
+    stage.check(&run, &case).await;
     stage.clear(&case).await;
     run
 }
@@ -173,8 +203,9 @@ impl<'a> Stage<'a> {
 
     /// Goes on until nothing is due.
     async fn run(&mut self, fault: Option<FaultAt>) -> Run {
-        let mut run = Run { effects: 0, struck: false };
+        let mut run = Run::default();
         let mut last: Option<DueEffect> = None;
+        let mut failures = 0;
         while let Some(due) = self.world.next_due() {
             let again = last.as_ref().is_some_and(|last| last.effect == due.effect);
             run.effects += usize::from(!again);
@@ -182,15 +213,51 @@ impl<'a> Stage<'a> {
             let at = fault
                 .filter(|fault| fault.effect + 1 == run.effects && (!again || fault.for_good) && !gives_in)
                 .map(|fault| fault.at);
-            run.struck |= self.perform(&due, at).await;
+            let (struck, result) = self.perform(&due, at).await;
+            run.struck |= struck;
+            if !again {
+                failures = 0;
+            }
+            match result {
+                Ok(()) => {
+                    self.world.report(due.key, Outcome::Done).unwrap();
+                }
+                Err(failure) => {
+                    assert!(struck, "with {fault:?}, an attempt of its own: {due:?}: {failure}");
+                    failures += 1;
+                    run.given_up.extend(self.report_failure(&due, failures, failure));
+                }
+            }
             self.world.check_invariants();
             last = Some(due);
         }
         run
     }
 
-    /// Whether what was planned has happened.
-    async fn perform(&mut self, due: &DueEffect, at: Option<At>) -> bool {
+    /// A step is tried again until it was tried often enough, and what follows then is what its table says.
+    /// A debt is tried for ever, which needs no look here: it has to be paid in the end.
+    fn report_failure(&mut self, due: &DueEffect, failures: u8, failure: Failure) -> Option<IfItFails> {
+        let says = self.says_of_failure(due.key);
+        let events = self.world.report(due.key, Outcome::Failed(failure)).unwrap();
+        let says = says?;
+        let follows = match says {
+            _ if failures < MAX_TRIES => "StepAttemptFailed",
+            IfItFails::Undo => "UndoStarted",
+            IfItFails::OweCleanup | IfItFails::GoOn => "StepWaived",
+        };
+        assert!(events.contains(&follows), "attempt {failures} at {due:?} failed: {events:?}");
+        (failures == MAX_TRIES).then_some(says)
+    }
+
+    /// What the table says of a step that fails.
+    fn says_of_failure(&self, key: EffectKey) -> Option<IfItFails> {
+        let EffectKey::Step { operation, direction: Direction::Forward, step, .. } = key else { return None };
+        let operation = self.world.ledger.operations.get(&operation).unwrap();
+        Some(operation.kind.steps()[usize::from(step)].if_it_fails)
+    }
+
+    /// Whether what was planned has happened, and what the ledger hears of the attempt.
+    async fn perform(&self, due: &DueEffect, at: Option<At>) -> (bool, Result<(), Failure>) {
         let Storage { backend, saboteur, image, pool, .. } = self.storage;
         let perform = || act(*backend, Some(&image.images), pool, &due.effect);
         saboteur.plan(at);
@@ -202,9 +269,7 @@ impl<'a> Stage<'a> {
             result = perform().await;
             assert_eq!(result, Ok(()), "{due:?} after its executor had died");
         }
-        let outcome = result.map_or_else(Outcome::Failed, |()| Outcome::Done);
-        self.world.report(due.key, outcome).unwrap();
-        struck
+        (struck, result)
     }
 
     async fn write(&self, byte: u8) {
@@ -216,6 +281,24 @@ impl<'a> Stage<'a> {
         let commands = PLACES.map(|at| format!("read -P {byte} {at} 4096"));
         let read = self.qemu_io(object, &commands).await;
         assert!(read.is_ok(), "{case}: {object} does not hold {byte:#x}: {read:?}");
+        if self.storage.looks_everywhere {
+            self.assert_equals(object, byte, case).await;
+        }
+    }
+
+    /// The whole object is what was written, and zeroes.
+    async fn assert_equals(&self, object: BackendObject, byte: u8, case: &str) {
+        let expected = tempfile::NamedTempFile::new().unwrap();
+        expected.as_file().set_len(GIB).unwrap();
+        for at in PLACES {
+            expected.as_file().write_all_at(&[byte; 4096], at).unwrap();
+        }
+        let content = self.storage.backend.content(&self.storage.pool, object).await.unwrap();
+        let mut compare = Process::new("qemu-img");
+        compare.args(["compare", "-f", "raw", "-F", "raw"]).arg(expected.path()).arg(&content.location);
+        let output = compare.stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{case}: {object} holds more than {byte:#x} was written: {said}");
     }
 
     async fn qemu_io(&self, object: BackendObject, commands: &[String]) -> Result<(), String> {
@@ -238,26 +321,30 @@ impl<'a> Stage<'a> {
         self.storage.backend.list(&self.storage.pool).await.unwrap()
     }
 
-    /// Every operation has ended, the data is right, and the storage holds what the ledger and its
-    /// debts say.
-    async fn check(&self, case: &str) {
+    /// Every operation has ended as it had to, the data is right, and the storage holds what the ledger
+    /// says and nothing else.
+    async fn check(&self, run: &Run, case: &str) {
         let ledger = &self.world.ledger;
         assert!(ledger.operations.is_empty() && ledger.claims.is_empty(), "{case}: something is open");
-        assert!(ledger.debts.sorted().iter().all(|(_, debt)| debt.held), "{case}: a debt is not paid");
+        // only an undo that fails holds one, and nothing was done to any
+        assert!(ledger.debts.is_empty(), "{case}: a debt is not paid");
         let expectation = Expectation::of(
             &pool(BACKEND),
             ledger.volumes.sorted().into_iter().map(|(_, volume)| volume),
             ledger.snapshots.sorted().into_iter().map(|(_, snapshot)| snapshot),
-            ledger.debts.sorted().into_iter().map(|(_, debt)| debt),
+            std::iter::empty(),
             std::iter::empty(),
         );
-        let findings = compare(&expectation, &expectation, &self.found().await);
-        assert!(findings.iter().all(|finding| !finding.is_drift()), "{case}: {findings:?}");
-        self.check_source(case).await;
+        let found = self.found().await;
+        let findings = compare(&expectation, &expectation, &found);
+        assert!(findings.is_empty(), "{case}: {findings:?}");
+        self.check_objects(run, &found, case);
+        self.check_source(run, case).await;
         if let Some(made) = self.made {
-            let state = self.world.volume_state(made);
-            if state != VolumeState::Available {
-                assert_eq!(state, VolumeState::Error, "{case}");
+            let expected = if run.is_undone() { VolumeState::Error } else { VolumeState::Available };
+            assert_eq!(self.world.volume_state(made), expected, "{case}");
+            self.check_record(made, run, case);
+            if run.is_undone() {
                 return;
             }
             let byte = match self.operation {
@@ -269,19 +356,39 @@ impl<'a> Stage<'a> {
         }
     }
 
-    async fn check_source(&self, case: &str) {
+    /// Drift says nothing of what may be there or not. Here it is known.
+    fn check_objects(&self, run: &Run, found: &[FoundObject], case: &str) {
+        let snapshot =
+            self.snapshot.map(|snapshot| BackendObject::Snapshot { volume: self.volume, snapshot });
+        let source = snapshot.map(|_| BackendObject::Volume(self.volume));
+        let made = self.made.filter(|_| !run.is_undone()).map(BackendObject::Volume);
+        let expected: BTreeSet<String> =
+            snapshot.into_iter().chain(source).chain(made).map(|object| object.to_string()).collect();
+        let names: BTreeSet<String> = found.iter().map(|found| found.name.to_string()).collect();
+        assert_eq!(names, expected, "{case}");
+        let shown = self.storage.shows_snapshots;
+        let counted = found.iter().filter(|found| shown || found.kind == FoundKind::Volume).count();
+        let everything = (self.storage.everything)();
+        assert_eq!(everything.len(), counted, "{case}: there is {everything:?}");
+    }
+
+    /// A failure is on record if, and only if, what was asked for was not done.
+    fn check_record(&self, volume: VolumeId, run: &Run, case: &str) {
+        let volume = self.world.ledger.volumes.get(&volume).unwrap();
+        assert_eq!(volume.last_failure.is_some(), run.is_undone(), "{case}: {:?}", volume.last_failure);
+    }
+
+    async fn check_source(&self, run: &Run, case: &str) {
         let Some(snapshot) = self.snapshot else { return };
         assert_eq!(self.world.snapshot_state(snapshot), SnapshotState::Available, "{case}");
+        assert_eq!(self.world.volume_state(self.volume), VolumeState::Available, "{case}");
         self.assert_holds(BackendObject::Snapshot { volume: self.volume, snapshot }, OLD, case).await;
-        let volume = self.world.ledger.volumes.get(&self.volume).unwrap();
         let is_revert = matches!(self.operation, Operation::Revert | Operation::RevertByCopying);
-        let expected = if is_revert && volume.last_failure.is_none() { OLD } else { NEW };
-        if volume.status.state() == VolumeState::Available {
-            return self.assert_holds(BackendObject::Volume(self.volume), expected, case).await;
+        if is_revert {
+            self.check_record(self.volume, run, case);
         }
-        assert!(is_revert && volume.status.state() == VolumeState::Error, "{case}: {:?}", volume.status);
-        let (_, safety) = self.world.ledger.held_safety_snapshot_of(self.volume).expect("a way back");
-        self.assert_holds(safety, NEW, case).await;
+        let expected = if is_revert && !run.is_undone() { OLD } else { NEW };
+        self.assert_holds(BackendObject::Volume(self.volume), expected, case).await;
     }
 
     /// An operator deletes everything, and nothing is left.
