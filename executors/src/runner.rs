@@ -31,6 +31,7 @@ use std::time::Duration;
 use tephra_journal::clock::Clock;
 use tephra_journal::gateway::CommandGateway;
 use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::progress_board::ProgressBoard;
 use tephra_journal::work_queue::WorkQueue;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
@@ -66,6 +67,8 @@ pub struct RunnerConfig {
     pub images: Option<Arc<Images>>,
     /// What copies volumes from other backends of this process, and which those are.
     pub neighbours: Option<Arc<Neighbours>>,
+    /// Where it says how far long effects have come.
+    pub progress: ProgressBoard,
 }
 
 impl Default for RunnerConfig {
@@ -78,6 +81,7 @@ impl Default for RunnerConfig {
             drain_limit: Duration::from_secs(30),
             images: None,
             neighbours: None,
+            progress: ProgressBoard::default(),
         }
     }
 }

@@ -135,7 +135,7 @@ impl Hosts {
             from: pool("from"),
             source: volume(1),
         };
-        act(&*self.into, None, Some(&neighbours), &PoolName::new("into"), &effect).await
+        act(&*self.into, None, Some(&neighbours), &PoolName::new("into"), &effect, None).await
     }
 
     fn is_copied(&self, size_gib: u32) -> bool {

@@ -17,8 +17,8 @@
 //!   [`fake_event_stream`]: for tests.
 //! * [`inventory`]: what a backend shows on its pools, asked of its executor.
 //! * [`loans`]: what an executor lends to others to be read.
-//! * [`pool_board`]: how full each pool is, as last reported. [`clock`]: what time it is. [`ids`]: where
-//!   fresh ids come from.
+//! * [`pool_board`]: how full each pool is, as last reported. [`progress_board`]: how far long work has
+//!   come. [`clock`]: what time it is. [`ids`]: where fresh ids come from.
 //! * [`metrics`]: what is counted.
 //! * [`secrets`]: passwords that are derived, never written down.
 //! * [`jetstream`]: all of these over NATS, for roles on separate hosts. [`subjects`]: every name there.
@@ -42,6 +42,7 @@ pub mod memory;
 pub mod metrics;
 pub mod pool_board;
 pub mod private_file;
+pub mod progress_board;
 pub mod secrets;
 pub mod sequencer;
 pub mod subjects;

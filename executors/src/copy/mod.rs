@@ -36,6 +36,7 @@ use futures::future::BoxFuture;
 use tephra_domain::effect::{BackendObject, Effect, Failure, FailureKind};
 use tephra_domain::ids::PoolName;
 use tephra_domain::units::SizeGib;
+use tephra_journal::progress_board::AttemptProgress;
 
 pub use self::borrower::Borrowed;
 pub use self::lender::{LOAN_LASTS, LendingConfig, QemuLender};
@@ -50,11 +51,24 @@ use crate::process::Launcher;
 /// How often one stretch is begun again because what it is read from is elsewhere.
 const MOST_MOVES: u32 = 5;
 
+/// Hears how far a copy has come.
+pub trait Progress: Send + Sync {
+    /// So many bytes of so many are in their place. Said after each stretch, also of one that was found there.
+    fn reached(&self, done_bytes: u64, total_bytes: u64);
+}
+
+impl Progress for AttemptProgress {
+    fn reached(&self, done_bytes: u64, total_bytes: u64) {
+        self.report(done_bytes, total_bytes);
+    }
+}
+
 /// Copies between backends.
 #[derive(Clone)]
 pub struct Copier {
     launcher: Arc<dyn Launcher>,
     limits: Limits,
+    progress: Option<Arc<dyn Progress>>,
 }
 
 impl std::fmt::Debug for Copier {
@@ -147,7 +161,13 @@ struct Work<'a> {
 impl Copier {
     /// Runs programs through a launcher, within limits.
     pub fn new(launcher: Arc<dyn Launcher>, limits: Limits) -> Self {
-        Self { launcher, limits }
+        Self { launcher, limits, progress: None }
+    }
+
+    /// The same, which tells somebody how far it has come.
+    #[must_use]
+    pub fn telling(self, progress: Option<Arc<dyn Progress>>) -> Self {
+        Self { progress, ..self }
     }
 
     /// The target exists with its size and holds what the source holds, zeroes beyond, durably.
@@ -175,7 +195,11 @@ impl Copier {
         for stretch in stretches {
             let work = Work { target, end: &end, stretch, is_new, blank };
             copied += source.with(|from| Box::pin(self.stretch(from, work))).await?;
-            tracing::debug!(%volume, bytes = stretch.start.saturating_add(stretch.length), "copied so far");
+            let done_bytes = stretch.start.saturating_add(stretch.length);
+            tracing::debug!(%volume, done_bytes, "copied so far");
+            if let Some(progress) = &self.progress {
+                progress.reached(done_bytes, size.bytes());
+            }
         }
         self.runs(end.clone()).make_durable(&end, size.bytes()).await?;
         Ok(copied)

@@ -9,7 +9,7 @@ use tephra_domain::ids::{BackendName, PoolId, PoolName};
 use tephra_journal::loans::Loans;
 
 use super::borrower::Borrowed;
-use super::{Copier, Source, Target};
+use super::{Copier, Progress, Source, Target};
 use crate::backend::Backend;
 use crate::image::{self, Images};
 
@@ -53,16 +53,23 @@ impl Neighbours {
         description
     }
 
-    async fn copy(&self, source: BackendObject, from: &PoolId, target: Target<'_>) -> Result<(), Failure> {
+    async fn copy(
+        &self,
+        source: BackendObject,
+        from: &PoolId,
+        target: Target<'_>,
+        progress: Option<Arc<dyn Progress>>,
+    ) -> Result<(), Failure> {
         let volume = target.volume;
+        let copier = self.copier.clone().telling(progress);
         let copied = match (self.backends.get(&from.backend), &self.loans) {
             (Some(backend), _) => {
                 let content = backend.content(&from.pool, source).await?;
-                self.copier.copy(Source::Here(&content), target).await?
+                copier.copy(Source::Here(&content), target).await?
             }
             (None, Some(loans)) => {
                 let borrowed = Borrowed::begin(Arc::clone(loans), from.clone(), source).await?;
-                let copied = self.copier.copy(Source::Lent(&borrowed), target).await;
+                let copied = copier.copy(Source::Lent(&borrowed), target).await;
                 borrowed.give_back().await;
                 copied?
             }
@@ -77,7 +84,8 @@ impl Neighbours {
 }
 
 /// Has an effect performed: by what it is about where that is more than the backend, and by the backend
-/// otherwise.
+/// otherwise. `progress` hears how far it has come, where it goes in stretches: of copies from other
+/// backends. A conversion of an image is one run of `qemu-img`.
 ///
 /// # Errors
 /// Why it does not hold.
@@ -87,11 +95,12 @@ pub async fn act(
     neighbours: Option<&Neighbours>,
     pool: &PoolName,
     effect: &Effect,
+    progress: Option<Arc<dyn Progress>>,
 ) -> Result<(), Failure> {
     match (neighbours, effect) {
         (Some(neighbours), Effect::CopyVolume { volume, size, from, source }) => {
             let target = Target { backend, pool, volume: *volume, size: *size };
-            neighbours.copy(*source, from, target).await
+            neighbours.copy(*source, from, target, progress).await
         }
         (Some(_) | None, effect) => image::act(backend, images, pool, effect).await,
     }

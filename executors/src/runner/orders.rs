@@ -182,6 +182,7 @@ impl OrderDesk {
         let images = self.config.images.clone();
         let neighbours = self.config.neighbours.clone();
         let finished = Arc::clone(&self.finished);
+        let progress = self.config.progress.attempt(backend.name().clone(), key, Arc::clone(&self.clock));
         let in_flight = ::metrics::gauge!(metrics::EFFECTS_IN_FLIGHT, "backend" => self.label());
         let limit = self.limits.of(&effect);
         let began = Instant::now();
@@ -190,7 +191,9 @@ impl OrderDesk {
             in_flight.increment(1.0);
             let act = async {
                 let images = images.as_deref();
-                let act = copy::act(&*backend, images, neighbours.as_deref(), &pool.pool, &effect);
+                let neighbours = neighbours.as_deref();
+                let progress: Arc<dyn copy::Progress> = Arc::new(progress);
+                let act = copy::act(&*backend, images, neighbours, &pool.pool, &effect, Some(progress));
                 let outcome = match AssertUnwindSafe(act).catch_unwind().await {
                     Ok(Ok(())) => Outcome::Done,
                     Ok(Err(failure)) => Outcome::Failed(failure),
