@@ -292,7 +292,8 @@ fn with_query(path: &str, query: &[(&str, String)]) -> CommandResult<String> {
     Ok(url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path())))
 }
 
-/// The `data:` of each event of a stream of server-sent events. Comments (heartbeats) are skipped.
+/// The `data:` of each event of the ledger on a stream of server-sent events. What has no id is none of them
+/// and is skipped: comments (heartbeats), and how far long work has come.
 fn server_sent_events(
     chunks: futures::stream::BoxStream<'static, CommandResult<Vec<u8>>>,
 ) -> impl Stream<Item = CommandResult<Value>> {
@@ -317,7 +318,7 @@ struct SseBuffer {
 }
 
 impl SseBuffer {
-    /// Takes the next whole event out, if there is one with data.
+    /// Takes the next whole event out, if there is one with an id and data.
     fn next_event(&mut self) -> Option<String> {
         loop {
             let end = self.bytes.windows(2).position(|pair| pair == b"\n\n")?;
@@ -325,7 +326,8 @@ impl SseBuffer {
             let text = String::from_utf8_lossy(&event);
             let data: Vec<&str> =
                 text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim_start).collect();
-            if !data.is_empty() {
+            let has_id = text.lines().any(|line| line.starts_with("id:"));
+            if has_id && !data.is_empty() {
                 return Some(data.join("\n"));
             }
         }
@@ -341,7 +343,7 @@ mod tests {
         let mut buffer = SseBuffer::default();
         buffer.bytes.extend_from_slice(b": heartbeat\n\nid: 1.0\nevent: a\ndata: {\"a\"");
         assert_eq!(buffer.next_event(), None);
-        buffer.bytes.extend_from_slice(b":1}\n\ndata: 2\n\n");
+        buffer.bytes.extend_from_slice(b":1}\n\nevent: progress\ndata: {}\n\nid: 1.1\ndata: 2\n\n");
         assert_eq!(buffer.next_event().as_deref(), Some("{\"a\":1}"));
         assert_eq!(buffer.next_event().as_deref(), Some("2"));
         assert_eq!(buffer.next_event(), None);

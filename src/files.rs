@@ -18,6 +18,7 @@ use tephra_journal::hash_chain::{ChainHead, verify_chain, verify_hashes};
 use tephra_journal::inventory::InventoryDesk;
 use tephra_journal::log::{BlockNumber, Log, LogError, seek};
 use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::progress_board::ProgressBoard;
 use tephra_journal::wire::verify_hash;
 use tephra_projector::runner::{Health, Projector, rebuild};
 use tephra_projector::{Checkpoint, Views, ViewsError};
@@ -309,6 +310,7 @@ impl OfflineLedger {
             views,
             log,
             pools: PoolBoard::default(),
+            progress: ProgressBoard::default(),
             inventory: Arc::new(InventoryDesk::default()),
             clock: Arc::new(move || -> Timestamp { clock.now() }),
             auth: Authenticator::NoAuth(NoAuth { everybody_is_admin: true, allow_any_address: false }),

@@ -35,6 +35,7 @@ use tephra_journal::in_process_queue::InProcessQueue;
 use tephra_journal::inventory::{Inventory, InventoryDesk};
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::progress_board::ProgressBoard;
 use tephra_journal::secrets::MasterKey;
 use tephra_journal::sequencer::{
     CaughtUp, Sequencer, SequencerConfig, SequencerHandle, SequencerParts, bootstrap, catch_up_from,
@@ -173,7 +174,8 @@ async fn start_on_one_machine(
     let clock = Arc::new(SystemClock::not_before(state.head.time));
     let pools = PoolBoard::with_down_after(config.limits.service_down_time());
     let (desk, key) = (InventoryDesk::default(), master_key(config)?);
-    let stage = Stage { clock, log, views, feed: Feed::new(), pools, desk, key };
+    let progress = ProgressBoard::default();
+    let stage = Stage { clock, log, views, feed: Feed::new(), pools, progress, desk, key };
     stage.start(config, state, api, roles, board).await?;
     Ok(verified)
 }
@@ -184,6 +186,7 @@ struct Stage {
     views: Views,
     feed: Feed,
     pools: PoolBoard,
+    progress: ProgressBoard,
     desk: InventoryDesk,
     clock: Arc<dyn Clock>,
     key: Option<MasterKey>,
@@ -214,23 +217,25 @@ impl Stage {
             self.desk.open(opened.name().clone(), inventory);
             let (queue, gateway) = (Arc::new(queue.clone()), Arc::clone(&gateway));
             let (pools, clock) = (self.pools.clone(), Arc::clone(&self.clock));
+            let progress = self.progress.clone();
             add_executor(&board, opened.name(), &pools, &clock);
             start_runner(
                 config,
                 backend,
-                RunnerParts { opened, images, neighbours, queue, gateway, pools, clock },
+                RunnerParts { opened, images, neighbours, queue, gateway, pools, progress, clock },
                 roles,
             );
         }
         self.wait_for_backends(&config.backends).await;
         if let Some((listener, auth)) = api {
-            let Self { log, views, pools, clock, desk, key, .. } = self;
+            let Self { log, views, pools, progress, clock, desk, key, .. } = self;
             let (inventory, images) = (Arc::new(desk), catalog(store));
             let parts = ApiParts {
                 gateway,
                 views,
                 log,
                 pools,
+                progress,
                 inventory,
                 clock,
                 auth,
@@ -325,6 +330,7 @@ struct RunnerParts {
     queue: Arc<dyn WorkQueue>,
     gateway: Arc<dyn CommandGateway>,
     pools: PoolBoard,
+    progress: ProgressBoard,
     clock: Arc<dyn Clock>,
 }
 
@@ -335,9 +341,10 @@ fn start_runner(config: &Config, backend: &BackendConfig, parts: RunnerParts, ro
         drain_limit: Duration::from_secs(config.limits.drain_timeout_s),
         images: parts.images.clone(),
         neighbours: Some(Arc::clone(&parts.neighbours)),
+        progress: parts.progress.clone(),
         ..RunnerConfig::default()
     };
-    let RunnerParts { opened, images: _, neighbours: _, queue, gateway, pools, clock } = parts;
+    let RunnerParts { opened, images: _, neighbours: _, queue, gateway, pools, progress: _, clock } = parts;
     let handle = Runner::start(runner_config, opened, queue, gateway, pools, clock, cancel.clone());
     roles.add(RoleKind::Executor, cancel, async move {
         handle.stopped().await;
@@ -351,6 +358,7 @@ struct ApiParts {
     views: Views,
     log: Arc<dyn Log>,
     pools: PoolBoard,
+    progress: ProgressBoard,
     inventory: Arc<dyn Inventory>,
     clock: Arc<dyn Clock>,
     auth: Authenticator,
@@ -379,12 +387,26 @@ fn catalog(store: Option<Arc<dyn ImageStore>>) -> Option<Arc<dyn ImageCatalog>> 
 }
 
 fn start_api(config: &Config, listener: TcpListener, parts: ApiParts, roles: &mut Roles) {
-    let ApiParts { gateway, views, log, pools, inventory, clock, auth, warning, images, key, board } = parts;
+    let ApiParts {
+        gateway,
+        views,
+        log,
+        pools,
+        progress,
+        inventory,
+        clock,
+        auth,
+        warning,
+        images,
+        key,
+        board,
+    } = parts;
     let state = AppState::new(App {
         gateway,
         views,
         log,
         pools,
+        progress,
         inventory,
         clock: Arc::new(move || clock.now()),
         auth,

@@ -9,6 +9,7 @@ use tephra_journal::gateway::CommandGateway;
 use tephra_journal::inventory::Inventory;
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::progress_board::ProgressBoard;
 use tephra_journal::secrets::MasterKey;
 use tephra_projector::Views;
 use tokio::sync::Semaphore;
@@ -50,6 +51,8 @@ pub struct App {
     pub log: Arc<dyn Log>,
     /// How full each pool is.
     pub pools: PoolBoard,
+    /// How far long work has come.
+    pub progress: ProgressBoard,
     /// What is on each pool.
     pub inventory: Arc<dyn Inventory>,
     /// The time.

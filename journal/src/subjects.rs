@@ -8,6 +8,7 @@
 //! | `tephra.command.<cell>` | commands to the sequencer, by request and reply |
 //! | `tephra.report.<cell>.<backend>` | what a backend's executor says to the sequencer, likewise |
 //! | `tephra.pools.<cell>.<backend>` | how full the pools of a backend are |
+//! | `tephra.progress.<cell>.<backend>` | how far the long work of a backend's executor has come |
 //! | `tephra.inventory.<cell>.<backend>` | what is on a pool of a backend, by request and reply |
 //! | `tephra.loans.<cell>.<backend>.any`, `….<executor>` | what executors of a backend lend to others, likewise: of any of them, of one |
 //! | bucket `TEPHRA_LEASE_<cell>`, key `sequencer` | who the sequencer is |
@@ -111,8 +112,7 @@ impl Cell {
 
     /// The backend whose executor speaks on a subject; nothing if it is not one of theirs.
     pub fn reporting_backend(&self, subject: &str) -> Option<BackendName> {
-        let token = subject.strip_prefix(&format!("tephra.report.{self}."))?;
-        text_of(token).map(BackendName::new)
+        backend_of(subject, &format!("tephra.report.{self}."))
     }
 
     /// What all executors have to say.
@@ -128,6 +128,21 @@ impl Cell {
     /// Every backend's pools.
     pub fn pools_subjects(&self) -> String {
         format!("tephra.pools.{self}.*")
+    }
+
+    /// Where a backend's executor says how far its long work has come.
+    pub fn progress_subject(&self, backend: &BackendName) -> String {
+        format!("tephra.progress.{self}.{}", token(backend.as_str()))
+    }
+
+    /// The backend whose progress is told on a subject; nothing if it is none of these subjects.
+    pub fn progressing_backend(&self, subject: &str) -> Option<BackendName> {
+        backend_of(subject, &format!("tephra.progress.{self}."))
+    }
+
+    /// Every backend's progress.
+    pub fn progress_subjects(&self) -> String {
+        format!("tephra.progress.{self}.*")
     }
 
     /// The stream of public events.
@@ -201,6 +216,11 @@ impl FromStr for Cell {
 /// The name of a backend's consumer of work orders.
 pub fn work_consumer(backend: &BackendName) -> String {
     token(backend.as_str())
+}
+
+/// The backend that is the last token of a subject which begins like this.
+fn backend_of(subject: &str, prefix: &str) -> Option<BackendName> {
+    subject.strip_prefix(prefix).and_then(text_of).map(BackendName::new)
 }
 
 const fn is_plain(byte: u8) -> bool {
@@ -335,7 +355,8 @@ mod tests {
         let cell = Cell::default();
         for name in ["lvm", "lvm.fast", "a=b c*>", "größe"] {
             let backend = BackendName::new(name);
-            assert_eq!(cell.reporting_backend(&cell.report_subject(&backend)), Some(backend));
+            assert_eq!(cell.reporting_backend(&cell.report_subject(&backend)), Some(backend.clone()));
+            assert_eq!(cell.progressing_backend(&cell.progress_subject(&backend)), Some(backend));
         }
         for other in [
             "tephra.command.main",
@@ -344,6 +365,8 @@ mod tests {
             "tephra.report.main.=4",
         ] {
             assert_eq!(cell.reporting_backend(other), None, "{other}");
+            let other = other.replace("report", "progress");
+            assert_eq!(cell.progressing_backend(&other), None, "{other}");
         }
     }
 

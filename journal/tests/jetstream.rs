@@ -20,6 +20,8 @@ mod log;
 mod permissions;
 #[path = "jetstream/placement.rs"]
 mod placement;
+#[path = "jetstream/progress.rs"]
+mod progress;
 #[path = "jetstream/queue.rs"]
 mod queue;
 #[path = "jetstream/server_example.rs"]

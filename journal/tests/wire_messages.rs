@@ -32,9 +32,11 @@ use tephra_domain::volume::{VolumeSource, VolumeState};
 use tephra_domain::volume_type::VolumeTypeEvent;
 use tephra_journal::gateway::{Receipt, Submission, SubmitError};
 use tephra_journal::loans::{Loan, LoanAnswer, LoanQuestion, LoanRequest};
+use tephra_journal::progress_board::Progress;
 use tephra_journal::wire::message::{
-    decode_answer, decode_loan_answer, decode_loan_question, decode_order, decode_pools, decode_submission,
-    encode_answer, encode_loan_answer, encode_loan_question, encode_order, encode_pools, encode_submission,
+    decode_answer, decode_loan_answer, decode_loan_question, decode_order, decode_pools, decode_progress,
+    decode_submission, encode_answer, encode_loan_answer, encode_loan_question, encode_order, encode_pools,
+    encode_progress, encode_submission,
 };
 use tephra_journal::work_queue::WorkOrder;
 use uuid::Uuid;
@@ -397,6 +399,20 @@ fn pools_arrive_as_they_were_sent() {
     assert_eq!(decode_pools(&encode_pools(&[])).unwrap(), []);
 }
 
+fn progress() -> [Progress; 2] {
+    let of_debt = EffectKey::Debt { debt: debt(), attempt: 300 };
+    [
+        Progress { key: step(), done_bytes: 1 << 30, total_bytes: 3 << 30 },
+        Progress { key: of_debt, done_bytes: 0, total_bytes: u64::MAX },
+    ]
+}
+
+#[test]
+fn progress_arrives_as_it_was_sent() {
+    assert_eq!(decode_progress(&encode_progress(&progress())).unwrap(), progress());
+    assert_eq!(decode_progress(&encode_progress(&[])).unwrap(), []);
+}
+
 fn rejections() -> Vec<Rejection> {
     vec![
         Rejection::VolumeNotFound { volume: volume() },
@@ -499,6 +515,7 @@ fn a_changed_byte_anywhere_never_panics() {
     messages.extend([encode_order(&order), encode_pools(&[pool_stats(Timestamp(3))])]);
     messages.extend(loan_questions().iter().map(encode_loan_question));
     messages.extend(loan_answers().iter().map(encode_loan_answer));
+    messages.push(encode_progress(&progress()));
     for message in messages {
         for at in 0..message.len() {
             for byte in [0, 1, 2, 3, 0x7F, 0x80, 0xFE, 0xFF] {
@@ -510,6 +527,7 @@ fn a_changed_byte_anywhere_never_panics() {
                 drop(decode_pools(&changed));
                 drop(decode_loan_question(&changed));
                 drop(decode_loan_answer(&changed));
+                drop(decode_progress(&changed));
             }
         }
     }
@@ -558,6 +576,7 @@ fn version_1_has_these_bytes() {
     }
     all.extend(loan_questions().iter().flat_map(encode_loan_question));
     all.extend(loan_answers().iter().flat_map(encode_loan_answer));
+    all.extend(encode_progress(&progress()));
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/messages-v1.hex");
     let text: String = hex::encode(&all).as_bytes().chunks(100).fold(String::new(), |mut text, line| {
         text.push_str(std::str::from_utf8(line).unwrap());

@@ -125,6 +125,14 @@ impl Views {
         opened.map(|opened| records.must_get(&opened.to_be_bytes())).transpose()
     }
 
+    /// An open operation with all that its engine knows.
+    ///
+    /// # Errors
+    /// If the file fails or is damaged.
+    pub fn open_operation(&self, id: OperationId) -> Result<Option<Operation>, ViewsError> {
+        self.one(schema::OPEN_OPERATIONS, id.as_uuid().as_bytes())
+    }
+
     /// Every open operation with all that its engine knows, the one that opened first first.
     ///
     /// # Errors

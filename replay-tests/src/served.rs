@@ -30,6 +30,7 @@ use tephra_journal::inventory::InventoryDesk;
 use tephra_journal::log::{BlockNumber, Log};
 use tephra_journal::memory::MemoryLog;
 use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::progress_board::ProgressBoard;
 use tephra_journal::sequencer::{
     Sequencer, SequencerConfig, SequencerHandle, SequencerParts, bootstrap, catch_up,
 };
@@ -60,6 +61,8 @@ pub struct Served {
     pub views: Views,
     /// Its backend.
     pub backend: MemoryBackend,
+    /// How far its executor says that it has come.
+    pub progress: ProgressBoard,
     /// Its sequencer.
     pub gateway: SequencerHandle,
     stop: tokio_util::sync::DropGuard,
@@ -98,7 +101,7 @@ impl Served {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
         let feed = Feed::new();
-        let pools = PoolBoard::default();
+        let (pools, progress) = (PoolBoard::default(), ProgressBoard::default());
         let cancel = CancellationToken::new();
         let queue: Arc<dyn WorkQueue> = Arc::new(InProcessQueue::new(Arc::clone(&clock)));
         let views = Views::create_fresh(&folder.path().join("views.redb")).unwrap();
@@ -129,7 +132,8 @@ impl Served {
             let works: Arc<dyn CommandGateway> = Arc::new(gateway.clone());
             let worker = Arc::new(backend.clone());
             let (pools, clock, cancel) = (pools.clone(), Arc::clone(&clock), cancel.clone());
-            Runner::start(RunnerConfig::default(), worker, queue, works, pools, clock, cancel);
+            let config = RunnerConfig { progress: progress.clone(), ..RunnerConfig::default() };
+            Runner::start(config, worker, queue, works, pools, clock, cancel);
         }
         tokio::time::timeout(PATIENCE, views.wait_for(registered.position())).await.unwrap();
         let desk = InventoryDesk::default();
@@ -143,12 +147,13 @@ impl Served {
             views: views.clone(),
             log,
             pools,
+            progress: progress.clone(),
             clock: Arc::new(move || clock.now()),
             auth,
             settings: ApiSettings::default(),
         });
         let router = tephra_api::server::router(state);
-        Self { router, views, backend, gateway, stop: cancel.drop_guard(), _folder: folder }
+        Self { router, views, backend, progress, gateway, stop: cancel.drop_guard(), _folder: folder }
     }
 
     /// Somebody with a token, on paths without a project, at the newest microversion.
@@ -190,7 +195,8 @@ impl Served {
     }
 }
 
-fn by_system(command: Command) -> Submission {
+/// A command of the system's own, such as an executor's.
+pub fn by_system(command: Command) -> Submission {
     let id = Uuid::new_v4();
     Submission {
         id: CommandId::from_uuid(id),

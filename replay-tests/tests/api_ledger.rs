@@ -6,7 +6,13 @@ use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use tephra_replay_tests::served::{Client, Executor, PATIENCE, Served};
+use tephra_domain::command::Command;
+use tephra_domain::effect::{DueEffect, EffectKey, Outcome};
+use tephra_domain::ids::BackendName;
+use tephra_journal::clock::{Clock, SystemClock};
+use tephra_journal::gateway::CommandGateway;
+use tephra_journal::progress_board::Progress;
+use tephra_replay_tests::served::{Client, Executor, PATIENCE, Served, by_system};
 use tower::ServiceExt as _;
 
 fn ledger<'a>(served: &'a Served, token: &str) -> Client<'a> {
@@ -18,8 +24,17 @@ fn kinds(page: &Value) -> Vec<String> {
     events.iter().map(|event| event["kind"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The next server-sent event that is not a comment: its id and its data.
+/// The next event of the ledger: its id and its data.
 async fn next_event(body: &mut Body, pending: &mut String) -> (String, Value) {
+    loop {
+        if let (Some(id), _, data) = next_message(body, pending).await {
+            return (id, data);
+        }
+    }
+}
+
+/// The next server-sent event that is not a comment: its id, its type and its data.
+async fn next_message(body: &mut Body, pending: &mut String) -> (Option<String>, String, Value) {
     let read = async {
         loop {
             if let Some(end) = pending.find("\n\n") {
@@ -27,8 +42,8 @@ async fn next_event(body: &mut Body, pending: &mut String) -> (String, Value) {
                 let field = |name: &str| {
                     block.lines().find_map(|line| line.strip_prefix(name)).map(ToOwned::to_owned)
                 };
-                if let (Some(id), Some(data)) = (field("id: "), field("data: ")) {
-                    return (id, serde_json::from_str(&data).unwrap());
+                if let (Some(kind), Some(data)) = (field("event: "), field("data: ")) {
+                    return (field("id: "), kind, serde_json::from_str(&data).unwrap());
                 }
                 continue;
             }
@@ -271,4 +286,102 @@ async fn a_server_whose_sequencer_is_gone_is_not_ready() {
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     let body: Value = serde_json::from_slice(&bytes).unwrap();
     assert_eq!((&body["status"], &body["checks"]["sequencer"]["ok"]), (&json!("not ready"), &json!(false)));
+}
+
+/// What is due first of an open operation.
+fn due(served: &Served, operation: &Value) -> DueEffect {
+    let id = operation["id"].as_str().unwrap().parse().unwrap();
+    served.views.open_operation(id).unwrap().unwrap().due().unwrap()
+}
+
+fn said(key: EffectKey, done_gib: u64) -> Progress {
+    Progress { key, done_bytes: done_gib << 30, total_bytes: 3 << 30 }
+}
+
+async fn only_operation(client: &Client<'_>) -> Value {
+    client.get("/ledger/v1/operations").await.ok().json["operations"][0].clone()
+}
+
+#[tokio::test]
+async fn how_far_work_has_come_shows_to_its_owner_while_it_goes_on_and_as_its_own_backend_says() {
+    let served = Served::start(Executor::Sleeps).await;
+    let volume = served.member().post("/volumes", &json!({ "volume": { "size": 3 } })).await.ok();
+    let volume = volume.id("volume");
+    let (own, clock) = (ledger(&served, "alice:demo"), SystemClock::default());
+    let operation = only_operation(&own).await;
+    assert_eq!(operation["progress"], Value::Null);
+    assert!(!operation.as_object().unwrap().contains_key("progress"));
+    let DueEffect { key, pool, .. } = due(&served, &operation);
+
+    served.progress.report(&BackendName::new("another"), said(key, 3), clock.now());
+    assert_eq!(only_operation(&own).await["progress"], Value::Null, "it is not for them to say");
+    served.progress.report(&pool.backend, said(key, 1), clock.now());
+    let shown = json!({ "done_bytes": 1_u64 << 30, "total_bytes": 3_u64 << 30, "percent": 33 });
+    assert_eq!(only_operation(&own).await["progress"], shown);
+    let id = operation["id"].as_str().unwrap().to_owned();
+    let path = format!("/ledger/v1/operations/{id}");
+    assert_eq!(own.get(&path).await.ok().json["operation"]["progress"], shown);
+    assert_eq!(ledger(&served, "bob:other").get(&path).await.status, 404);
+
+    let report = Command::ReportOutcome { key, outcome: Outcome::Done };
+    let done = served.gateway.submit(by_system(report)).await.unwrap();
+    tokio::time::timeout(PATIENCE, served.views.wait_for(done.position())).await.unwrap();
+    let ended = own.get(&path).await.ok().json["operation"].clone();
+    assert_eq!((&ended["status"], &ended["progress"]), (&json!("completed"), &Value::Null), "{volume}");
+}
+
+#[tokio::test]
+async fn a_stream_tells_how_far_work_has_come_to_whoever_may_see_it_and_goes_on_after_the_last_event() {
+    let served = Served::start(Executor::Sleeps).await;
+    let volume = served.member().post("/volumes", &json!({ "volume": { "size": 3 } })).await.ok();
+    let volume = volume.id("volume");
+    let stranger = served.client("bob:other");
+    let of_theirs = stranger.post("/volumes", &json!({ "volume": { "size": 3 } })).await;
+    assert_eq!(of_theirs.status, 202);
+    let clock = SystemClock::default();
+    let operation = only_operation(&ledger(&served, "alice:demo")).await;
+    let DueEffect { key, pool, .. } = due(&served, &operation);
+    let theirs = due(&served, &only_operation(&ledger(&served, "bob:other")).await);
+    let report = |key, done| served.progress.report(&pool.backend, said(key, done), clock.now());
+
+    report(key, 1);
+    let mut owner = (stream(&served, "alice:demo", "", None).await, String::new());
+    let told = next_message(&mut owner.0, &mut owner.1).await;
+    let progress = |done: u64, percent| json!({ "done_bytes": done << 30, "total_bytes": 3_u64 << 30, "percent": percent });
+    let expected = json!({
+        "operation_id": operation["id"], "operation": "volume_create", "project": "demo",
+        "resource": { "kind": "volume", "id": volume }, "progress": progress(1, 33),
+    });
+    assert_eq!(told, (None, "progress".to_owned(), expected));
+    report(theirs.key, 1);
+    report(key, 2);
+    let (id, kind, data) = next_message(&mut owner.0, &mut owner.1).await;
+    assert_eq!((id, kind.as_str(), &data["progress"]), (None, "progress", &progress(2, 66)));
+    // what is not said twice leaves room for what happens: events go on as ever
+    let rename = async |name: &str| {
+        let path = format!("/volumes/{volume}");
+        let renamed = served.member().put(&path, &json!({ "volume": { "name": name } })).await;
+        assert_eq!(renamed.status, 200);
+    };
+    rename("new").await;
+    let (id, kind, data) = next_message(&mut owner.0, &mut owner.1).await;
+    assert_eq!((id.as_deref(), kind.as_str()), (data["sequence"].as_str(), "VolumeDetailsUpdated"));
+
+    for (query, expected) in [
+        (String::new(), theirs.key.operation().to_string()),
+        (
+            format!("?resource=operation:{}&kind=progress", theirs.key.operation()),
+            theirs.key.operation().to_string(),
+        ),
+    ] {
+        let mut other = (stream(&served, "bob:other", &query, None).await, String::new());
+        let (_, kind, data) = next_message(&mut other.0, &mut other.1).await;
+        assert_eq!((kind.as_str(), &data["operation_id"]), ("progress", &json!(expected)), "{query}");
+    }
+    // nothing of it where only events of one kind are wanted
+    let mut events = (stream(&served, "alice:demo", "?kind=VolumeDetailsUpdated", None).await, String::new());
+    report(key, 3);
+    rename("newer").await;
+    let (_, kind, _) = next_message(&mut events.0, &mut events.1).await;
+    assert_eq!(kind, "VolumeDetailsUpdated");
 }

@@ -81,13 +81,30 @@ fn table(operations: &[Value]) -> Table {
             Cell::plain(text(operation, "id")),
             Cell::plain(text(operation, "operation")),
             Cell::status(text(operation, "status")),
-            Cell::plain(format!("{done}/{}", steps.len())),
+            Cell::plain(format!("{done}/{}{}", steps.len(), percent(operation))),
             Cell::plain(resource(operation)),
             Cell::new(Ink::Dim, short_moment(text(operation, "opened_at"))),
             Cell::new(Ink::Bad, text(&operation["failure"], "message")),
         ]);
     }
     table
+}
+
+/// How far the step at hand has come, where its executor says so.
+fn percent(operation: &Value) -> String {
+    let percent = operation["progress"]["percent"].as_u64();
+    percent.map(|percent| format!(" {percent} %")).unwrap_or_default()
+}
+
+/// The same in full.
+fn progress(operation: &Value) -> String {
+    let said = &operation["progress"];
+    match (said["percent"].as_u64(), said["done_bytes"].as_u64(), said["total_bytes"].as_u64()) {
+        (Some(percent), Some(done), Some(total)) => {
+            format!("{percent} %, {} of {} GiB", done >> 30, total >> 30)
+        }
+        _ => String::new(),
+    }
 }
 
 fn resource(operation: &Value) -> String {
@@ -108,6 +125,7 @@ fn show(operation: &Value, output: Output) -> CommandResult {
         ("opened at", short_moment(text(operation, "opened_at"))),
         ("closed at", short_moment(text(operation, "closed_at"))),
         ("waits for", text(operation, "waits_for").to_owned()),
+        ("progress", progress(operation)),
         ("failure", text(&operation["failure"], "message").to_owned()),
     ];
     pairs.retain(|(_, value)| !value.is_empty());
@@ -153,5 +171,16 @@ mod tests {
         });
         let text = table(&[operation]).render(Paint::new(ColorChoice::Never, false), false);
         assert_eq!(text, "x   volume_revert  open    1/3    volume v  2026-03-01T12:00:00.000Z\n");
+    }
+
+    #[test]
+    fn how_far_a_copy_is_shows_while_somebody_says_so() {
+        let said = json!({ "done_bytes": 1_u64 << 30, "total_bytes": 3_u64 << 30, "percent": 33 });
+        let operation = json!({ "id": "x", "steps": [{ "outcome": "pending" }], "progress": said });
+        let text =
+            table(std::slice::from_ref(&operation)).render(Paint::new(ColorChoice::Never, false), false);
+        assert!(text.contains("0/1 33 %"), "{text}");
+        assert_eq!(progress(&operation), "33 %, 1 of 3 GiB");
+        assert_eq!((percent(&json!({})), progress(&json!({}))), (String::new(), String::new()));
     }
 }

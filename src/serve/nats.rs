@@ -17,11 +17,12 @@ use tephra_journal::inventory::Inventory;
 use tephra_journal::jetstream::{
     GatewayConfig, JetStreamEvents, JetStreamLog, JetStreamQueue, Leadership, LeadershipConfig, NatsConfig,
     NatsError, NatsGateway, NatsInventory, NatsLoans, QueueConfig, Speaker, Warning, connect, follow_pools,
-    publish_pools, serve_inventory, serve_loans,
+    follow_progress, publish_pools, publish_progress, serve_inventory, serve_loans,
 };
 use tephra_journal::loans::Lender;
 use tephra_journal::log::Log;
 use tephra_journal::pool_board::PoolBoard;
+use tephra_journal::progress_board::{FORGOTTEN_AFTER, ProgressBoard};
 use tephra_projector::Views;
 use tephra_projector::reactors::public_events::PublicEvents;
 use tokio::net::TcpListener;
@@ -138,6 +139,7 @@ impl<'a> NatsStage<'a> {
         start_projector(&ledger.views, &ledger.log, None, roles).await?;
         if let Some((listener, auth)) = api {
             let pools = self.heard_pools(RoleKind::Api, roles);
+            let progress = self.heard_progress(roles);
             let gateway = self.gateway(&Speaker::Api);
             let told = gateway.clone();
             self.board.add_warning(move || told.warning());
@@ -148,6 +150,7 @@ impl<'a> NatsStage<'a> {
                 views: ledger.views,
                 log: ledger.log,
                 pools,
+                progress,
                 inventory: Arc::new(NatsInventory::new(self.client.clone(), self.nats.cell.clone())),
                 clock: Arc::clone(&self.clock),
                 auth,
@@ -269,8 +272,9 @@ impl<'a> NatsStage<'a> {
             async move { telling.await.map_err(|panic| panic.to_string()) },
         );
         self.start_inventory(&opened, roles);
+        let progress = self.told_progress(opened.name().clone(), roles);
         let (queue, clock) = (Arc::new(queue), Arc::clone(&self.clock));
-        let parts = RunnerParts { opened, images, neighbours, queue, gateway, pools: board, clock };
+        let parts = RunnerParts { opened, images, neighbours, queue, gateway, pools: board, progress, clock };
         start_runner(self.config, backend, parts, roles);
         Ok(())
     }
@@ -293,6 +297,36 @@ impl NatsStage<'_> {
                 Err(panic) => Err(panic.to_string()),
             }
         });
+    }
+}
+
+impl NatsStage<'_> {
+    /// A board of how far executors say that they have come.
+    fn heard_progress(&self, roles: &mut Roles) -> ProgressBoard {
+        let (board, cancel) =
+            (ProgressBoard::with_forgotten_after(FORGOTTEN_AFTER), CancellationToken::new());
+        let (client, cell, heard) = (self.client.clone(), self.nats.cell.clone(), board.clone());
+        let (clock, stop) = (Arc::clone(&self.clock), cancel.clone());
+        roles.add(RoleKind::Api, cancel, async move {
+            follow_progress(&client, &cell, &heard, &clock, stop).await.map_err(|error| error.to_string())
+        });
+        board
+    }
+
+    /// A board whose word on a backend everybody is told.
+    fn told_progress(&self, backend: BackendName, roles: &mut Roles) -> ProgressBoard {
+        let (board, cancel) = (ProgressBoard::default(), CancellationToken::new());
+        let (client, cell, told) = (self.client.clone(), self.nats.cell.clone(), board.clone());
+        let (clock, stop) = (Arc::clone(&self.clock), cancel.clone());
+        let telling = tokio::spawn(async move {
+            publish_progress(&client, &cell, &backend, &told, &clock, stop).await;
+        });
+        roles.add(
+            RoleKind::Executor,
+            cancel,
+            async move { telling.await.map_err(|panic| panic.to_string()) },
+        );
+        board
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
@@ -76,14 +77,70 @@ async fn what_one_executor_holds_becomes_a_volume_of_another_executor() -> Resul
     outcome
 }
 
-async fn copies(deployment: &mut Deployment) -> Result<()> {
+/// Large enough that its stretches, holes all of them, take a while.
+const LONG_COPY_GIB: u64 = 32;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_shows_how_far_a_copy_of_an_executor_is_while_it_goes_on() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut deployment = Deployment::start_with(directory.path(), 1, 0, LENDING).await?;
+    let outcome = a_long_copy(&mut deployment).await;
+    if outcome.is_err() {
+        eprintln!("{}", deployment.last_words());
+    }
+    outcome
+}
+
+async fn a_long_copy(deployment: &mut Deployment) -> Result<()> {
     let mut second = second_executor(deployment).await?;
-    let admin = deployment.api(0, "admin", "p")?;
+    make_types(&deployment.api(0, "admin", "p")?).await?;
+    let api = deployment.api(0, "user", "p")?;
+    for on in ["directory", "second"] {
+        // the sequencer has heard of both
+        made(&api, deployment, on, &format!("of {on}"), &Value::Null).await?;
+    }
+    let large = json!({"size": LONG_COPY_GIB});
+    let source = made(&api, deployment, "directory", "source", &large).await?;
+    let copy = json!({"volume": {"size": LONG_COPY_GIB, "volume_type": "second", "source_volid": source}});
+    let copy = accepted(&api, "/v3/volumes", "a long copy", &copy).await?;
+    let copy = copy["volume"]["id"].as_str().context("no id")?.to_owned();
+    let path = format!("/ledger/v1/operations?resource=volume:{copy}");
+    // the other api, which has no executor in its process either
+    let other = deployment.api(1, "user", "p")?;
+    let shown = until("how far it is shows", async || {
+        let operation = other.get(&path).await?["operations"][0].clone();
+        ensure!(operation["status"] == "open", "it ended without a word: {operation}");
+        Ok(operation["progress"].as_object().cloned())
+    })
+    .await?;
+    ensure!(shown["total_bytes"] == LONG_COPY_GIB << 30, "{shown:?}");
+    let last = AtomicU64::new(0);
+    let ended = until("the copy has ended", async || {
+        let operation = other.get(&path).await?["operations"][0].clone();
+        if let Some(done) = operation["progress"]["done_bytes"].as_u64() {
+            let before = last.swap(done, Ordering::Relaxed);
+            ensure!(done >= before, "it went back from {before}: {operation}");
+        }
+        Ok((operation["status"] != "open").then_some(operation))
+    })
+    .await?;
+    ensure!(ended["status"] == "completed" && ended.get("progress").is_none(), "{ended}");
+    second.stop().await
+}
+
+/// A type for each backend, which that one alone meets.
+async fn make_types(admin: &Api) -> Result<()> {
     for backend in ["directory", "second"] {
         let body = json!({"volume_type": {"name": backend, "extra_specs": {"volume_backend_name": backend}}});
         let made = admin.send(Method::POST, "/v3/types", None, Some(&body)).await?;
         ensure!(matches!(made, Reply::Answer(200, _)), "{made:?}");
     }
+    Ok(())
+}
+
+async fn copies(deployment: &mut Deployment) -> Result<()> {
+    let mut second = second_executor(deployment).await?;
+    make_types(&deployment.api(0, "admin", "p")?).await?;
     let api = deployment.api(0, "user", "p")?;
     for (from, to) in [("directory", "second"), ("second", "directory")] {
         let source = made(&api, deployment, from, &format!("of {from}"), &Value::Null).await?;

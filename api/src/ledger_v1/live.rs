@@ -3,6 +3,9 @@
 //! A stream first reads what it has missed from the log, then waits for more; it is never fed from
 //! anywhere else, so it has no gaps and no repetitions. A client that is cut off sends the last id
 //! that it saw and goes on after it. One that reads too slowly is cut off: it loses nothing.
+//!
+//! Between events it says how far long work has come ([`super::progress`]). That is not in the log: it has
+//! no id, so a client that is cut off goes on after the last event, and is told anew how things stand.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,6 +27,7 @@ use utoipa_axum::routes;
 
 use super::events::Wanted;
 use super::owners::Owners;
+use super::progress::{PROGRESS, Watched};
 use crate::auth::Identity;
 use crate::error::Fault;
 use crate::server::Stopping;
@@ -57,6 +61,11 @@ pub fn routes() -> OpenApiRouter<AppState> {
 /// `data` the same JSON as in a list.
 ///
 /// Without a `Last-Event-ID` (or `after`) it begins with what happens from now on.
+///
+/// Where an executor says how far it has come with something long, as a copy from another backend,
+/// `event` is `progress`, without `id`: `data` has `operation_id`, `operation`, `project`, `resource` and
+/// `progress` (`done_bytes`, `total_bytes`, `percent`). It is no event of the ledger, and is not repeated.
+/// With `kind=progress` there is nothing else; any other `kind` leaves it out.
 #[utoipa::path(
     get, path = "/events/live", tag = "ledger",
     params(
@@ -152,6 +161,7 @@ impl Stream {
             return end;
         }
         let mut owners = Owners::new();
+        let mut progress = Watched::new(&self.state, &self.wanted.query);
         loop {
             // Everything up to here is in the views, so a last page is complete up to here.
             let seen = self.state.views.checkpoint().position;
@@ -175,10 +185,27 @@ impl Stream {
                 None => {
                     let after = self.wanted.query.after.max(seen).max(read_to);
                     self.wanted.query.after = after;
-                    self.state.views.wait_for(after.next()).await;
+                    if let Some(progress) = &mut progress
+                        && let Err(end) = self.send_progress(progress).await
+                    {
+                        return end;
+                    }
+                    tokio::select! {
+                        biased;
+                        () = self.state.views.wait_for(after.next()) => {}
+                        () = moved(progress.as_ref()) => {}
+                    }
                 }
             }
         }
+    }
+
+    async fn send_progress(&self, progress: &mut Watched) -> Result<(), End> {
+        let news = progress.news(&self.state, &self.wanted.query);
+        for said in news.map_err(|error| End::Failed(error.into()))? {
+            self.send(SseEvent::default().event(PROGRESS).data(said.to_string())).await?;
+        }
+        Ok(())
     }
 
     fn is_new(&self, view: &EventView) -> bool {
@@ -194,6 +221,13 @@ impl Stream {
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(End::TooSlow),
             Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(End::Gone),
         }
+    }
+}
+
+async fn moved(progress: Option<&Watched>) {
+    match progress {
+        Some(progress) => progress.moved().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,7 +3,8 @@
 //! Everybody sees what is their project's; administrators see everything. What belongs to another
 //! project answers as if it were not there.
 //!
-//! * [`events`]: what happened, page by page; [`live`]: as it happens; [`history`]: to one thing.
+//! * [`events`]: what happened, page by page; [`live`]: as it happens, with how far long work has come
+//!   (`progress`); [`history`]: to one thing.
 //! * [`past`]: what was, at a time or a position. [`operations`], [`debts`]: what is under way and
 //!   what was left behind. [`drift`]: where backends show something else. [`verify`]: whether the log and the views are what they should be.
 
@@ -15,6 +16,7 @@ pub mod live;
 pub mod operations;
 mod owners;
 pub mod past;
+mod progress;
 pub mod verify;
 
 use tephra_domain::ids::{

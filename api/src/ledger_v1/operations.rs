@@ -11,6 +11,8 @@ use tephra_domain::operation::{Operation, OperationEvent, ResourceKey};
 use tephra_domain::operations::OperationKind;
 use tephra_domain::rejection::Rejection;
 use tephra_domain::scheduler::PoolStats;
+use tephra_domain::units::Timestamp;
+use tephra_journal::progress_board::ProgressBoard;
 use tephra_projector::events::EventQuery;
 use tephra_projector::history::ResourceRef;
 use tephra_projector::operations::{OperationQuery, OperationRecord};
@@ -54,6 +56,8 @@ pub struct OperationEnvelope {
 struct OpenOperations {
     ledger: Ledger,
     pools: Vec<PoolStats>,
+    progress: ProgressBoard,
+    now: Timestamp,
 }
 
 impl OpenOperations {
@@ -63,17 +67,21 @@ impl OpenOperations {
             ledger.operations.insert(operation.id, operation);
         }
         ledger.loaded_at(Position::START);
-        Ok(Self { ledger, pools: state.pools.read(state.now()) })
+        let now = state.now();
+        Ok(Self { ledger, pools: state.pools.read(now), progress: state.progress.clone(), now })
     }
 
     fn of(&self, id: OperationId) -> Option<Open<'_>> {
         let operation: &Operation = self.ledger.operations.get(&id)?;
-        let pool = match operation.due() {
+        let due = operation.due();
+        let progress = due.as_ref().and_then(|due| self.progress.of(&due.pool.backend, due.key, self.now));
+        let pool = match due {
             Some(due) => operation.kind.pool_of(&due.effect.target()),
             None => operation.kind.pool(),
         };
         let waits_for_backend = pool.and_then(|pool| Some((pool, self.absence(pool)?)));
-        Some(Open { operation, waits_for: self.ledger.blocked_by(operation), waits_for_backend })
+        let waits_for = self.ledger.blocked_by(operation);
+        Some(Open { operation, waits_for, waits_for_backend, progress })
     }
 
     /// Why nothing is done on a pool at the moment, if that is so.
@@ -119,6 +127,9 @@ fn parse_query(params: &Params, identity: &Identity) -> Result<OperationQuery, F
 }
 
 /// Lists operations, open and ended, with what became of their steps.
+///
+/// While an executor says how far the step at hand has come (a copy from another backend does, after each
+/// stretch), the operation has `progress`: `done_bytes`, `total_bytes`, `percent`.
 #[utoipa::path(
     get, path = "/operations", tag = "ledger",
     params(
@@ -146,7 +157,7 @@ async fn list(
     Ok(Json(OperationList { operations: page.rows.iter().map(shown).collect(), next }))
 }
 
-/// Shows an operation with its parameters, its steps and their effects.
+/// Shows an operation with its parameters, its steps and their effects, and `progress` as in the list.
 #[utoipa::path(
     get, path = "/operations/{operation_id}", tag = "ledger",
     params(("operation_id" = String, Path)),

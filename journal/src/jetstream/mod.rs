@@ -9,7 +9,7 @@
 //!   [`leadership`]: whose turn it is to decide them.
 //! * [`events`]: public events on a stream.
 //! * [`pools`]: how full the pools of other hosts are. [`inventory`]: what is on them.
-//!   [`loans`]: what executors lend each other.
+//!   [`loans`]: what executors lend each other. [`progress`]: how far their long work has come.
 //!
 //! Names of streams and subjects are in [`crate::subjects`].
 
@@ -25,6 +25,7 @@ pub mod loans;
 pub mod log;
 mod placement;
 pub mod pools;
+pub mod progress;
 mod reading;
 mod tail;
 pub mod work_queue;
@@ -38,4 +39,5 @@ pub use leadership::{Leadership, LeadershipConfig, Term};
 pub use loans::{NatsLoans, serve_loans};
 pub use log::{JetStreamLog, MAX_BLOCK_BYTES};
 pub use pools::{follow_pools, publish_pools};
+pub use progress::{follow_progress, publish_progress};
 pub use work_queue::{JetStreamQueue, QueueConfig};

@@ -1,5 +1,5 @@
 //! What processes say to each other: commands and their answers, work orders, pool reports, what is
-//! on a pool, loans.
+//! on a pool, loans, how far long work has come.
 //!
 //! Nothing in here is kept for ever, but processes of different versions talk while an upgrade is
 //! under way. The same rules hold as for the ledger therefore: the first byte is the version, the
@@ -19,6 +19,7 @@ use super::v1::inventory::InventoryPartV1;
 use super::v1::loans::{LoanAnswerV1, LoanQuestionV1};
 use super::v1::orders::WorkOrderV1;
 use super::v1::pools::PoolStatsV1;
+use super::v1::progress::ProgressV1;
 use super::v1::rejections::RejectionV1;
 use super::v1::values::PoolIdV1;
 use super::{Invalid, decode_block, encode_block};
@@ -26,6 +27,7 @@ use crate::gateway::{Receipt, Submission, SubmitError};
 use crate::inventory::InventoryPart;
 use crate::loans::{LoanAnswer, LoanQuestion};
 use crate::log::{BlockNumber, Sequenced};
+use crate::progress_board::Progress;
 use crate::work_queue::WorkOrder;
 
 /// The version of every message: its first byte.
@@ -137,6 +139,20 @@ pub fn encode_pools(pools: &[PoolStats]) -> Vec<u8> {
 /// If it is not one, or of another version.
 pub fn decode_pools(bytes: &[u8]) -> Result<Vec<PoolStats>, Invalid> {
     Vec::from_wire(decode::<Vec<PoolStatsV1<'_>>>("a report on pools", bytes)?)
+}
+
+/// The bytes of a backend's report on how far its work has come.
+pub fn encode_progress(progress: &[Progress]) -> Vec<u8> {
+    let wire: Vec<ProgressV1> = progress.iter().map(Wire::to_wire).collect();
+    encode(&wire)
+}
+
+/// Reads a backend's report on how far its work has come.
+///
+/// # Errors
+/// If it is not one, or of another version.
+pub fn decode_progress(bytes: &[u8]) -> Result<Vec<Progress>, Invalid> {
+    Vec::from_wire(decode::<Vec<ProgressV1>>("a report on progress", bytes)?)
 }
 
 /// The bytes of the question what is on a pool.

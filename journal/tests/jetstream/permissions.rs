@@ -238,10 +238,15 @@ async fn an_executor_with_two_backends_works_for_both_over_one_connection() {
         });
         let pool = PoolId { backend: backend.clone(), pool: PoolName::new("p") };
         soon("what is on the pool", async { while asked.list(&pool).await.is_err() {} }).await;
-        let sequencer = roles.client("sequencer").await;
-        for subject in [config.cell.report_subject(&backend), config.cell.pools_subject(&backend)] {
-            let mut heard = sequencer.subscribe(subject.clone()).await.unwrap();
-            sequencer.flush().await.unwrap();
+        for (subject, listener) in [
+            (config.cell.report_subject(&backend), "sequencer"),
+            (config.cell.pools_subject(&backend), "sequencer"),
+            (config.cell.pools_subject(&backend), "api"),
+            (config.cell.progress_subject(&backend), "api"),
+        ] {
+            let listener = roles.client(listener).await;
+            let mut heard = listener.subscribe(subject.clone()).await.unwrap();
+            listener.flush().await.unwrap();
             // One account hears of another's interest a little later.
             soon(&subject, async {
                 while tokio::time::timeout(SILENCE, heard.next()).await.is_err() {

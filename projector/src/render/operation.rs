@@ -2,7 +2,7 @@
 
 use crate::operations::OperationRecord;
 use serde_json::{Value, json};
-use tephra_domain::effect::{Direction, Effect, EffectKey, Export};
+use tephra_domain::effect::{BackendObject, Direction, Effect, EffectKey, Export};
 use tephra_domain::ids::{BackendName, OperationId, PoolId, SnapshotId};
 use tephra_domain::operation::{Access, Operation, ResourceKey};
 use tephra_domain::operations::volume_copy::CopySource;
@@ -12,6 +12,7 @@ use tephra_domain::operations::{
     VolumeUpload,
 };
 use tephra_domain::units::Timestamp;
+use tephra_journal::progress_board::Progress;
 
 use super::event::operation_end;
 use super::{failure, moment, object};
@@ -255,8 +256,31 @@ pub fn record(record: &OperationRecord, kind: Option<&OperationKind>, open: Opti
             open.waits_for_backend.map(|(pool, why)| json!({ "pool": pool.to_string(), "why": why }));
         shown.insert("waits_for_backend".to_owned(), backend.unwrap_or_default());
         shown.insert("due".to_owned(), due(open.operation));
+        if let Some(said) = open.progress {
+            shown.insert("progress".to_owned(), progress(&said));
+        }
     }
     shown
+}
+
+/// How far an operation's work has come.
+pub fn progress(progress: &Progress) -> Value {
+    json!({
+        "done_bytes": progress.done_bytes,
+        "total_bytes": progress.total_bytes,
+        "percent": progress.percent(),
+    })
+}
+
+/// The same for whoever does not look at the operation: with whose it is, and what it makes.
+pub fn live_progress(operation: &Operation, target: &BackendObject, said: &Progress) -> Value {
+    json!({
+        "operation_id": operation.id.to_string(),
+        "operation": operation.kind.name(),
+        "project": operation.project.as_str(),
+        "resource": { "kind": "volume", "id": target.volume().to_string() },
+        "progress": progress(said),
+    })
 }
 
 /// What the engine knows of an open operation.
@@ -269,6 +293,8 @@ pub struct Open<'a> {
     /// The pool whose executor or backend is not there, and what is known of that: the operation
     /// goes on when it is back.
     pub waits_for_backend: Option<(&'a PoolId, &'static str)>,
+    /// How far the attempt that is due has come, if its executor says so.
+    pub progress: Option<Progress>,
 }
 
 /// The attempt that an open operation waits for.

@@ -6,7 +6,8 @@
 //! * [`codec`]: how a domain value and its wire form become each other.
 //! * [`values`]: what payloads are made of. [`sagas`]: operations with their parameters.
 //! * [`events`]: the payload of every kind of event. [`commit`]: what stands before the events.
-//! * [`commands`], [`rejections`], [`orders`], [`pools`], [`inventory`], [`loans`]: what processes say to each other.
+//! * [`commands`], [`rejections`], [`orders`], [`pools`], [`inventory`], [`loans`], [`progress`]: what
+//!   processes say to each other.
 
 pub mod codec;
 pub mod commands;
@@ -16,6 +17,7 @@ pub mod inventory;
 pub mod loans;
 pub mod orders;
 pub mod pools;
+pub mod progress;
 pub mod rejections;
 pub mod sagas;
 pub mod values;
