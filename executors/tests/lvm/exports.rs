@@ -147,9 +147,7 @@ fn holds(path: &Path, at: u64, byte: u8) -> bool {
     found == [byte; 4096]
 }
 
-async fn the_kernel_attaches(name: &str, provisioning: Provisioning, daemon: &mut Daemon) {
-    let group = Group::new(name, 20);
-    let lvm = Arc::new(group.open(provisioning).await);
+fn exporter() -> TgtExporter {
     let config = TgtConfig {
         portal: PORTAL.to_owned(),
         iqn_prefix: DEFAULT_IQN_PREFIX.to_owned(),
@@ -157,8 +155,13 @@ async fn the_kernel_attaches(name: &str, provisioning: Provisioning, daemon: &mu
         socket: None,
         key: KEY,
     };
-    let exporter = Arc::new(TgtExporter::new(config, Arc::new(Spawner)));
-    let backend = Exporting::new(Arc::clone(&lvm) as Arc<dyn Backend>, exporter);
+    TgtExporter::new(config, Arc::new(Spawner))
+}
+
+async fn the_kernel_attaches(name: &str, provisioning: Provisioning, daemon: &mut Daemon) {
+    let group = Group::new(name, 20);
+    let lvm = Arc::new(group.open(provisioning).await);
+    let backend = Exporting::new(Arc::clone(&lvm) as Arc<dyn Backend>, Arc::new(exporter()));
     let pool = PoolName::new("lvm");
     let done = async |effect: Effect| {
         for time in ["first", "second"] {
