@@ -36,7 +36,19 @@ class Interrupted:
             return self._killed_here(self.deployment.executors[executor].process, programs)
         watch = f"""
 pid=$(cat /run/tephra.pid)
-until pgrep -x -P $pid '{programs}'; do [ $SECONDS -lt {BEGINS_WITHIN} ] || exit 1; done
+# without a program of its own: one that is started takes as long as tgtadm does altogether
+is_at_work() {{
+    local thread child name
+    for thread in /proc/$pid/task/*/children; do
+        read -r -d '' -a children <"$thread" || true
+        for child in "${{children[@]}}"; do
+            read -r name <"/proc/$child/comm" && [[ $name =~ ^({programs})$ ]] && return
+        done
+    done 2>/dev/null
+    return 1
+}}
+[ -e /proc/$pid/task/$pid/children ]
+until is_at_work; do [ $SECONDS -lt {BEGINS_WITHIN} ] || exit 1; done
 kill -9 $pid
 while [ -d /proc/$pid ]; do sleep 0.1; done"""
         return self.deployment.guest.ask(watch)[0] == 0
