@@ -7,7 +7,7 @@
 //! |---|---|
 //! | always first | `A --op show --mode target` |
 //! | a new export | `A --op new --mode account`, `… target`, `… logicalunit`, `--op update --mode logicalunit`, `--op bind --mode account`, `… target`: nobody can log in before the last |
-//! | always last, for an export | `A --op show --mode portal`; `… new …` if tgtd listens on no such port |
+//! | always last, for an export | `A --op show --mode portal`; `… new …` if tgtd does not listen there |
 //! | it shows an old size | `A --op update --mode target` with `state` = `offline`, the connections and the unit as below, the unit as new, `state` = `ready` |
 //! | it is for another host | as removed, then as new |
 //! | removed | `A --op unbind --mode target`, `… account`: nobody can log in any more; `--op delete --mode connection` for each that there is; `--op delete --mode target --force`, `… account` |
@@ -18,7 +18,7 @@
 //! what was under way has ended. A target that is `offline` refuses logins as something passing:
 //! initiators come again, and send again what had no answer.
 //!
-//! A tgtd without any target closes whatever connects to it, and Linux's initiator (kernel 5.15 and later)
+//! A tgtd without any target closes whatever connects to it, and Linux's initiator (seen with kernel 6.1)
 //! does not come back from that by itself: it does from a target that is not there yet, and from nobody
 //! listening. So tgtd may be started on another portal, and is given its own with the first target.
 //!
@@ -43,7 +43,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use self::shown::{LUN, Plan, Target, Wanted, plan};
+use self::shown::{LUN, Listening, Plan, Target, Wanted, plan};
 use super::Exporter;
 use crate::process::{Launcher, Output, ProcessError, Program};
 
@@ -82,8 +82,8 @@ const UNIT_ACTIVE: &str = "logical unit is still active";
 const ALL: &str = "ALL";
 
 /// What `tgtadm` exits with where there is no tgtd (ENOTCONN), and where it has died with the request
-/// unread (ECONNRESET).
-const EXITS_WITHOUT_TGTD: [i32; 2] = [107, 104];
+/// unread (ECONNRESET) or unsent (EPIPE; mostly the signal for it comes first).
+const EXITS_WITHOUT_TGTD: [i32; 3] = [107, 104, 32];
 
 /// What `tgtadm` says, and exits with 0, where tgtd has died with the request half done.
 const UNANSWERED: [&str; 2] = ["tgtd closed the socket", "a partial response"];
@@ -338,15 +338,23 @@ impl TgtExporter {
         Ok(())
     }
 
-    async fn listens(&self) -> Result<bool, Failure> {
+    async fn listening(&self) -> Result<Listening, Failure> {
         let text = self.tgtadm(["--op", "show", "--mode", "portal"]).await.map_err(failure)?;
-        Ok(shown::listens(&text, &self.config.portal))
+        Ok(shown::listening(&text, &self.config.portal))
     }
 
-    /// Lets hosts connect, once there is a target.
+    /// Lets hosts connect, once there is a target. Until they can, there is no export: an address may be given
+    /// to the host later.
     async fn open_portal(&self) -> Result<(), Failure> {
-        if self.listens().await? {
-            return Ok(());
+        match self.listening().await {
+            Ok(Listening::There) => return Ok(()),
+            Ok(Listening::Beside | Listening::Elsewhere) => {}
+            Err(failure) if failure.kind == FailureKind::BackendUnavailable => return Err(failure),
+            // the export is there; a tgtd that cannot say where it listens does as it was started
+            Err(failure) => {
+                tracing::warn!(%failure, "tgtd does not say where it listens");
+                return Ok(());
+            }
         }
         let portal = format!("portal={}", self.config.portal);
         let opened = self.tgtadm(["--op", "new", "--mode", "portal", "--param", &portal]).await;
@@ -355,10 +363,20 @@ impl TgtExporter {
             return Err(failure);
         }
         // another backend's exporter over the same tgtd may have been faster
-        if !self.listens().await? {
-            tracing::warn!(portal = self.config.portal, %failure, "tgtd does not listen where hosts connect");
+        match self.listening().await? {
+            Listening::There => Ok(()),
+            Listening::Beside => {
+                tracing::warn!(portal = self.config.portal, %failure, "tgtd listens on another address");
+                Ok(())
+            }
+            Listening::Elsewhere => {
+                let message = format!(
+                    "tgtd does not listen on {}, and cannot be told to: {}",
+                    self.config.portal, failure.message
+                );
+                Err(Failure::new(FailureKind::BackendUnavailable, message))
+            }
         }
-        Ok(())
     }
 
     async fn has_account(&self, account: &str) -> Result<bool, Failure> {
@@ -388,7 +406,7 @@ fn failure(error: ProcessError) -> Failure {
     let kind = match &error {
         ProcessError::NotFound { .. } | ProcessError::Broken { .. } => FailureKind::BackendUnavailable,
         ProcessError::Failed { code, stderr_tail, .. }
-            if code.is_some_and(|code| EXITS_WITHOUT_TGTD.contains(&code)) || is_unanswered(stderr_tail) =>
+            if code.is_none_or(|code| EXITS_WITHOUT_TGTD.contains(&code)) || is_unanswered(stderr_tail) =>
         {
             FailureKind::BackendUnavailable
         }

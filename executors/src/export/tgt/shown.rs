@@ -1,6 +1,7 @@
 //! What `tgtadm --op show --mode target` prints, and what it means for an export. Pure.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 /// The LUN of every export. LUN 0 is the controller.
 pub const LUN: u32 = 1;
@@ -99,13 +100,33 @@ pub fn parse_connections(text: &str) -> Vec<(String, String)> {
     connections
 }
 
-/// Whether a listing of portals has one on the port of this one. Its address may be another: of all the
-/// host's, or behind what translates addresses.
-pub fn listens(text: &str, portal: &str) -> bool {
-    let port = |portal: &str| portal.rsplit_once(':').map(|(_, port)| port.to_owned());
-    let wanted = port(portal);
+/// Where a tgtd listens, as far as hosts that connect to one portal are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listening {
+    /// There, or on all addresses.
+    There,
+    /// On that port of another address that hosts reach: perhaps what is behind a translation of addresses.
+    Beside,
+    /// Nowhere near it.
+    Elsewhere,
+}
+
+/// What a listing of portals says about one.
+pub fn listening(text: &str, portal: &str) -> Listening {
     let shown = text.lines().filter_map(|line| line.strip_prefix("Portal: ")?.rsplit_once(','));
-    wanted.is_some() && shown.map(|(at, _)| port(at)).any(|at| at == wanted)
+    let shown: Vec<SocketAddr> = shown.filter_map(|(at, _)| at.parse().ok()).collect();
+    let Ok(wanted) = portal.parse::<SocketAddr>() else { return Listening::Elsewhere };
+    let is_there = |at: &SocketAddr| {
+        let is_all = at.ip().is_unspecified() && at.is_ipv4() == wanted.is_ipv4();
+        at.port() == wanted.port() && (is_all || at.ip() == wanted.ip())
+    };
+    if shown.iter().any(is_there) {
+        Listening::There
+    } else if shown.iter().any(|at| at.port() == wanted.port() && !at.ip().is_loopback()) {
+        Listening::Beside
+    } else {
+        Listening::Elsewhere
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -298,17 +319,21 @@ Target 12: iqn.other
     }
 
     #[test]
-    fn a_portal_is_there_if_its_port_is_whatever_the_address() {
-        let text = "Portal: [::]:3261,1\nPortal: 0.0.0.0:3260,1\n";
+    fn a_portal_is_there_on_its_own_address_or_on_all() {
+        let text = "Portal: [::]:3262,1\nPortal: 0.0.0.0:3260,1\nPortal: 127.0.0.1:3261,1\n\
+            Portal: 198.51.100.7:3263,1\n";
         for (portal, expected) in [
-            ("0.0.0.0:3260", true),
-            ("192.0.2.7:3260", true),
-            ("[2001:db8::7]:3261", true),
-            ("192.0.2.7:3262", false),
-            ("192.0.2.7:326", false),
+            ("0.0.0.0:3260", Listening::There),
+            ("192.0.2.7:3260", Listening::There),
+            ("[2001:db8::7]:3262", Listening::There),
+            ("127.0.0.1:3261", Listening::There),
+            ("198.51.100.7:3263", Listening::There),
+            ("192.0.2.7:3263", Listening::Beside),
+            ("192.0.2.7:3261", Listening::Elsewhere),
+            ("192.0.2.7:326", Listening::Elsewhere),
         ] {
-            assert_eq!(listens(text, portal), expected, "{portal}");
+            assert_eq!(listening(text, portal), expected, "{portal}");
         }
-        assert!(!listens("", "192.0.2.7:3260"));
+        assert_eq!(listening("", "192.0.2.7:3260"), Listening::Elsewhere);
     }
 }

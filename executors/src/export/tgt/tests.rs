@@ -27,6 +27,8 @@ struct Daemon {
     keeps_targets: bool,
     /// Where it listens.
     portals: Vec<String>,
+    /// The host has not got the portal's address yet.
+    has_no_address: bool,
     changes: usize,
     /// The changes that come to nothing, counted from 1.
     fails: Vec<usize>,
@@ -121,6 +123,14 @@ impl Launcher for Tgt {
             ("show", "target") => stdout = self.listing(&daemon),
             ("show", "portal") => {
                 stdout = daemon.portals.iter().map(|portal| format!("Portal: {portal},1\n")).collect();
+            }
+            ("new", "portal") if daemon.has_no_address => {
+                let stderr_tail = "tgtadm: invalid request\n".to_owned();
+                return Err(ProcessError::Failed {
+                    program: "tgtadm".to_owned(),
+                    code: Some(22),
+                    stderr_tail,
+                });
             }
             ("new", "portal") => {
                 assert!(daemon.disk.is_some() && !daemon.is_offline, "{daemon:?}");
@@ -222,6 +232,22 @@ async fn a_tgtd_that_listens_elsewhere_is_given_the_portal_once_there_is_an_expo
         assert_eq!(tgt.export().await, Ok(()));
         assert_eq!(tgt.daemon.lock().unwrap().portals, [elsewhere.as_str(), "127.0.0.1:3260"]);
     }
+}
+
+#[tokio::test]
+async fn a_portal_that_cannot_be_opened_yet_is_waited_for() {
+    let tgt = Tgt::grown(Vec::new());
+    {
+        let mut daemon = tgt.daemon.lock().unwrap();
+        daemon.portals = vec!["127.0.0.2:3260".to_owned()];
+        daemon.has_no_address = true;
+    }
+    let failure = tgt.export().await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::BackendUnavailable, "{failure}");
+    assert!(failure.message.contains("127.0.0.1:3260"), "{failure}");
+    tgt.daemon.lock().unwrap().has_no_address = false;
+    assert_eq!(tgt.export().await, Ok(()));
+    assert_eq!(tgt.daemon.lock().unwrap().portals, ["127.0.0.2:3260", "127.0.0.1:3260"]);
 }
 
 #[tokio::test]
