@@ -414,8 +414,9 @@ impl Backend for LvmBackend {
     async fn stats(&self, now: Timestamp) -> Result<Vec<PoolStats>, Failure> {
         let vg = self.vg().await?;
         let lvs = self.lvs(None).await?;
-        let provisioned: u64 =
-            lvs.iter().filter(|lv| lv.name.starts_with("volume-")).map(|lv| lv.bytes).sum();
+        let is_in_pool = |lv: &&Lv| !self.is_thin() || lv.pool == self.settings.thin_pool;
+        let is_volume = |lv: &&Lv| !lv.is_part && lv.name.starts_with("volume-");
+        let provisioned: u64 = lvs.iter().filter(is_volume).filter(is_in_pool).map(|lv| lv.bytes).sum();
         let (total, free) = match &self.settings.thin_pool {
             None => (gib(vg.bytes), gib(vg.free_bytes)),
             Some(pool) => {

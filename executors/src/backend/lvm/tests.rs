@@ -117,3 +117,17 @@ async fn what_has_lost_its_data_is_not_busy_whatever_its_last_command_says() {
         assert!(failure.message.contains("in use"), "{failure}");
     }
 }
+
+#[test]
+fn what_only_has_another_name_for_a_moment_is_not_half_deleted() {
+    let delete = Effect::delete(volume());
+    let named = name::of(volume());
+    let with = |names: &[String]| {
+        let lvs = names.iter().map(|name| Lv { name: name.clone(), ..Lv::default() }).collect();
+        plan::is_half_deleted(&delete, &Observed { lvs, ..Observed::default() })
+    };
+    assert!(with(&[]));
+    for names in [vec![named.clone()], vec![name::old(&named)], vec![name::new(&named), name::old(&named)]] {
+        assert!(!with(&names), "{names:?}");
+    }
+}

@@ -104,8 +104,9 @@ fn has_lost_data(object: BackendObject, lv: &Lv) -> bool {
 /// that: what is deleted is not as it was, or is gone.
 pub fn is_half_deleted(effect: &Effect, observed: &Observed) -> bool {
     let object = effect.target();
-    let found = observed.get(&name::of(object));
-    is_delete(effect) && found.is_none_or(|lv| has_lost_data(object, lv))
+    let named = name::of(object);
+    let is_aside = || [name::new(&named), name::old(&named)].iter().any(|lv| observed.get(lv).is_some());
+    is_delete(effect) && observed.get(&named).map_or_else(|| !is_aside(), |lv| has_lost_data(object, lv))
 }
 
 /// Whether an effect is a delete that cannot be left at that any more as soon as this step has begun.
