@@ -71,7 +71,9 @@ pub fn decide(ledger: &Ledger, command: &CleanObject, ctx: &Context) -> Result<V
         FoundKind::Volume => BackendObject::TemporaryVolume { volume: of_itself, operation },
         FoundKind::Snapshot { of } => {
             let of = of.as_deref().and_then(|name| name.strip_prefix("volume-"));
-            let volume = of.and_then(|id| id.parse().ok()).unwrap_or(of_itself);
+            // written in another way it is the name of something else
+            let is_ours = |id: &str| id.parse().ok().filter(|volume: &VolumeId| volume.to_string() == id);
+            let volume = of.and_then(is_ours).unwrap_or(of_itself);
             BackendObject::SafetySnapshot { volume, operation }
         }
     };
