@@ -5,7 +5,7 @@ use crate::ledger::Ledger;
 use super::PoolStats;
 
 /// What is provisioned on the pool now, in GiB: by the ledger, or by the ledger and others when that was
-/// measured, whichever is more.
+/// measured, whichever is more: what has been deleted since is room from the next report on.
 pub fn provisioned_gib(ledger: &Ledger, stats: &PoolStats) -> f64 {
     let usage = ledger.pools.get(&stats.pool).copied().unwrap_or_default();
     (usage.provisioned_gib as f64).max(stats.provisioned_gib)
