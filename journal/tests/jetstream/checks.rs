@@ -1,8 +1,12 @@
 //! Servers and streams that would lose blocks are refused, and told how to be.
 
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::context::CreateStreamErrorKind;
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, PersistenceMode, RetentionPolicy, Source, StorageType,
 };
+use async_nats::jetstream::{Context, ErrorCode};
 use tephra_journal::jetstream::{
     DurabilityClaim, DurabilityProof, JetStreamLog, JetStreamQueue, Leadership, LeadershipConfig, NatsAuth,
     NatsConfig, NatsError, QueueConfig,
@@ -213,20 +217,28 @@ async fn each_setting_that_would_lose_blocks_is_refused_by_itself() {
     for (spoil, parts) in SPOILINGS {
         let mut config = good.clone();
         spoil(&mut config);
-        context.delete_stream(&name).await.unwrap();
-        context.create_stream(config).await.unwrap();
+        replace_stream(&context, &name, config).await;
         refused_for(&cluster, parts).await;
     }
-    context.delete_stream(&name).await.unwrap();
     let other = Source { name: "OTHER".to_owned(), ..Source::default() };
     let mirror = Config { mirror: Some(other), subjects: Vec::new(), ..good.clone() };
-    context.create_stream(mirror).await.unwrap();
+    replace_stream(&context, &name, mirror).await;
     refused_for(&cluster, &["gets messages from other streams", "listens on []"]).await;
-    context.delete_stream(&name).await.unwrap();
     // Only a stream that is there can be sealed, and that is for good.
-    context.create_stream(good.clone()).await.unwrap();
+    replace_stream(&context, &name, good.clone()).await;
     context.update_stream(Config { sealed: true, ..good }).await.unwrap();
     refused_for(&cluster, &["is sealed"]).await;
+}
+
+/// A server is still taking the old stream's files away after it has said that it is gone.
+async fn replace_stream(context: &Context, name: &str, config: Config) {
+    context.delete_stream(name).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = context.create_stream(config.clone()).await {
+        let CreateStreamErrorKind::JetStream(refusal) = error.kind() else { panic!("{error}") };
+        assert_eq!(refusal.error_code(), ErrorCode::STREAM_CREATE, "{error}");
+        assert!(Instant::now() < deadline, "{error}");
+    }
 }
 
 /// Refused for these reasons, and for no others.
