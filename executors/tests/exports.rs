@@ -231,6 +231,7 @@ struct TgtBench {
 }
 
 const DIRECTORY: &str = "TEPHRA_EXPORT_DIRECTORY";
+const PORTAL: &str = "TEPHRA_EXPORT_PORTAL";
 
 impl TgtBench {
     fn start() -> Self {
@@ -238,6 +239,10 @@ impl TgtBench {
         let daemon = Daemon::start(directory.path());
         let exporter = exporter(&daemon.portal, &daemon.socket, Arc::new(Spawner));
         Self { exporter, daemon: Mutex::new(Some(daemon)), directory, died: Mutex::default() }
+    }
+
+    fn portal(&self) -> String {
+        self.daemon.lock().unwrap().as_ref().unwrap().portal.clone()
     }
 
     fn show(&self, mode: &str) -> String {
@@ -292,7 +297,8 @@ impl ExportBench for TgtBench {
     }
 
     async fn leave_interrupted(&self, effect: &Effect) {
-        let interrupter = Interrupter::new("attempt").env(DIRECTORY, self.directory.path());
+        let interrupter =
+            Interrupter::new("attempt").env(DIRECTORY, self.directory.path()).env(PORTAL, self.portal());
         let died = interrupter.attempt_until_done(&PoolName::new("pool"), effect).await;
         *self.died.lock().unwrap().entry(effect.name()).or_default() += died.len();
     }
@@ -310,7 +316,8 @@ impl ExportBench for TgtBench {
 async fn attempt() {
     let Some(attempt) = Attempt::from_environment() else { return };
     let directory = PathBuf::from(std::env::var_os(DIRECTORY).unwrap());
-    let exporter = exporter("127.0.0.1:1", &directory.join("tgtd"), attempt.launcher(changes));
+    let portal = std::env::var(PORTAL).unwrap();
+    let exporter = exporter(&portal, &directory.join("tgtd"), attempt.launcher(changes));
     let done = if let Effect::ExportVolume { volume, export } = &attempt.effect {
         let source = source_of(&directory, volume.volume());
         exporter.export(&source, volume.volume(), export).await
@@ -420,7 +427,7 @@ async fn an_export_that_grows_takes_hosts_again_whichever_command_failed() {
     bench.exporter.export(&source, volume, &export).await.unwrap();
     for (gib, fails) in (2..).zip(1..=5) {
         let launcher = Arc::new(FailsOnce(AtomicUsize::new(fails)));
-        let failing = exporter("127.0.0.1:1", &bench.directory().join("tgtd"), Arc::clone(&launcher) as _);
+        let failing = exporter(&bench.portal(), &bench.directory().join("tgtd"), Arc::clone(&launcher) as _);
         file.set_len(gib << 30).unwrap();
         assert_eq!(failing.export(&source, volume, &export).await, Ok(()), "command {fails}");
         assert_eq!(bench.shown().await[&export.attachment].gib, Some(gib), "command {fails}");
@@ -475,7 +482,7 @@ async fn exports_are_found_under_the_names_that_they_had() {
     let before = targets(&bench);
 
     let socket = bench.directory().join("tgtd");
-    let renamed = exporter_named("iqn.2026-01.org.example:", "127.0.0.1:1", &socket, Arc::new(Spawner));
+    let renamed = exporter_named("iqn.2026-01.org.example:", &bench.portal(), &socket, Arc::new(Spawner));
     renamed.export(&source, volume, &export).await.unwrap();
     assert_eq!(targets(&bench), before, "its host goes on");
     let moved = Export { attachment: export.attachment, ..export_for("beta", 0) };
