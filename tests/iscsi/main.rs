@@ -173,6 +173,8 @@ async fn a_volume_grows_under_a_host_that_writes() -> Result<()> {
     let volume = world.volume(json!({ "size": 1 })).await?;
     let (attachment, host) = world.attach(&volume, "alpha", "rw").await?;
     let writer = host.writes_on()?;
+    // its first login would be refused while the target is offline, and QEMU does not come again before it is in
+    until("the host writes", async || Ok(holds(&world.file(&volume), 0, WRITTEN)?.then_some(()))).await?;
     for size in 2..=5_u64 {
         world.act(&volume, json!({ "os-extend": { "new_size": size } })).await?;
         let shown = world.settled(&volume, "in-use").await?;
@@ -180,7 +182,11 @@ async fn a_volume_grows_under_a_host_that_writes() -> Result<()> {
         until("the target shows the new size", async || Ok((host.bytes()? == size * GIB).then_some(())))
             .await?;
     }
-    until("the host goes on", async || Ok(holds(&world.file(&volume), 0, WRITTEN)?.then_some(()))).await?;
+    let before = std::fs::metadata(world.file(&volume))?.modified()?;
+    until("the host goes on", async || {
+        Ok((std::fs::metadata(world.file(&volume))?.modified()? > before).then_some(()))
+    })
+    .await?;
     let written = writer.stop()?;
     println!("{written} blocks written meanwhile");
     host.does(&["read -P 90 0 64k", "write -P 0xd1 4G 64k", "read -P 0xd1 4G 64k"])?;
